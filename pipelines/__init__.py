@@ -1,0 +1,1 @@
+"""The two pipelines, the loop that runs them, and the commands around it."""

@@ -1,0 +1,85 @@
+"""Tells dlt where this project keeps things, so that `dlt pipeline NAME info|show` works from the project's root.
+
+Registered as a dlt plug-in by pyproject.toml. Hands the settings of `.env` to dlt as its last configuration provider:
+dlt's own names (`DESTINATION__…`, `.dlt/secrets.toml`) are asked before it and win.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dlt.common import known_env
+from dlt.common.configuration.plugins import hookimpl
+from dlt.common.configuration.providers import CustomLoaderDocProvider
+from dlt.common.configuration.providers.provider import ConfigProvider
+from dlt.common.configuration.specs.pluggable_run_context import RunContextBase
+from dlt.common.runtime.run_context import RunContext
+
+from .embedded_postgres import running_server
+from .settings import PROJECT_ROOT, StoreSettings, read_environment, read_store_settings
+
+
+class AuditRunContext(RunContext):
+    """dlt's view of this project: run from anywhere, it is at home in the project's root."""
+
+    @property
+    def run_dir(self) -> str:
+        """Where `.dlt` lies."""
+        return os.environ.get(known_env.DLT_PROJECT_DIR, str(PROJECT_ROOT))
+
+    @property
+    def data_dir(self) -> str:
+        """Where the pipelines' working directories lie: scratch, the destinations hold what counts."""
+        data_dir = os.environ.get(known_env.DLT_DATA_DIR)
+        return data_dir or str(read_store_settings(read_environment()).data_dir / "dlt")
+
+    def initial_providers(self) -> list[ConfigProvider]:
+        """dlt's own providers, then the settings of this project."""
+        own = CustomLoaderDocProvider("settings of this project", _destinations, supports_secrets=True)
+        return [*super().initial_providers(), own]
+
+
+@hookimpl(tryfirst=True)
+def plug_run_context(run_dir: str | None, runtime_kwargs: dict[str, Any] | None) -> RunContextBase | None:  # noqa: ARG001  # the hook's names
+    """Called by dlt when it looks for its context; None leaves a foreign directory to others."""
+    is_ours = run_dir is None or Path(run_dir).resolve() == PROJECT_ROOT
+    return AuditRunContext(run_dir) if is_ours else None
+
+
+def _destinations() -> dict[str, Any]:
+    stores = read_store_settings(read_environment())
+    return {"destination": dict(_postgres(stores)) | {"filesystem": _filesystem(stores)}}
+
+
+def _postgres(stores: StoreSettings) -> Iterator[tuple[str, Any]]:
+    server = stores.postgres or running_server(stores.postgres_dir)
+    if server is None:
+        return
+    credentials = {
+        "drivername": "postgresql",
+        "host": server.host,
+        "port": server.port,
+        "database": server.database,
+        "username": server.user,
+        # dlt wants one; a server that trusts the connection does not look at it.
+        "password": server.password or "none",
+        "query": {"sslmode": server.sslmode, "application_name": "cloudflare-audit-pipeline"},
+        "connect_timeout": 5,
+    }
+    yield "postgres", {"credentials": credentials}
+
+
+def _filesystem(stores: StoreSettings) -> dict[str, Any]:
+    if stores.s3 is None:
+        return {"bucket_url": stores.lake_url}
+    credentials = {
+        "aws_access_key_id": stores.s3.access_key,
+        "aws_secret_access_key": stores.s3.secret_key,
+        "endpoint_url": stores.s3.endpoint,
+        "region_name": stores.s3.region,
+    }
+    return {
+        "bucket_url": stores.lake_url,
+        "credentials": {name: value for name, value in credentials.items() if value is not None},
+    }

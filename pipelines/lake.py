@@ -1,0 +1,201 @@
+"""The lake: dlt's filesystem destination with a load job of ours, and what the loop asks of it."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from dlt.common.destination import DestinationCapabilitiesContext
+from dlt.common.destination.client import LoadJob, PreparedTableSchema, RunnableLoadJob
+from dlt.destinations import filesystem
+from dlt.destinations.impl.filesystem.configuration import FilesystemDestinationClientConfiguration
+from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
+from sources.cloudflare_audit_logs.streams import Stream
+
+from .atomic_files import AtomicLocalFileSystem
+from .known import EventKey, event_keys, microseconds
+from .logs import log
+from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
+from .partitions import (
+    DATASET,
+    Partition,
+    decode,
+    encode,
+    hours_of,
+    merge_events,
+    merge_quarantined,
+    quarantine_path,
+    split,
+)
+
+PIPELINE_NAME = "cloudflare_audit_lake"
+_PROBE = "_dlt_conditional_write_probe"
+
+
+class LakeLoadJob(RunnableLoadJob):
+    """A batch in, an idempotent write out: every object is read, merged by id and replaced only if something is new."""
+
+    _job_client: "LakeClient"
+
+    def run(self) -> None:
+        """Writes the file's rows, one object after the other; repeated after a crash, it finds its own work done."""
+        table, objects = pq.read_table(self._file_path), self._job_client.objects
+        if self.load_table_name == QUARANTINE_TABLE:
+            for account_id in table["account_id"].unique().to_pylist():
+                rows = table.filter(pc.equal(table["account_id"], account_id))
+                update(objects, quarantine_path(account_id), _merging(merge_quarantined, rows))
+            return
+        for partition, events in split(table):
+            update(objects, partition.path, _merging(merge_events, events))
+
+
+class LakeClient(FilesystemClient):
+    """dlt's filesystem client: atomic in a folder, and the events take our way."""
+
+    def __init__(
+        self, schema: Any, config: FilesystemDestinationClientConfiguration, capabilities: DestinationCapabilitiesContext
+    ) -> None:
+        super().__init__(schema, config, capabilities)
+        if self.is_local_filesystem:
+            self.fs_client = AtomicLocalFileSystem()
+
+    @property
+    def objects(self) -> Objects:
+        """The dataset's objects."""
+        if self.is_local_filesystem:
+            return Folder(Path(self.dataset_path), lock_path(self.bucket_path, "objects"))
+        return Bucket(self.fs_client, self.dataset_path)
+
+    def get_load_job_class(self, table: PreparedTableSchema, file_path: str) -> type[LoadJob]:
+        """Our job for our tables, dlt's for its own."""
+        is_ours = table["name"] in {EVENTS_TABLE, QUARANTINE_TABLE}
+        return LakeLoadJob if is_ours else super().get_load_job_class(table, file_path)
+
+
+class AuditLake(filesystem):
+    """The dlt destination. Configured as dlt's own, under `destination.filesystem`."""
+
+    def _raw_capabilities(self) -> DestinationCapabilitiesContext:
+        capabilities = super()._raw_capabilities()
+        # Our load job merges Parquet by key; dlt believes that plain files can only be appended.
+        capabilities.preferred_loader_file_format = "parquet"
+        capabilities.supported_merge_strategies = ["insert-only"]
+        capabilities.merge_strategies_selector = None
+        return capabilities
+
+    @property
+    def client_class(self) -> type[FilesystemClient]:
+        """The client above."""
+        return LakeClient
+
+
+class Lake:
+    """What the loop asks of the folder or bucket besides loading."""
+
+    name = "lake"
+    pipeline_name = PIPELINE_NAME
+    dataset_name = DATASET
+
+    def __init__(self) -> None:
+        self._objects: Objects | None = None
+        self._lock: IO[str] | None = None
+
+    def destination(self) -> AuditLake:
+        """What a dlt pipeline loads into."""
+        return AuditLake(destination_name="filesystem")
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Makes one clear message of whatever the store raises."""
+        try:
+            yield
+        except STORE_ERRORS as error:
+            hint = "check S3_ENDPOINT, S3_BUCKET and its keys, or the folder's rights and free space"
+            raise TemporaryError("the lake is not available", detail=" ".join(str(error).split()), hint=hint) from error
+
+    def open(self, client: LakeClient) -> None:
+        """Takes the writer's lock of a folder, or asks a bucket whether it enforces conditions. Safe to repeat.
+
+        Raises:
+            TemporaryError: another process loads this folder, or the store is not there.
+        """
+        self.close()
+        with self.translated_errors():
+            self._objects = client.objects
+            if isinstance(self._objects, Bucket):
+                if not self._objects.enforces_conditions(_PROBE):
+                    log.warning(
+                        "lake.conditions_ignored",
+                        hint="this store does not enforce conditional writes: run one single writer, no backfill beside it",
+                    )
+                return
+            Path(client.bucket_path).mkdir(parents=True, exist_ok=True)
+            self._lock = lock_path(client.bucket_path, "writer").open("a")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = "one loop per lake: stop the other one"
+                raise TemporaryError("another process loads this lake", detail=client.bucket_path, hint=hint) from error
+
+    def verify_lock(self) -> None:
+        """A file lock lives as long as the process, and a bucket needs none."""
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
+
+    def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
+        """The keys of the stream's events in `[since, before)`; reads the objects of these hours."""
+        low, high = microseconds(since), microseconds(before)
+        keys: set[EventKey] = set()
+        for hour in hours_of(since, before):
+            table = self._read(Partition(stream.account_id, hour).path, ["event_id", "timestamp", "api_version"])
+            if table is not None:
+                keys.update(event_keys(table.filter(pc.equal(table["api_version"], stream.api_version))))
+        return {key for key in keys if low <= key[1] < high}
+
+    def quarantined_digests(self, stream: Stream) -> set[str]:
+        """The digests of all that is quarantined of the stream."""
+        table = self._read(quarantine_path(stream.account_id), ["digest", "api_version"])
+        if table is None:
+            return set()
+        return set(table.filter(pc.equal(table["api_version"], stream.api_version))["digest"].to_pylist())
+
+    def _read(self, path: str, columns: list[str]) -> Any:
+        assert self._objects is not None
+        with self.translated_errors():
+            stored = self._objects.read(path)
+        return None if stored is None else _decode(path, stored.body, columns)
+
+
+def lock_path(lake_folder: str, purpose: str) -> Path:
+    """The lock file of a folder lake: beside it, so that nothing but dlt's files and ours is in it."""
+    folder = Path(lake_folder)
+    return folder.with_name(f".{folder.name}.{purpose}.lock")
+
+
+def _merging(merge: Any, rows: Any) -> Any:
+    def change(body: bytes | None) -> bytes | None:
+        merged = merge(None if body is None else _decode("", body), rows)
+        return None if merged is None else encode(merged)
+
+    return change
+
+
+def _decode(path: str, body: bytes, columns: list[str] | None = None) -> Any:
+    try:
+        return decode(body, columns)
+    except (OSError, ValueError) as error:
+        hint = "move it out of the lake; the next polls or a repair bring its events back"
+        raise AuditLogsError(f"the object {path} is not readable as Parquet", detail=str(error), hint=hint) from error
+
+

@@ -1,0 +1,97 @@
+"""The lake's objects: where the events of one account and hour lie, and how new ones join them. Pure.
+
+The one module that knows object paths. Paths are relative to the dlt dataset `cloudflare`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sources.cloudflare_audit_logs.schema import (
+    EVENT_SCHEMA,
+    EVENTS_TABLE,
+    PRIMARY_KEY,
+    QUARANTINE_KEY,
+    QUARANTINE_SCHEMA,
+    QUARANTINE_TABLE,
+)
+
+DATASET = "cloudflare"
+HOUR = timedelta(hours=1)
+
+_LOW_CARDINALITY = [name for name in EVENT_SCHEMA.names if name not in {"event_id", "raw_event", "metadata"}]
+
+
+@dataclass(frozen=True, order=True)
+class Partition:
+    """The events of one account in one hour (UTC), in one object."""
+
+    account_id: str
+    hour: datetime
+
+    @property
+    def path(self) -> str:
+        """The object's path. `account=` is not a column's name: readers that infer hive keys would clash with it."""
+        return f"{EVENTS_TABLE}/account={self.account_id}/{self.hour:date=%Y-%m-%d/hour=%H}/events.parquet"
+
+
+def quarantine_path(account_id: str) -> str:
+    """All that is quarantined of an account lies in one object: it is rare, and never looked up by time."""
+    return f"{QUARANTINE_TABLE}/account={account_id}/events.parquet"
+
+
+def hours_of(since: datetime, before: datetime) -> Iterator[datetime]:
+    """The hours that `[since, before)` touches."""
+    hour = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    while hour < before:
+        yield hour
+        hour += HOUR
+
+
+def split(events: pa.Table) -> Iterator[tuple[Partition, pa.Table]]:
+    """The events by partition, in the order of account and hour."""
+    hours = pc.floor_temporal(events["timestamp"], unit="hour")
+    keys = pa.table({"account_id": events["account_id"], "hour": hours, "index": pa.array(range(events.num_rows))})
+    groups = keys.group_by(["account_id", "hour"]).aggregate([("index", "list")])
+    for group in groups.sort_by([("account_id", "ascending"), ("hour", "ascending")]).to_pylist():
+        yield Partition(group["account_id"], group["hour"].astimezone(UTC)), events.take(group["index_list"])
+
+
+def merge_events(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:
+    """The partition with the new events in it, by time and id, each once, what was there first kept; None if nothing is new."""
+    return _merge(existing, new, EVENT_SCHEMA, PRIMARY_KEY, order=("timestamp", "event_id", "api_version"))
+
+
+def merge_quarantined(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:
+    """As `merge_events`, for the quarantine of an account."""
+    return _merge(existing, new, QUARANTINE_SCHEMA, QUARANTINE_KEY, order=("received_at", "digest"))
+
+
+def _merge(
+    existing: pa.Table | None, new: pa.Table, schema: pa.Schema, key: tuple[str, ...], *, order: tuple[str, ...]
+) -> pa.Table | None:
+    existing = schema.empty_table() if existing is None else existing.select(schema.names).cast(schema)
+    both = pa.concat_tables([existing, new.select(schema.names).cast(schema)])
+    index = pa.array(range(both.num_rows))
+    first = both.select(key).append_column("index", index).group_by(list(key)).aggregate([("index", "min")])
+    if first.num_rows == existing.num_rows:
+        return None
+    return both.take(first["index_min"]).sort_by([(name, "ascending") for name in order])
+
+
+def encode(table: pa.Table) -> bytes:
+    """The object's bytes. zstd level 3: 258 bytes an event at 7 ms a 1,000; level 9 saves 7 % for 7 times the time."""
+    buffer = BytesIO()
+    low_cardinality = [name for name in table.column_names if name in _LOW_CARDINALITY]
+    pq.write_table(table, buffer, compression="zstd", compression_level=3, use_dictionary=low_cardinality)
+    return buffer.getvalue()
+
+
+def decode(body: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The rows of an object."""
+    return pq.ParquetFile(BytesIO(body)).read(columns)

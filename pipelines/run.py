@@ -1,0 +1,183 @@
+"""`python pipelines/run.py [--once] [--json]`: the main job. Results on stdout, logs and progress on stderr.
+
+Exit codes: 0 done, 1 failed or an account failed, 2 wrong usage or settings, 75 try again later.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pipelines.destination import Destination
+from pipelines.embedded_postgres import embedded_postgres
+from pipelines.lake import Lake
+from pipelines.logs import configure_logs, log
+from pipelines.loop import Loop, Report, StopRequestedError, exit_code
+from pipelines.settings import Settings, SettingsError, read_environment, read_settings
+from pipelines.warehouse import Warehouse
+from sources.cloudflare_audit_logs.client import AuditLogsClient
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.events import Page, decode_page
+from sources.cloudflare_audit_logs.paging import read_window
+from sources.cloudflare_audit_logs.streams import Stream, Window
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the loop, or one poll of it, and returns the exit code."""
+    options = _parse_arguments(arguments)
+    configure_logs()
+    try:
+        settings = read_settings(read_environment(), now=_now())
+    except SettingsError as error:
+        print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
+        return 2
+    for warning in settings.warnings:
+        log.warning("settings.unknown", warning=warning)
+    try:
+        report = run(settings, once=options.once, stop=_stop_on_signals())
+    except AuditLogsError as error:
+        log.error("run.failed", error=error)
+        return 75
+    if not options.once:
+        return 0
+    print(json.dumps(as_json(report)) if options.json else _as_text(report))
+    return exit_code(report)
+
+
+def run(settings: Settings, *, once: bool, stop: threading.Event) -> Report:
+    """The main job on these settings, until `stop` or for one poll.
+
+    Raises:
+        TemporaryError: the embedded PostgreSQL does not start.
+    """
+    with ExitStack() as stack:
+        if settings.stores.postgres is None:
+            # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
+            stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
+        client = stack.enter_context(_client(settings, stop))
+        destinations = stack.enter_context(_destinations(settings))
+        show_progress = stack.enter_context(_progress())
+        loop = Loop(
+            settings, _page_fetcher(client, settings), destinations, clock=_now, stop=stop, on_step=show_progress
+        )
+        loop.run(once=once)
+        return loop.report
+
+
+def _client(settings: Settings, stop: threading.Event) -> AuditLogsClient:
+    def sleep(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise StopRequestedError
+
+    return AuditLogsClient(
+        settings.api_url,
+        settings.api_token,
+        clock=_now,
+        sleep=sleep,
+        timeout_seconds=settings.request_timeout_seconds,
+        max_retries=settings.max_retries,
+        backoff_seconds=settings.backoff_seconds,
+        backoff_max_seconds=settings.backoff_max_seconds,
+    )
+
+
+def _page_fetcher(client: AuditLogsClient, settings: Settings) -> Callable[[Stream, Window, str], Iterator[Page]]:
+    def fetch_pages(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
+        for slices in read_window(
+            client.get,
+            stream,
+            window,
+            direction=direction,
+            per_page=settings.per_page,
+            hide_user_logs=settings.hide_user_logs,
+        ):
+            yield decode_page(slices, stream, _now())
+
+    return fetch_pages
+
+
+@contextmanager
+def _destinations(settings: Settings) -> Iterator[list[Destination]]:
+    """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
+    lag = timedelta(seconds=settings.safety_lag_seconds)
+    pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
+    stores = (Warehouse(settings.stores.postgres_schema), Lake())
+    destinations = [Destination(store, pipelines_dir=pipelines_dir, lag=lag) for store in stores]
+    try:
+        yield destinations
+    finally:
+        for destination in destinations:
+            destination.close()
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Report], None]]:
+    """A live line on a terminal; nothing elsewhere."""
+    with tqdm(unit=" events", desc="read", disable=not sys.stderr.isatty()) as bar, logging_redirect_tqdm():
+
+        def show(report: Report) -> None:
+            bar.update(report.read - bar.n)
+            where = ", ".join(f"{name} +{count:,}" for name, count in report.new.items())
+            newest = f", up to {report.newest:%Y-%m-%d %H:%M:%S}" if report.newest else ""
+            bar.set_postfix_str(where + newest)
+
+        yield show
+
+
+def _stop_on_signals() -> threading.Event:
+    """The first SIGTERM or SIGINT lets the step in hand finish; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def request_stop(number: int, _: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+        log.info("run.stopping", signal=signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)
+    return stop
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "read": report.read,
+        "new": dict(report.new),
+        "quarantined": dict(report.quarantined),
+        "newest": report.newest.isoformat() if report.newest else None,
+        "failed_accounts": {stream.name: str(error) for stream, error in report.accounts_failed.items()},
+        "failed_destinations": {name: str(error) for name, error in report.destinations_failed.items()},
+        "error": str(report.stopped_by) if report.stopped_by else None,
+    }
+
+
+def _as_text(report: Report) -> str:
+    where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
+    failed = len(report.accounts_failed) + len(report.destinations_failed) + (report.stopped_by is not None)
+    return f"{report.read:,} events read: {where}" + (f"; {failed} failed, see the log" if failed else "")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run.py", description="Polls the Cloudflare Audit Logs API into both stores.")
+    parser.add_argument("--once", action="store_true", help="one poll, for a timer; catches up whatever is missing")
+    parser.add_argument("--json", action="store_true", help="with --once: the result as JSON")
+    options = parser.parse_args(arguments)
+    if options.json and not options.once:
+        parser.error("--json goes with --once")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

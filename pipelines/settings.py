@@ -1,0 +1,368 @@
+"""The settings: read once from the environment and `.env`, checked all at once, frozen. Touches nothing else.
+
+The names, defaults and meanings are the contract; `.env.example` and `config.example.env` carry each with a comment.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from sources.cloudflare_audit_logs.events import parse_time
+from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_HISTORY = timedelta(days=30)
+OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_")
+
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """Everything that is wrong with the settings, one line each (exit 2)."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class PostgresSettings:
+    """How to reach the warehouse's PostgreSQL. `owner_user` makes tables where `user` may not."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str = field(repr=False)
+    sslmode: str = "prefer"
+    owner_user: str | None = None
+    owner_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """How to reach the lake's bucket. Without keys, the usual AWS chain is asked."""
+
+    bucket: str
+    endpoint: str | None
+    access_key: str | None
+    secret_key: str | None = field(repr=False)
+    region: str | None = None
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Where the events go."""
+
+    postgres: PostgresSettings | None
+    """None: the embedded PostgreSQL."""
+    postgres_schema: str
+    s3: S3Settings | None
+    """None: the folder `data/lake`."""
+    lake_prefix: str
+    data_dir: Path
+
+    @property
+    def postgres_dir(self) -> Path:
+        """The cluster of the embedded PostgreSQL."""
+        return self.data_dir / "postgres"
+
+    @property
+    def lake_url(self) -> str:
+        """The lake's root as dlt takes it, prefix included."""
+        root = f"s3://{self.s3.bucket}" if self.s3 else (self.data_dir / "lake").as_uri()
+        return f"{root}/{self.lake_prefix}" if self.lake_prefix else root
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a run needs to know. Secrets do not show in its `repr`."""
+
+    api_token: str = field(repr=False)
+    account_ids: tuple[str, ...]
+    api_url: str
+    api_versions: tuple[str, ...]
+    poll_interval_seconds: float
+    per_page: int
+    direction: str
+    hide_user_logs: bool
+    safety_lag_seconds: float
+    request_timeout_seconds: float
+    max_retries: int
+    backoff_seconds: float
+    backoff_max_seconds: float
+    initial_checkpoint: datetime | None
+    stores: StoreSettings
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Every account in every version that is read."""
+        return [Stream(account_id, version) for account_id in self.account_ids for version in self.api_versions]
+
+    def first_begin(self, now: datetime) -> datetime:
+        """Where a stream begins that neither store has seen: `INITIAL_CHECKPOINT`, or 30 days ago."""
+        return self.initial_checkpoint or now - DEFAULT_HISTORY
+
+
+def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
+    """The environment over the project's `.env`; a variable that is set to nothing counts as not set."""
+    merged = {**dotenv_values(root / ".env"), **os.environ}
+    return {name: value for name, value in merged.items() if value}
+
+
+def read_settings(environment: Mapping[str, str], *, now: datetime) -> Settings:
+    """The checked settings.
+
+    Raises:
+        SettingsError: with every problem at once, each with what to write instead.
+    """
+    read = _Reader(environment)
+    settings = Settings(
+        api_token=read.required("CLOUDFLARE_API_TOKEN", _token, "a Cloudflare API token"),
+        account_ids=read.required("CLOUDFLARE_ACCOUNT_ID", _account_ids, "one or several account ids, comma separated"),
+        api_url=read.optional("CLOUDFLARE_API_URL", _url, "https://api.cloudflare.com/client/v4"),
+        api_versions=read.optional("CLOUDFLARE_API_VERSION", _api_versions, ("v1",)),
+        poll_interval_seconds=read.optional("POLL_INTERVAL_SECONDS", _seconds(0.1, 86_400), 30.0),
+        per_page=read.optional("CLOUDFLARE_PER_PAGE", _whole(1, 1000), 1000),
+        direction=read.optional("CLOUDFLARE_DIRECTION", _choice("asc", "desc"), "asc"),
+        hide_user_logs=read.optional("CLOUDFLARE_HIDE_USER_LOGS", _boolean, default=False),
+        safety_lag_seconds=read.optional("CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS", _seconds(0, 30 * 86_400), 900.0),
+        request_timeout_seconds=read.optional("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", _seconds(0.1, 3600), 30.0),
+        max_retries=read.optional("CLOUDFLARE_MAX_RETRIES", _whole(0, 100), 3),
+        backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", _seconds(0, 3600), 1.0),
+        backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", _seconds(0, 3600), 300.0),
+        initial_checkpoint=read.optional("INITIAL_CHECKPOINT", _past(now), None),
+        stores=_read_stores(read),
+        # Last: by now every name that is a setting has been asked for.
+        warnings=tuple(read.unknown_names()),
+    )
+    if settings.backoff_seconds > settings.backoff_max_seconds:
+        read.problem("CLOUDFLARE_BACKOFF_SECONDS is larger than CLOUDFLARE_BACKOFF_MAX_SECONDS: swap or lower it")
+    if read.problems:
+        raise SettingsError(read.problems)
+    return settings
+
+
+def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
+    """The part of the settings that says where the events are; all that commands need which never ask the API.
+
+    Raises:
+        SettingsError: as `read_settings`.
+    """
+    read = _Reader(environment)
+    stores = _read_stores(read)
+    if read.problems:
+        raise SettingsError(read.problems)
+    return stores
+
+
+def _read_stores(read: "_Reader") -> StoreSettings:
+    return StoreSettings(
+        postgres=_read_postgres(read),
+        postgres_schema=read.optional("PG_SCHEMA", _identifier, "public"),
+        s3=_read_s3(read),
+        lake_prefix=read.optional("S3_PREFIX", _prefix, ""),
+        data_dir=PROJECT_ROOT / read.optional("DATA_DIR", Path, Path("data")),
+    )
+
+
+def _read_postgres(read: "_Reader") -> PostgresSettings | None:
+    host = read.optional("PG_HOST", _hostname, None)
+    details = ("PG_PORT", "PG_DATABASE", "PG_USER", "PG_PASSWORD", "PG_SSLMODE", "PG_OWNER_USER", "PG_OWNER_PASSWORD")
+    if host is None:
+        read.refuse(details, "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL")
+        return None
+    settings = PostgresSettings(
+        host=host,
+        port=read.optional("PG_PORT", _whole(1, 65_535), 5432),
+        database=read.optional("PG_DATABASE", str, "postgres"),
+        user=read.optional("PG_USER", str, "postgres"),
+        password=read.optional("PG_PASSWORD", str, ""),
+        sslmode=read.optional("PG_SSLMODE", _choice(*_SSLMODES), "prefer"),
+        owner_user=read.optional("PG_OWNER_USER", str, None),
+        owner_password=read.optional("PG_OWNER_PASSWORD", str, None),
+    )
+    if (settings.owner_user is None) != (settings.owner_password is None):
+        read.problem("PG_OWNER_USER and PG_OWNER_PASSWORD belong together: set both, or neither")
+    return settings
+
+
+def _read_s3(read: "_Reader") -> S3Settings | None:
+    bucket = read.optional("S3_BUCKET", _bucket, None)
+    if bucket is None:
+        details = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION")
+        read.refuse(details, "has no effect without S3_BUCKET: set S3_BUCKET, or remove it to use the folder data/lake")
+        return None
+    settings = S3Settings(
+        bucket=bucket,
+        endpoint=read.optional("S3_ENDPOINT", _url, None),
+        access_key=read.optional("S3_ACCESS_KEY", str, None),
+        secret_key=read.optional("S3_SECRET_KEY", str, None),
+        region=read.optional("S3_REGION", str, None),
+    )
+    if (settings.access_key is None) != (settings.secret_key is None):
+        read.problem("S3_ACCESS_KEY and S3_SECRET_KEY belong together: set both, or neither")
+    return settings
+
+
+class _Reader:
+    """Reads single settings and collects what is wrong with them."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._names: set[str] = set()
+        self.problems: list[str] = []
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+
+    def required(self, name: str, parse: Callable[[str], T], meaning: str) -> T:
+        if not self._environment.get(name):
+            self._names.add(name)
+            self.problem(f"{name} is missing: set it to {meaning}, in .env or the environment")
+        return self.optional(name, parse, None)  # type: ignore[return-value]  # a problem ends the reading
+
+    def optional(self, name: str, parse: Callable[[str], T], default: T | None) -> T:
+        self._names.add(name)
+        text = self._environment.get(name)
+        if text:
+            try:
+                return parse(text)
+            except ValueError as error:
+                shown = "" if _SECRET.search(name) else f" ({text!r:.80})"
+                self.problem(f"{name}{shown} {error}")
+        return default  # type: ignore[return-value]  # as above, or the default is of type T
+
+    def refuse(self, names: tuple[str, ...], why: str) -> None:
+        self._names.update(names)
+        for name in names:
+            if self._environment.get(name):
+                self.problem(f"{name} {why}")
+
+    def unknown_names(self) -> list[str]:
+        """Warnings of names that look like settings and are none."""
+        unknown = [name for name in self._environment if name.startswith(OWN_PREFIXES) and name not in self._names]
+        return [f"{name} is not a setting and is ignored{self._suggestion(name)}" for name in sorted(unknown)]
+
+    def _suggestion(self, name: str) -> str:
+        close = get_close_matches(name, self._names, n=1)
+        return f": did you mean {close[0]}?" if close else ""
+
+
+_SECRET = re.compile("TOKEN|PASSWORD|SECRET")
+_SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def _token(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("has spaces or characters that no token has: copy it again")
+    return text
+
+
+def _account_ids(text: str) -> tuple[str, ...]:
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    if not ids or not all(_ACCOUNT_ID.fullmatch(part) for part in ids):
+        raise ValueError("is not a list of account ids: letters, digits, - and _ only, comma separated")
+    return tuple(dict.fromkeys(ids))
+
+
+def _api_versions(text: str) -> tuple[str, ...]:
+    versions = [part.strip().lower() for part in text.split(",")]
+    if not set(versions) <= set(API_VERSIONS):
+        raise ValueError("is not v1, v2 or v1,v2")
+    return tuple(dict.fromkeys(versions))
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("is not a URL: write it as https://host/path")
+    if parts.username or parts.password:
+        raise ValueError("has a password in it: use the settings meant for secrets")
+    return text.rstrip("/")
+
+
+def _hostname(text: str) -> str:
+    if "://" in text or "@" in text or any(char.isspace() for char in text):
+        raise ValueError("is not a host name: write the name or address alone, the port goes to PG_PORT")
+    return text
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    return _number(float, low, high, "a number of seconds")
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    return _number(int, low, high, "a whole number")
+
+
+def _number(kind: Callable[[str], T], low: float, high: float, what: str) -> Callable[[str], T]:
+    def parse(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # type: ignore[operator]  # kind is int or float
+            msg = f"is not {what} from {low} to {high}"
+            raise ValueError(msg)
+        return value
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError("is neither true nor false")
+    return _BOOLEANS[text.lower()]
+
+
+def _past(now: datetime) -> Callable[[str], datetime | None]:
+    def parse(text: str) -> datetime:
+        is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
+        time = parse_time(f"{text}T00:00:00Z" if is_day else text)
+        if time is None:
+            raise ValueError("is not a time: write it as 2026-01-31T00:00:00Z")
+        if time > now.astimezone(UTC):
+            raise ValueError("is in the future: the events before it would never be read")
+        return time
+
+    return parse
+
+
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", text):
+        raise ValueError("is not a schema name: small letters, digits and _ only, a letter first")
+    return text
+
+
+def _bucket(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
+        raise ValueError("is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX")
+    return text
+
+
+def _prefix(text: str) -> str:
+    parts = text.strip("/").split("/")
+    if not all(re.fullmatch(r"(?!\.\.?$)[A-Za-z0-9._=-]+", part) for part in parts):
+        raise ValueError("is not a path: letters, digits and . _ = - between single slashes, no ..")
+    return "/".join(parts)

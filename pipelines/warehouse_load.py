@@ -1,0 +1,145 @@
+"""Writes one batch of events into PostgreSQL: one transaction, idempotent, and no event holds up another.
+
+The batch goes by COPY into a temporary table and from there by `INSERT … ON CONFLICT DO NOTHING` on the event's key, which
+costs the same however large the table is. A row that PostgreSQL refuses as data is found by halving and quarantined.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+import adbc_driver_manager
+import pyarrow as pa
+import pyarrow.compute as pc
+from adbc_driver_manager.dbapi import Connection, Cursor
+
+from sources.cloudflare_audit_logs.schema import (
+    EVENT_SCHEMA,
+    EVENTS_TABLE,
+    QUARANTINE_SCHEMA,
+    QUARANTINE_TABLE,
+)
+
+JSON_COLUMNS = ("metadata", "raw_event")
+
+_STAGE = "staged_batch"
+_COLUMN_TYPES = {pa.string(): "text", pa.timestamp("us", tz="UTC"): "timestamptz"}
+
+# Classes of SQLSTATE that blame the row: data exception, integrity constraint, program limit (an index entry of 8 KB).
+_REFUSALS = ("22", "23", "54")
+
+
+def load_events(connection: Connection, schema: str, events: pa.Table) -> list[str]:
+    """Inserts the events that the table lacks, commits, and returns why rows were quarantined (empty: none was).
+
+    Raises:
+        adbc_driver_manager.Error: whatever is not the fault of a row; nothing of the batch is written then.
+    """
+    refused: list[pa.Table] = []
+    with connection.cursor() as cursor:
+        _create_stage(cursor, EVENT_SCHEMA)
+        for column in JSON_COLUMNS:
+            events = _with_storable_json(events, column)
+        for row, reason in _insert(cursor, f'{schema}."{EVENTS_TABLE}"', events):
+            refused.append(_as_quarantined(row, reason))
+        _drop_stage(cursor)
+    if refused:
+        _insert_quarantined(connection, schema, pa.concat_tables(refused))
+    connection.commit()
+    return [reason for table in refused for reason in table["reason"].to_pylist()]
+
+
+def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> None:
+    """Inserts the quarantined events that the table lacks, and commits."""
+    _insert_quarantined(connection, schema, quarantined)
+    connection.commit()
+
+
+def _insert_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> None:
+    # A raw NUL is not JSON, but may stand in what a broken answer held; text columns refuse it.
+    raw = pc.replace_substring(quarantined["raw_event"], "\x00", "\\u0000")
+    quarantined = quarantined.set_column(QUARANTINE_SCHEMA.get_field_index("raw_event"), "raw_event", raw)
+    with connection.cursor() as cursor:
+        _create_stage(cursor, QUARANTINE_SCHEMA)
+        _insert_batch(cursor, f'{schema}."{QUARANTINE_TABLE}"', quarantined)
+        _drop_stage(cursor)
+
+
+def _insert(cursor: Cursor, table: str, batch: pa.Table) -> Iterator[tuple[pa.Table, str]]:
+    """Inserts what PostgreSQL accepts; yields each row that it does not, with the reason."""
+    cursor.execute("SAVEPOINT batch")
+    try:
+        _insert_batch(cursor, table, batch)
+    except adbc_driver_manager.Error as error:
+        if not (error.sqlstate or "").startswith(_REFUSALS):
+            raise
+        cursor.execute("ROLLBACK TO SAVEPOINT batch")
+        if batch.num_rows == 1:
+            yield batch, _first_line(error)
+            return
+        half = batch.num_rows // 2
+        yield from _insert(cursor, table, batch.slice(0, half))
+        yield from _insert(cursor, table, batch.slice(half))
+
+
+def _insert_batch(cursor: Cursor, table: str, batch: pa.Table) -> None:
+    cursor.adbc_ingest(_STAGE, batch, mode="append", temporary=True)
+    columns = ", ".join(f'"{name}"' for name in batch.column_names)
+    is_event = table.endswith(f'"{EVENTS_TABLE}"')
+    values = ", ".join(
+        f'"{name}"::jsonb' if is_event and name in JSON_COLUMNS else f'"{name}"' for name in batch.column_names
+    )
+    cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_STAGE} ON CONFLICT DO NOTHING")  # noqa: S608  # names are ours
+    cursor.execute(f"TRUNCATE {_STAGE}")
+
+
+def _create_stage(cursor: Cursor, schema: pa.Schema) -> None:
+    columns = ", ".join(f'"{column.name}" {_COLUMN_TYPES[column.type]}' for column in schema)
+    cursor.execute(f"CREATE TEMPORARY TABLE {_STAGE} ({columns})")
+
+
+def _drop_stage(cursor: Cursor) -> None:
+    cursor.execute(f"DROP TABLE {_STAGE}")
+
+
+def _as_quarantined(row: pa.Table, reason: str) -> pa.Table:
+    event = row.to_pylist()[0]
+    quarantined = {
+        **{name: event.get(name) for name in QUARANTINE_SCHEMA.names},
+        "digest": hashlib.sha256(event["raw_event"].encode()).hexdigest(),
+        "received_at": event["ingestion_time"],
+        "reason": reason,
+    }
+    return pa.Table.from_pylist([quarantined], schema=QUARANTINE_SCHEMA)
+
+
+def _first_line(error: adbc_driver_manager.Error) -> str:
+    """PostgreSQL's own words, without the query before them."""
+    text = str(error).partition("ERROR:")[2] or str(error)
+    return f"refused by PostgreSQL ({error.sqlstate}): {text.strip().splitlines()[0]}"
+
+
+# --- JSON that jsonb can hold ----------------------------------------------------------------------------------------
+
+_SUSPECT = r"\\u(0000|[dD][89a-fA-F])"
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair of surrogates: a character
+    r"|(?P<refused>\\u0000|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    r"|\\.",  # any other escape, a backslash among them
+    re.DOTALL,
+)
+
+
+def storable_json(text: str) -> str:
+    """The JSON text with U+FFFD for what jsonb refuses: `\\u0000` and lone surrogates. Everything else as it was."""
+    return _ESCAPE.sub(lambda match: "\\ufffd" if match["refused"] else match[0], text)
+
+
+def _with_storable_json(events: pa.Table, column: str) -> pa.Table:
+    texts = events[column]
+    is_suspect = pc.fill_null(pc.match_substring_regex(texts, _SUSPECT), fill_value=False)
+    if not pc.any(is_suspect).as_py():
+        return events
+    cleaned = [storable_json(text) for text in texts.filter(is_suspect).to_pylist()]
+    texts = pc.replace_with_mask(texts, is_suspect, pa.array(cleaned, pa.string()))
+    return events.set_column(events.schema.get_field_index(column), events.schema.field(column), texts)

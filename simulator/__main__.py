@@ -1,0 +1,54 @@
+"""`python -m simulator`: a Cloudflare Audit Logs API on loopback, until it is stopped. Prints its URL when it is ready.
+
+While it runs, it takes orders: `POST /_simulator/faults`, `/_simulator/behaviour` and `/_simulator/events` take the fields of
+`Fault`, `Behaviour` and of `{account_id, version, events: [{time, visible_at, raw}]}` as JSON.
+"""
+
+import argparse
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+
+from .api import Api
+from .server import serving
+from .world import Plan, build_world
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT."""
+    options = _parse_arguments()
+    now = datetime.now(UTC)
+    plan = Plan(
+        account_ids=tuple(options.accounts.split(",")),
+        versions=tuple(options.versions.split(",")),
+        count=options.events,
+        since=now - timedelta(hours=options.history_hours),
+        before=now + timedelta(minutes=options.future_minutes),
+        seed=options.seed,
+        delay=timedelta(seconds=options.delay_seconds),
+    )
+    api = Api(build_world(plan), token=options.token, clock=lambda: datetime.now(UTC))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with serving(api, options.port) as server:
+        print(server.url, flush=True)
+        stop.wait()
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--token", default="simulated-token")
+    parser.add_argument("--accounts", default="a" * 32, help="account ids, comma separated")
+    parser.add_argument("--versions", default="v1,v2")
+    parser.add_argument("--events", type=int, default=5000, help="for each account and version")
+    parser.add_argument("--history-hours", type=float, default=24)
+    parser.add_argument("--future-minutes", type=float, default=60, help="events that are still to happen")
+    parser.add_argument("--delay-seconds", type=float, default=2, help="the longest time until an event is visible")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Answers requests as the Cloudflare API does: envelopes, bounds, errors, limits, and misbehaviour on command. No sockets."""
+
+import base64
+import binascii
+import json
+import math
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from .world import SimulatedEvent, World
+
+PREFIX = "/client/v4"
+_ROUTES = {
+    "v1": re.compile(PREFIX + r"/accounts/([^/]+)/audit_logs"),
+    "v2": re.compile(PREFIX + r"/accounts/([^/]+)/logs/audit"),
+}
+_LARGEST_PAGE = 1000
+_DEFAULT_PAGE = 100
+_NOT_FOUND = {"code": 7003, "message": "Could not route to the account, perhaps your object identifier is invalid?"}
+
+
+@dataclass
+class Reply:
+    """An HTTP answer. `cut` sends only so many bytes of the body and closes the connection."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+
+
+@dataclass
+class Fault:
+    """A misbehaviour: replaces the answer to matching requests, `times` times (None: for ever).
+
+    Without `status` and `body`, the true answer is sent, with `headers` and `cut` applied.
+    """
+
+    account_id: str | None = None
+    version: str | None = None
+    page: int | None = None
+    times: int | None = 1
+    status: int | None = None
+    body: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+
+    def matches(self, request: "Request") -> bool:
+        """Whether it is this request's turn to go wrong."""
+        return (
+            self.times != 0
+            and self.account_id in {None, request.account_id}
+            and self.version in {None, request.version}
+            and self.page in {None, request.page}
+        )
+
+
+@dataclass
+class Behaviour:
+    """How this server is, within and outside what the API documents."""
+
+    page_cap: int = _LARGEST_PAGE
+    """The server silently sends no more than this."""
+    sends_result_info: bool = False
+    """v1: the spec has none, some answers do."""
+    repeats_last_page: bool = False
+    repeats_cursor: bool = False
+    ignores_direction: bool = False
+    clock_offset_seconds: float = 0
+    requests_per_window: int = 1200
+    window_seconds: float = 300
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request for events, as logged."""
+
+    account_id: str
+    version: str
+    params: Mapping[str, str]
+    page: int
+
+
+class BadRequestError(Exception):
+    """A parameter that the API refuses."""
+
+
+class Api:
+    """The API's answers about a world. Safe to call from several threads."""
+
+    def __init__(self, world: World, *, token: str, clock: Callable[[], datetime]) -> None:
+        self.world, self.clock = world, clock
+        self.behaviour = Behaviour()
+        self.faults: list[Fault] = []
+        self.requests: list[Request] = []
+        self._token = token
+        self._times: deque[datetime] = deque()
+        self._blocked_until = datetime.min.replace(tzinfo=UTC)
+        self._lock = threading.Lock()
+
+    def answer(self, target: str, authorization: str) -> Reply:
+        """The answer to a GET."""
+        parts = urlsplit(target)
+        params = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        version, account_id = next(
+            ((version, match[1]) for version, route in _ROUTES.items() if (match := route.fullmatch(parts.path))), ("", "")
+        )
+        with self._lock:
+            page = int(params["page"]) if params.get("page", "").isdecimal() else self._cursor_page(params)
+            request = Request(account_id, version, params, page)
+            self.requests.append(request)
+            limited = self._limit()
+            fault = next((fault for fault in self.faults if fault.matches(request)), None)
+            if fault and fault.times is not None:
+                fault.times -= 1
+        if limited:
+            return limited
+        return self._misbehave(fault, lambda: self._answer(request, authorization))
+
+    def _answer(self, request: Request, authorization: str) -> Reply:
+        if authorization != f"Bearer {self._token}":
+            return _failure(403, {"code": 10000, "message": "Authentication error"})
+        if request.account_id not in self.world.account_ids:
+            return _failure(404, _NOT_FOUND)
+        try:
+            return self._v1(request) if request.version == "v1" else self._v2(request)
+        except BadRequestError as error:
+            return _failure(400, {"message": str(error)})
+
+    def _v1(self, request: Request) -> Reply:
+        size = min(_bounded(request.params, "per_page"), self.behaviour.page_cap)
+        page = _whole(request.params.get("page", "1"), "page", low=1)
+        events = self._events(request, datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+        pages = math.ceil(len(events) / size)
+        if self.behaviour.repeats_last_page:
+            page = min(page, max(pages, 1))
+        info = {"page": page, "per_page": size, "count": len(events), "total_count": len(events), "total_pages": pages}
+        shown = events[(page - 1) * size : page * size]
+        return _success(shown, info if self.behaviour.sends_result_info else None)
+
+    def _v2(self, request: Request) -> Reply:
+        for name in ("since", "before"):
+            if name not in request.params:
+                message = f"Invalid format for parameter {name}: query parameter '{name}' is required"
+                raise BadRequestError(message)
+        size = min(_bounded(request.params, "limit"), self.behaviour.page_cap)
+        events = self._events(request, None, None)
+        start = _decode_cursor(request.params["cursor"]) if request.params.get("cursor") else 0
+        shown = events[start : start + size]
+        has_more = start + size < len(events)
+        if self.behaviour.repeats_cursor:
+            return _success(shown, {"count": str(len(shown)), "cursor": _encode_cursor(start)})
+        cursor = {"cursor": _encode_cursor(start + size)} if has_more else {}
+        return _success(shown, {"count": str(len(shown)), **cursor})
+
+    def _events(self, request: Request, since: datetime | None, before: datetime | None) -> list[SimulatedEvent]:
+        direction = request.params.get("direction", "desc")
+        if direction not in {"asc", "desc"}:
+            raise BadRequestError("direction must be asc or desc")
+        events = self.world.visible(
+            request.account_id,
+            request.version,
+            _time(request.params, "since", since),
+            _time(request.params, "before", before),
+            self.clock(),
+            hide_user_logs=request.params.get("hide_user_logs") == "true",
+        )
+        is_ascending = direction == "asc" and not self.behaviour.ignores_direction
+        return events if is_ascending else events[::-1]
+
+    def _limit(self) -> Reply | None:
+        now, behaviour = self.clock(), self.behaviour
+        window = timedelta(seconds=behaviour.window_seconds)
+        self._times.append(now)
+        while self._times[0] <= now - window:
+            self._times.popleft()
+        if len(self._times) > behaviour.requests_per_window and self._blocked_until <= now:
+            self._blocked_until = now + window
+        if now >= self._blocked_until:
+            return None
+        wait = math.ceil((self._blocked_until - now).total_seconds())
+        reply = _failure(429, {"code": 10429, "message": "Rate limited. Please wait and consider throttling your request speed"})
+        reply.headers["Retry-After"] = str(wait)
+        return reply
+
+    def rate_headers(self) -> dict[str, str]:
+        """What every answer says of the budget."""
+        left = max(0, self.behaviour.requests_per_window - len(self._times))
+        quota, window = self.behaviour.requests_per_window, round(self.behaviour.window_seconds)
+        return {"Ratelimit": f'"default";r={left};t={window}', "Ratelimit-Policy": f'"default";q={quota};w={window}'}
+
+    def _cursor_page(self, params: Mapping[str, str]) -> int:
+        if not params.get("cursor"):
+            return 1
+        try:
+            size = min(_bounded(params, "limit"), self.behaviour.page_cap)
+            return _decode_cursor(params["cursor"]) // size + 1
+        except BadRequestError:
+            return 1
+
+    @staticmethod
+    def _misbehave(fault: Fault | None, answer: Callable[[], Reply]) -> Reply:
+        if fault is None:
+            return answer()
+        reply = answer() if fault.status is None and fault.body is None else Reply(fault.status or 200)
+        if fault.body is not None:
+            reply.body = fault.body.encode("utf-8", "surrogateescape")
+        reply.headers.update(fault.headers)
+        reply.cut = fault.cut
+        return reply
+
+
+def _success(events: list[SimulatedEvent], result_info: Mapping[str, Any] | None) -> Reply:
+    info = b"" if result_info is None else b',"result_info":' + json.dumps(result_info).encode()
+    result = b",".join(event.raw for event in events)
+    return Reply(body=b'{"errors":[],"messages":[],"result":[' + result + b"]" + info + b',"success":true}')
+
+
+def _failure(status: int, error: Mapping[str, Any]) -> Reply:
+    return Reply(status, json.dumps({"errors": [error], "messages": [], "result": None, "success": False}).encode())
+
+
+def _bounded(params: Mapping[str, str], name: str) -> int:
+    return _whole(params.get(name, str(_DEFAULT_PAGE)), name, low=1, high=_LARGEST_PAGE)
+
+
+def _whole(text: str, name: str, low: int, high: float = math.inf) -> int:
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise BadRequestError(f"Invalid format for parameter {name}")
+    return int(text)
+
+
+def _time(params: Mapping[str, str], name: str, default: datetime | None) -> datetime:
+    text = params.get(name, "")
+    if not text and default is not None:
+        return default
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC) if len(text) == len("2026-01-31") else _parse(text)
+    except ValueError as error:
+        raise BadRequestError(f"Invalid format for parameter {name}") from error
+
+
+def _parse(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(text)
+    return time
+
+
+def _encode_cursor(position: int) -> str:
+    return base64.urlsafe_b64encode(f"position {position}".encode()).decode()
+
+
+def _decode_cursor(text: str) -> int:
+    try:
+        return int(base64.urlsafe_b64decode(text).decode().removeprefix("position "))
+    except (ValueError, binascii.Error) as error:
+        raise BadRequestError("Invalid format for parameter cursor") from error

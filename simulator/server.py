@@ -1,0 +1,102 @@
+"""The simulator as an HTTP server on loopback. `/_simulator/…` is for whoever commands it, everything else is the API."""
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from .api import PREFIX, Api, Fault, Reply
+from .world import SimulatedEvent
+
+_WORTH_COMPRESSING = 1024
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one `Api`."""
+
+    daemon_threads = True
+
+    def __init__(self, api: Api, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.api = api
+
+    @property
+    def url(self) -> str:
+        """What `CLOUDFLARE_API_URL` is set to."""
+        return f"http://127.0.0.1:{self.server_address[1]}{PREFIX}"
+
+
+@contextmanager
+def serving(api: Api, port: int = 0) -> Iterator[Server]:
+    """Serves from a thread until the block ends."""
+    with Server(api, port) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body in one write
+    server: Server
+
+    def do_GET(self) -> None:  # noqa: N802  # http.server's name
+        api = self.server.api
+        if self.path == "/_simulator/requests":
+            self._send(_json([asdict(request) for request in api.requests]))
+            return
+        reply = api.answer(self.path, self.headers.get("Authorization", ""))
+        reply.headers = {**api.rate_headers(), **reply.headers}
+        self._send(reply)
+
+    def do_POST(self) -> None:  # noqa: N802  # http.server's name
+        api = self.server.api
+        order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/_simulator/faults":
+            api.faults.append(Fault(**order))
+        elif self.path == "/_simulator/behaviour":
+            api.behaviour = replace(api.behaviour, **order)
+        elif self.path == "/_simulator/events":
+            api.world.add(order["account_id"], order["version"], [_event(event) for event in order["events"]])
+        else:
+            self._send(Reply(404))
+            return
+        self._send(_json({"done": True}))
+
+    def _send(self, reply: Reply) -> None:
+        api, body = self.server.api, reply.body
+        now = api.clock() + timedelta(seconds=api.behaviour.clock_offset_seconds)
+        headers = {"Content-Type": "application/json", "Date": format_datetime(now, usegmt=True), **reply.headers}
+        if "gzip" in self.headers.get("Accept-Encoding", "") and len(body) > _WORTH_COMPRESSING:
+            body = gzip.compress(body, 1)
+            headers["Content-Encoding"] = "gzip"
+        self.send_response_only(reply.status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body if reply.cut is None else body[: reply.cut])
+        self.close_connection = self.close_connection or reply.cut is not None
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
+        """Keeps quiet: the requests are kept for those who ask."""
+
+
+def _event(order: dict[str, str]) -> SimulatedEvent:
+    time = datetime.fromisoformat(order["time"])
+    return SimulatedEvent(time, order["raw"].encode(), datetime.fromisoformat(order.get("visible_at", order["time"])))
+
+
+def _json(value: Any) -> Reply:
+    return Reply(body=json.dumps(value).encode())

@@ -1,0 +1,159 @@
+"""Asks the API one question at a time, with retries. Knows HTTP; knows neither pages nor events.
+
+The token goes to the configured host alone: redirects are not followed, and no `.netrc` replaces it.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+
+import requests
+import tenacity
+
+from .answers import Answer, excerpt, parse_answer
+from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, UnavailableError
+
+PERMISSION_HINT = (
+    'the token needs the permission "Account Settings: Read" on this account; '
+    '"Access: Audit Logs Read" is another product\'s and does not work'
+)
+CLOCK_TOLERANCE = timedelta(minutes=5)
+RATE_LIMIT_BLOCK = timedelta(minutes=5)
+"""How long Cloudflare shuts a token out that went over 1,200 requests in 5 minutes."""
+
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+
+_RETRIED = (UnavailableError, BadAnswerError)
+
+
+class AuditLogsClient:
+    """A connection to the API with one token. `sleep` and `clock` are the caller's, so that tests need no waiting."""
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str,
+        *,
+        clock: Callable[[], datetime],
+        sleep: Callable[[float], object],
+        timeout_seconds: float = 30,
+        max_retries: int = 3,
+        backoff_seconds: float = 1,
+        backoff_max_seconds: float = 300,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._session = requests.Session()
+        self._session.auth = _BearerAuth(token)
+        self._session.headers["Accept"] = "application/json"
+        self._session.headers["User-Agent"] = "cloudflare-audit-pipeline"
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_RETRIED),
+            stop=tenacity.stop_after_attempt(1 + max_retries),
+            wait=tenacity.wait_exponential_jitter(backoff_seconds, backoff_max_seconds, jitter=backoff_seconds),
+            sleep=sleep,
+            reraise=True,
+        )
+        self.requests = 0
+        """Requests sent so far, retries included."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._session.close()
+
+    def get(self, path: str, params: Mapping[str, str | int]) -> Answer:
+        """The API's answer to one GET, after retries of what may pass (5xx, no connection, a broken body).
+
+        Raises:
+            RefusedError: 4xx but 429.
+            RateLimitedError: 429, at once: its `until` may be minutes away, and other accounts need not wait for it.
+            UnavailableError, BadAnswerError: still so after all retries.
+            ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
+        """
+        return self._retrying(self._get_once, path, params)
+
+    def _get_once(self, path: str, params: Mapping[str, str | int]) -> Answer:
+        self.requests += 1
+        url = f"{self._base_url}/{path}"
+        try:
+            response = self._session.get(url, params=params, timeout=self._timeout_seconds, allow_redirects=False)
+        except requests.RequestException as error:
+            raise UnavailableError("the API cannot be reached", detail=_cause(error)) from error
+        self._check_clock(response)
+        self._check_status(response)
+        return parse_answer(response.content)
+
+    def _check_clock(self, response: requests.Response) -> None:
+        api_time = _parse_http_date(response.headers.get("Date"))
+        if api_time is None:
+            return
+        offset = self._clock() - api_time
+        if abs(offset) > CLOCK_TOLERANCE:
+            direction = "ahead of" if offset > timedelta() else "behind"
+            raise ClockError(
+                f"this host's clock is {abs(offset).total_seconds():.0f} s {direction} the API's",
+                hint="set the clock (chrony, systemd-timesyncd); nothing is loaded until then",
+            )
+
+    def _check_status(self, response: requests.Response) -> None:
+        status = response.status_code
+        if status == HTTPStatus.OK:
+            return
+        said = f"HTTP {status}: {excerpt(response.content)}"
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            until = self._clock() + self._retry_after(response)
+            raise RateLimitedError(
+                f"rate limited by the API until {until:%H:%M:%S} UTC",
+                until=until,
+                hint="one token has 1,200 requests in 5 minutes, shared with the dashboard",
+            )
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise RefusedError("the API refuses the token for this account", detail=said, hint=PERMISSION_HINT)
+        if status == HTTPStatus.NOT_FOUND:
+            hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"
+            raise RefusedError("the API does not know this account", detail=said, hint=hint)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
+            raise UnavailableError("the API is not available", detail=said)
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise RefusedError("the API refuses the request", detail=said)
+        raise BadAnswerError("the API answered without events", detail=said, hint="check CLOUDFLARE_API_URL")
+
+    def _retry_after(self, response: requests.Response) -> timedelta:
+        """What `Retry-After` asks for, as seconds or a date; 5 minutes where it is absent or absurd."""
+        text = response.headers.get("Retry-After", "").strip()
+        if text.isdecimal() and int(text[:9]) <= LONGEST_RETRY_AFTER.total_seconds():
+            return timedelta(seconds=int(text[:9]))
+        date = _parse_http_date(text)
+        wait = timedelta(-1) if date is None else date - self._clock()
+        return wait if timedelta() <= wait <= LONGEST_RETRY_AFTER else RATE_LIMIT_BLOCK
+
+
+class _BearerAuth(requests.auth.AuthBase):
+    """Sets the header itself: a plain header would lose to an entry in the user's `.netrc`."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost words of a chain of connection errors, without the object addresses of the outer ones."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {error}"
+
+
+def _parse_http_date(text: str | None) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text or "").astimezone(UTC)
+    except (ValueError, TypeError):
+        return None

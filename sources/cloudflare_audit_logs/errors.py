@@ -1,0 +1,47 @@
+"""What can go wrong between the API and the stores: what failed, why, and what the operator does about it."""
+
+from datetime import datetime
+
+
+class AuditLogsError(Exception):
+    """A failure that is told to the operator in one line: what failed, the cause, the hint."""
+
+    def __init__(self, message: str, *, detail: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.detail, self.hint = message, detail, hint
+
+    def __str__(self) -> str:
+        cause = f": {self.detail}" if self.detail else ""
+        return f"{self.message}{cause}" + (f" ({self.hint})" if self.hint else "")
+
+
+class TemporaryError(AuditLogsError):
+    """Passes by itself: trying again later is all there is to do (exit 75)."""
+
+
+class AccountError(AuditLogsError):
+    """One account could not be read. The others go on."""
+
+
+class RefusedError(AccountError):
+    """The API refuses the account (400, 401, 403, 404): an operator has to act. Tried again at a slow pace."""
+
+
+class BadAnswerError(AccountError):
+    """The API answered, but not with events: HTML, a cut body, `success:false`, a repeated page or page cursor."""
+
+
+class UnavailableError(AccountError, TemporaryError):
+    """The API cannot be reached or answers 5xx, after all retries."""
+
+
+class RateLimitedError(AccountError, TemporaryError):
+    """HTTP 429. `until` is the earliest time, by this host's clock, at which asking again makes sense."""
+
+    def __init__(self, message: str, *, until: datetime, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
+
+
+class ClockError(TemporaryError):
+    """This host's clock is too far off the API's: windows would be wrong, so nothing is loaded."""

@@ -1,0 +1,105 @@
+"""Reads a window of a stream page by page. A window counts only if its last page was seen.
+
+Both versions are asked with a fixed `before` and the same parameters on every page. v1 counts pages, v2 hands on a page
+cursor. Nothing is assumed of `since` and `before` being inclusive: windows overlap, and events are told apart by id.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .answers import Answer
+from .errors import BadAnswerError
+from .streams import Stream, Window
+
+Get = Callable[[str, Mapping[str, str | int]], Answer]
+
+SMALLEST_FULL_PAGE = 100
+"""A server may cap a page below what was asked and say nothing of it: a page this long is never taken for the last."""
+
+MOST_EMPTY_PAGES = 1_000
+"""A v2 page cursor that leads to nothing but empty pages is taken for an endless one."""
+
+
+def read_window(
+    get: Get, stream: Stream, window: Window, *, direction: str, per_page: int, hide_user_logs: bool
+) -> Iterator[list[bytes]]:
+    """Yields the events of each page as sent, in the order of the API, until the window has been read whole.
+
+    Raises:
+        AccountError: the window could not be read to its end; what was yielded so far is a part of it.
+    """
+    common = {
+        "since": _rfc3339(window.since),
+        "before": _rfc3339(window.before),
+        "direction": direction,
+    }
+    account = f"accounts/{stream.account_id}"
+    if stream.api_version == "v1":
+        params = {**common, "per_page": per_page, "hide_user_logs": str(hide_user_logs).lower()}
+        return _read_v1(get, f"{account}/audit_logs", params)
+    return _read_v2(get, f"{account}/logs/audit", {**common, "limit": per_page})
+
+
+def _read_v1(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[list[bytes]]:
+    number, seen = 1, _SeenPages()
+    while True:
+        answer = get(path, {**params, "page": number})
+        seen.check(answer.slices)
+        if answer.slices:
+            yield answer.slices
+        if _is_last_v1_page(answer, number, asked=int(params["per_page"])):
+            return
+        number += 1
+
+
+def _is_last_v1_page(answer: Answer, number: int, *, asked: int) -> bool:
+    """The spec promises no `result_info`; where there is one, it is believed only when it says that there is more."""
+    total_pages = _whole_number(answer.info.get("total_pages"))
+    if not answer.slices or (total_pages is not None and number < total_pages):
+        return not answer.slices
+    full = _whole_number(answer.info.get("per_page")) or min(asked, SMALLEST_FULL_PAGE)
+    return len(answer.slices) < full
+
+
+def _read_v2(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[list[bytes]]:
+    cursors: set[str] = set()
+    cursor, empty, seen = "", 0, _SeenPages()
+    while True:
+        answer = get(path, {**params, "cursor": cursor} if cursor else params)
+        seen.check(answer.slices)
+        if answer.slices:
+            yield answer.slices
+        empty = 0 if answer.slices else empty + 1
+        cursor = str(answer.info.get("cursor") or "")
+        if not cursor:
+            return
+        if cursor in cursors or empty > MOST_EMPTY_PAGES:
+            raise BadAnswerError("the API repeats a page cursor without end", detail=f"after {len(cursors)} pages")
+        cursors.add(cursor)
+
+
+class _SeenPages:
+    """Stops a server that repeats a page for ever. A page that only overlaps another (drift) is fine."""
+
+    def __init__(self) -> None:
+        self._digests: set[bytes] = set()
+
+    def check(self, slices: Sequence[bytes]) -> None:
+        if not slices:
+            return
+        digest = hashlib.sha256(b"\n".join(slices)).digest()
+        if digest in self._digests:
+            raise BadAnswerError("the API repeats a page", detail=f"after {len(self._digests)} pages")
+        self._digests.add(digest)
+
+
+def _whole_number(value: Any) -> int | None:
+    """A count as the API sends it: a number in one place, text in another."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _rfc3339(time: Any) -> str:
+    return str(time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))

@@ -54,7 +54,9 @@ class AuditLogsClient:
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_RETRIED),
             stop=tenacity.stop_after_attempt(1 + max_retries),
-            wait=tenacity.wait_exponential_jitter(backoff_seconds, backoff_max_seconds, jitter=backoff_seconds),
+            wait=tenacity.wait_exponential_jitter(
+                multiplier=backoff_seconds, max=backoff_max_seconds, jitter=backoff_seconds
+            ),
             sleep=sleep,
             reraise=True,
         )

@@ -1,0 +1,237 @@
+"""Real servers for the tests: a PostgreSQL, an S3 store and a Cloudflare, on loopback, gone when the tests are."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+
+from pipelines.embedded_postgres import embedded_postgres
+from pipelines.loop import Report
+from pipelines.run import run
+from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT, PostgresSettings, read_environment, read_settings
+from simulator.api import Api
+from simulator.server import serving
+from simulator.world import World
+
+from .factory import ACCOUNT, OTHER_ACCOUNT
+
+TOKEN = "simulated-token"
+S3_KEYS = {"S3_ACCESS_KEY": "test-access-key", "S3_SECRET_KEY": "test-secret-key"}
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def server_dir() -> Iterator[Path]:
+    """A folder for servers that may not run as root: readable to all, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="audit-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(server_dir: Path) -> Iterator[PostgresSettings]:
+    """An ordinary PostgreSQL, reached by address and password."""
+    with embedded_postgres(server_dir / "postgres", "fsync=off") as server:
+        yield server
+
+
+@dataclass
+class Bucket:
+    """A bucket of a real S3 server."""
+
+    endpoint: str
+    name: str
+    client: Any
+
+    def settings(self, prefix: str) -> dict[str, str]:
+        """The environment that makes it the lake."""
+        return {"S3_ENDPOINT": self.endpoint, "S3_BUCKET": self.name, "S3_PREFIX": prefix, "S3_REGION": "us-east-1", **S3_KEYS}
+
+
+@pytest.fixture(scope="session")
+def bucket(server_dir: Path) -> Iterator[Bucket]:
+    """A bucket on SeaweedFS: real authentication, enforced conditions."""
+    ports = _free_ports(8)
+    names = ["s3", "master", "master.port.grpc", "volume", "volume.port.grpc", "filer", "filer.port.grpc", "s3.port.grpc"]
+    flags = [f"-{name if '.' in name else f'{name}.port'}={port}" for name, port in zip(names, ports, strict=True)]
+    folder = server_dir / "weed"
+    folder.mkdir()
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert weed, "install the development packages: make setup-dev"
+    command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *flags]
+    command += ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-bucket=lake"]
+    keys = {"AWS_ACCESS_KEY_ID": S3_KEYS["S3_ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": S3_KEYS["S3_SECRET_KEY"]}
+    with (folder / "weed.log").open("w") as output:
+        process = subprocess.Popen(command, env={**os.environ, **keys}, stdout=output, stderr=output, cwd=folder)
+    endpoint = f"http://127.0.0.1:{ports[0]}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=S3_KEYS["S3_ACCESS_KEY"],
+        aws_secret_access_key=S3_KEYS["S3_SECRET_KEY"],
+        region_name="us-east-1",
+    )
+    try:
+        _wait_for_bucket(client, "lake", process)
+        yield Bucket(endpoint, "lake", client)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def api() -> Api:
+    """A Cloudflare of two accounts without events."""
+    return Api(World([ACCOUNT, OTHER_ACCOUNT]), token=TOKEN, clock=lambda: datetime.now(UTC))
+
+
+@pytest.fixture
+def environment(
+    api: Api, postgres: PostgresSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """Settings for a run against the simulator, the PostgreSQL of the tests and a folder lake; nothing of the user's own."""
+    for name in os.environ:
+        if name.startswith((*OWN_PREFIXES, "DESTINATION__")) or name == "INITIAL_CHECKPOINT":
+            monkeypatch.delenv(name)
+    with serving(api) as server:
+        yield {
+            "CLOUDFLARE_API_URL": server.url,
+            "CLOUDFLARE_API_TOKEN": TOKEN,
+            "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+            "CLOUDFLARE_BACKOFF_SECONDS": "0",
+            "DATA_DIR": str(tmp_path / "data"),
+            "PG_HOST": postgres.host,
+            "PG_PORT": str(postgres.port),
+            "PG_PASSWORD": postgres.password,
+            "PG_SCHEMA": f"test_{os.getpid()}_{next(_numbers)}",
+        }
+
+
+@dataclass
+class Stores:
+    """What the two destinations hold."""
+
+    postgres: PostgresSettings
+    schema: str
+    lake: Path
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        """Rows of the warehouse; `{schema}` in the SQL is its schema."""
+        server = self.postgres
+        uri = f"postgresql://{server.user}:{server.password}@{server.host}:{server.port}/{server.database}"
+        with adbc.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(sql.replace("{schema}", self.schema))
+            return cursor.fetch_arrow_table().to_pylist() if cursor.description else []
+
+    def warehouse(self) -> list[dict[str, Any]]:
+        """The events of the warehouse by key."""
+        return self.query(
+            'SELECT *, metadata::text AS metadata, raw_event::text AS raw_event FROM {schema}.audit_logs'
+            ' ORDER BY account_id, "timestamp", event_id, api_version'
+        )
+
+    def lake_table(self, table: str = "audit_logs") -> pa.Table:
+        """A table of the lake."""
+        files = sorted((self.lake / "cloudflare" / table).rglob("*.parquet"))
+        return pa.concat_tables([pq.ParquetFile(file).read() for file in files]) if files else pa.table({"event_id": []})
+
+    def lake_events(self) -> list[dict[str, Any]]:
+        """The events of the lake by key."""
+        return sorted(self.lake_table().to_pylist(), key=lambda row: (row["account_id"], row["timestamp"], row["event_id"]))
+
+    def ids(self) -> tuple[list[str], list[str]]:
+        """The event ids of warehouse and lake, in order, doubles included."""
+        rows = self.query("SELECT event_id FROM {schema}.audit_logs ORDER BY 1")
+        return [row["event_id"] for row in rows], sorted(self.lake_table()["event_id"].to_pylist())
+
+
+@pytest.fixture
+def stores(environment: Mapping[str, str], postgres: PostgresSettings) -> Stores:
+    """The destinations of `environment`, with a folder lake."""
+    return Stores(postgres, environment["PG_SCHEMA"], Path(environment["DATA_DIR"]) / "lake")
+
+
+@pytest.fixture
+def poll(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
+    """`run.py --once` in this process, on `environment` and what a test adds to it."""
+
+    def poll(**changes: str) -> Report:
+        for name, value in {**environment, **changes}.items():
+            monkeypatch.setenv(name, value)
+        # dlt reads its configuration once a process; here, once a run.
+        Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
+        return run(read_settings(read_environment(), now=datetime.now(UTC)), once=True, stop=threading.Event())
+
+    return poll
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that ran to its end."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What `--json` printed."""
+        report = json.loads(self.out)
+        assert isinstance(report, dict)
+        return report
+
+
+@pytest.fixture
+def command(environment: Mapping[str, str]) -> Callable[..., Finished]:
+    """A command of the project in a process of its own, on `environment` and what a test adds to it."""
+
+    def command(*arguments: str, **changes: str | None) -> Finished:
+        merged = {**os.environ, **environment, **changes}
+        own = {name: value for name, value in merged.items() if value is not None}
+        done = subprocess.run(
+            [sys.executable, *arguments], env=own, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return command
+
+
+def _free_ports(number: int) -> list[int]:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports
+
+
+def _wait_for_bucket(client: Any, name: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            client.put_object(Bucket=name, Key="ready", Body=b"")
+        except (BotoCoreError, ClientError):
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("the S3 server of the tests did not start")

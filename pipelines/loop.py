@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sources.cloudflare_audit_logs import Batch, Stream
 from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError, RefusedError, TemporaryError
@@ -15,7 +15,7 @@ from sources.cloudflare_audit_logs.streams import Window
 
 from .destination import Destination
 from .logs import log
-from .reading import FetchPages, Reading, Step
+from .reading import DEFAULT_LIMITS, FetchPages, Reading, Step, StepLimits
 from .settings import Settings
 
 REFUSED_PAUSE = timedelta(minutes=5)
@@ -59,10 +59,11 @@ class Loop:
         clock: Callable[[], datetime],
         stop: threading.Event,
         on_step: Callable[[Report], None] = lambda _: None,
+        limits: StepLimits = DEFAULT_LIMITS,
     ) -> None:
         self.report = Report()
         self._settings, self._fetch_pages, self._destinations = settings, fetch_pages, destinations
-        self._clock, self._stop, self._on_step = clock, stop, on_step
+        self._clock, self._stop, self._on_step, self._limits = clock, stop, on_step, limits
         self._first_begin = settings.first_begin(clock())
         self._readings: list[tuple[Reading, Iterator[Step]]] = []
         self._paused_streams: dict[Stream, datetime] = {}
@@ -132,7 +133,9 @@ class Loop:
         streams = [s for s in self._settings.streams if self._paused_streams.get(s, before) <= before]
         for sharing, windows in self._plan(idle, streams, before).items():
             since = {d: {s: self._since(d, s, before) for s in windows} for d in sharing}
-            reading = Reading(self._fetch_pages, windows, since, direction=self._settings.direction)
+            reading = Reading(
+                self._fetch_pages, windows, since, direction=self._settings.direction, limits=self._limits
+            )
             self._readings.append((reading, reading.steps()))
 
     def _plan(
@@ -195,17 +198,20 @@ class Loop:
             self._paused_streams.pop(stream, None)
 
     def _note_load(self, destination: Destination, new: Mapping[Stream, Batch]) -> None:
-        for stream, batch in new.items():
-            events = sum(table.num_rows for table in batch.events)
-            quarantined = sum(table.num_rows for table in batch.quarantined)
-            self.report.new[destination.name] += events
-            self.report.quarantined[destination.name] += quarantined
-            self.report.newest = max(self.report.newest or batch.cursor, batch.cursor)
-            fields = {"destination": destination.name, "account": stream.account_id, "version": stream.api_version}
-            log.info("load.finished", **fields, new=events, cursor=batch.cursor.astimezone(UTC).isoformat())
-            if quarantined:
-                log.warning("load.quarantined", **fields, events=quarantined, hint="see audit_logs_quarantine")
-        self.report.loads[destination.name] += bool(new)
+        if not new:
+            return
+        events = sum(table.num_rows for batch in new.values() for table in batch.events)
+        quarantined = sum(table.num_rows for batch in new.values() for table in batch.quarantined)
+        newest = max(batch.cursor for batch in new.values())
+        self.report.loads[destination.name] += 1
+        self.report.new[destination.name] += events
+        self.report.quarantined[destination.name] += quarantined
+        self.report.newest = max(self.report.newest or newest, newest)
+        accounts = len({stream.account_id for stream in new})
+        log.info("load.finished", destination=destination.name, new=events, accounts=accounts, newest=newest.isoformat())
+        if quarantined:
+            hint = "no readable time or no event: see audit_logs_quarantine"
+            log.warning("load.quarantined", destination=destination.name, events=quarantined, hint=hint)
 
 
 @contextmanager

@@ -30,6 +30,9 @@ class StepLimits:
     bytes: int = 64 * 1024 * 1024
 
 
+DEFAULT_LIMITS = StepLimits()
+
+
 @dataclass
 class Step:
     """What one load brings: by destination and stream, what the destination lacks."""
@@ -58,7 +61,7 @@ class Reading:
         destinations: Mapping[Destination, Mapping[Stream, datetime]],
         *,
         direction: str = "asc",
-        limits: StepLimits = StepLimits(),  # noqa: B008  # frozen
+        limits: StepLimits = DEFAULT_LIMITS,
     ) -> None:
         self.failures: dict[Stream, AccountError] = {}
         """Streams whose window could not be read, and why."""

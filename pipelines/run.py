@@ -21,6 +21,7 @@ from pipelines.embedded_postgres import embedded_postgres
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop, Report, StopRequestedError, exit_code
+from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.client import AuditLogsClient
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(report)
 
 
-def run(settings: Settings, *, once: bool, stop: threading.Event) -> Report:
+def run(
+    settings: Settings, *, once: bool, stop: threading.Event, limits: StepLimits = DEFAULT_LIMITS
+) -> Report:
     """The main job on these settings, until `stop` or for one poll.
 
     Raises:
@@ -66,7 +69,13 @@ def run(settings: Settings, *, once: bool, stop: threading.Event) -> Report:
         destinations = stack.enter_context(_destinations(settings))
         show_progress = stack.enter_context(_progress())
         loop = Loop(
-            settings, _page_fetcher(client, settings), destinations, clock=_now, stop=stop, on_step=show_progress
+            settings,
+            _page_fetcher(client, settings),
+            destinations,
+            clock=_now,
+            stop=stop,
+            on_step=show_progress,
+            limits=limits,
         )
         loop.run(once=once)
         return loop.report

@@ -40,7 +40,7 @@ class WarehouseLoadJob(RunnableLoadJob):
     def run(self) -> None:
         """Writes the file's rows in one transaction."""
         table, schema = pq.read_table(self._file_path), self._job_client.sql_client.dataset_name
-        with connect(self._job_client.config.credentials) as connection:
+        with connect(self._job_client.config.credentials, autocommit=True) as connection:
             if self.load_table_name == QUARANTINE_TABLE:
                 load_quarantined(connection, schema, table)
                 return

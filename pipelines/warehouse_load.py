@@ -6,7 +6,8 @@ costs the same however large the table is. A row that PostgreSQL refuses as data
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 
 import adbc_driver_manager
 import pyarrow as pa
@@ -30,46 +31,55 @@ _REFUSALS = ("22", "23", "54")
 
 
 def load_events(connection: Connection, schema: str, events: pa.Table) -> list[str]:
-    """Inserts the events that the table lacks, commits, and returns why rows were quarantined (empty: none was).
+    """Inserts the events that the table lacks and returns why rows were quarantined (empty: none was).
+
+    The connection is in autocommit mode: ADBC's own transactions refuse ROLLBACK TO SAVEPOINT after an error.
 
     Raises:
         adbc_driver_manager.Error: whatever is not the fault of a row; nothing of the batch is written then.
     """
-    refused: list[pa.Table] = []
-    with connection.cursor() as cursor:
+    for column in JSON_COLUMNS:
+        events = _with_storable_json(events, column)
+    with connection.cursor() as cursor, _transaction(cursor):
         _create_stage(cursor, EVENT_SCHEMA)
-        for column in JSON_COLUMNS:
-            events = _with_storable_json(events, column)
-        for row, reason in _insert(cursor, f'{schema}."{EVENTS_TABLE}"', events):
-            refused.append(_as_quarantined(row, reason))
-        _drop_stage(cursor)
-    if refused:
-        _insert_quarantined(connection, schema, pa.concat_tables(refused))
-    connection.commit()
+        refused = [_as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, EVENTS_TABLE), events)]
+        if refused:
+            cursor.execute(f"DROP TABLE {_STAGE}")
+            _insert_quarantined(cursor, schema, pa.concat_tables(refused))
     return [reason for table in refused for reason in table["reason"].to_pylist()]
 
 
 def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> None:
-    """Inserts the quarantined events that the table lacks, and commits."""
-    _insert_quarantined(connection, schema, quarantined)
-    connection.commit()
+    """Inserts the quarantined events that the table lacks. The connection is as for `load_events`."""
+    with connection.cursor() as cursor, _transaction(cursor):
+        _insert_quarantined(cursor, schema, quarantined)
 
 
-def _insert_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> None:
+@contextmanager
+def _transaction(cursor: Cursor) -> Iterator[None]:
+    cursor.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        with suppress(adbc_driver_manager.Error):  # a lost connection has rolled back by itself
+            cursor.execute("ROLLBACK")
+        raise
+    cursor.execute("COMMIT")
+
+
+def _insert_quarantined(cursor: Cursor, schema: str, quarantined: pa.Table) -> None:
     # A raw NUL is not JSON, but may stand in what a broken answer held; text columns refuse it.
     raw = pc.replace_substring(quarantined["raw_event"], "\x00", "\\u0000")
     quarantined = quarantined.set_column(QUARANTINE_SCHEMA.get_field_index("raw_event"), "raw_event", raw)
-    with connection.cursor() as cursor:
-        _create_stage(cursor, QUARANTINE_SCHEMA)
-        _insert_batch(cursor, f'{schema}."{QUARANTINE_TABLE}"', quarantined)
-        _drop_stage(cursor)
+    _create_stage(cursor, QUARANTINE_SCHEMA)
+    _insert_batch(cursor, _qualified(schema, QUARANTINE_TABLE), quarantined, json_columns=())
 
 
 def _insert(cursor: Cursor, table: str, batch: pa.Table) -> Iterator[tuple[pa.Table, str]]:
     """Inserts what PostgreSQL accepts; yields each row that it does not, with the reason."""
     cursor.execute("SAVEPOINT batch")
     try:
-        _insert_batch(cursor, table, batch)
+        _insert_batch(cursor, table, batch, json_columns=JSON_COLUMNS)
     except adbc_driver_manager.Error as error:
         if not (error.sqlstate or "").startswith(_REFUSALS):
             raise
@@ -82,24 +92,21 @@ def _insert(cursor: Cursor, table: str, batch: pa.Table) -> Iterator[tuple[pa.Ta
         yield from _insert(cursor, table, batch.slice(half))
 
 
-def _insert_batch(cursor: Cursor, table: str, batch: pa.Table) -> None:
+def _insert_batch(cursor: Cursor, table: str, batch: pa.Table, *, json_columns: Collection[str]) -> None:
     cursor.adbc_ingest(_STAGE, batch, mode="append", temporary=True)
     columns = ", ".join(f'"{name}"' for name in batch.column_names)
-    is_event = table.endswith(f'"{EVENTS_TABLE}"')
-    values = ", ".join(
-        f'"{name}"::jsonb' if is_event and name in JSON_COLUMNS else f'"{name}"' for name in batch.column_names
-    )
+    values = ", ".join(f'"{name}"::jsonb' if name in json_columns else f'"{name}"' for name in batch.column_names)
     cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_STAGE} ON CONFLICT DO NOTHING")  # noqa: S608  # names are ours
     cursor.execute(f"TRUNCATE {_STAGE}")
 
 
+def _qualified(schema: str, table: str) -> str:
+    return f'{schema}."{table}"'
+
+
 def _create_stage(cursor: Cursor, schema: pa.Schema) -> None:
     columns = ", ".join(f'"{column.name}" {_COLUMN_TYPES[column.type]}' for column in schema)
-    cursor.execute(f"CREATE TEMPORARY TABLE {_STAGE} ({columns})")
-
-
-def _drop_stage(cursor: Cursor) -> None:
-    cursor.execute(f"DROP TABLE {_STAGE}")
+    cursor.execute(f"CREATE TEMPORARY TABLE {_STAGE} ({columns}) ON COMMIT DROP")
 
 
 def _as_quarantined(row: pa.Table, reason: str) -> pa.Table:
@@ -136,7 +143,7 @@ def storable_json(text: str) -> str:
 
 
 def _with_storable_json(events: pa.Table, column: str) -> pa.Table:
-    texts = events[column]
+    texts = events[column].combine_chunks()
     is_suspect = pc.fill_null(pc.match_substring_regex(texts, _SUSPECT), fill_value=False)
     if not pc.any(is_suspect).as_py():
         return events

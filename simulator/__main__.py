@@ -7,6 +7,7 @@ While it runs, it takes orders: `POST /_simulator/faults`, `/_simulator/behaviou
 import argparse
 import signal
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from .api import Api
@@ -18,16 +19,18 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     options = _parse_arguments()
     now = datetime.now(UTC)
-    plan = Plan(
+    history = Plan(
         account_ids=tuple(options.accounts.split(",")),
         versions=tuple(options.versions.split(",")),
         count=options.events,
         since=now - timedelta(hours=options.history_hours),
-        before=now + timedelta(minutes=options.future_minutes),
+        before=now,
         seed=options.seed,
         delay=timedelta(seconds=options.delay_seconds),
     )
-    api = Api(build_world(plan), token=options.token, clock=lambda: datetime.now(UTC))
+    minutes = timedelta(minutes=options.live_minutes)
+    coming = replace(history, count=round(options.live_minutes * options.live_rate), since=now, before=now + minutes)
+    api = Api(build_world(history, coming), token=options.token, clock=lambda: datetime.now(UTC))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -43,9 +46,10 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--token", default="simulated-token")
     parser.add_argument("--accounts", default="a" * 32, help="account ids, comma separated")
     parser.add_argument("--versions", default="v1,v2")
-    parser.add_argument("--events", type=int, default=5000, help="for each account and version")
+    parser.add_argument("--events", type=int, default=5000, help="that have happened, for each account and version")
     parser.add_argument("--history-hours", type=float, default=24)
-    parser.add_argument("--future-minutes", type=float, default=60, help="events that are still to happen")
+    parser.add_argument("--live-rate", type=float, default=30, help="events a minute to come, likewise")
+    parser.add_argument("--live-minutes", type=float, default=60, help="how long they come")
     parser.add_argument("--delay-seconds", type=float, default=2, help="the longest time until an event is visible")
     return parser.parse_args()
 

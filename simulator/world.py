@@ -68,17 +68,22 @@ class Plan:
     """The longest time from an event to its visibility."""
 
 
-def build_world(plan: Plan) -> World:
-    """The world of a plan: the same plan gives the same bytes."""
-    world = World(plan.account_ids)
+def build_world(*plans: Plan) -> World:
+    """The world of some plans: the same plans give the same bytes."""
+    world = World([account_id for plan in plans for account_id in plan.account_ids])
+    for number, plan in enumerate(plans):
+        _fill(world, plan, seed=f"{plan.seed} {number}")
+    return world
+
+
+def _fill(world: World, plan: Plan, *, seed: str) -> None:
     for account_id in plan.account_ids:
         for version in plan.versions:
-            dice = random.Random(f"{plan.seed} {account_id} {version}")  # noqa: S311  # not for secrets
+            dice = random.Random(f"{seed} {account_id} {version}")  # noqa: S311  # not for secrets
             make = _make_v1 if version == "v1" else _make_v2
             span = (plan.before - plan.since).total_seconds()
             times = sorted(plan.since + timedelta(seconds=dice.random() * span) for _ in range(plan.count))
             world.add(account_id, version, [_event(dice, make, account_id, time, plan.delay) for time in times])
-    return world
 
 
 def _event(dice: random.Random, make: Any, account_id: str, time: datetime, delay: timedelta) -> SimulatedEvent:

@@ -27,6 +27,7 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 
 from pipelines.embedded_postgres import embedded_postgres
 from pipelines.loop import Report
+from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.run import run
 from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from simulator.api import Api
@@ -176,12 +177,12 @@ def stores(environment: Mapping[str, str], postgres: PostgresSettings) -> Stores
 def poll(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
     """`run.py --once` in this process, on `environment` and what a test adds to it."""
 
-    def poll(**changes: str) -> Report:
+    def poll(*, limits: StepLimits = DEFAULT_LIMITS, **changes: str) -> Report:
         for name, value in {**environment, **changes}.items():
             monkeypatch.setenv(name, value)
         # dlt reads its configuration once a process; here, once a run.
         Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
-        return run(read_settings(read_environment(), now=datetime.now(UTC)), once=True, stop=threading.Event())
+        return run(read_settings(read_environment(), now=datetime.now(UTC)), once=True, stop=threading.Event(), limits=limits)
 
     return poll
 

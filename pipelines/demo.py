@@ -1,0 +1,110 @@
+"""`make demo`: the main job on a simulated Cloudflare, half a minute long, and what landed where.
+
+Everything is real but the API: the loop is `run.py` in a process of its own, with the embedded PostgreSQL and a folder lake
+under `data/demo`, which is emptied first. Your `.env` and your data are not touched.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+
+from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT, read_environment
+
+DEMO_DIR = PROJECT_ROOT / "data" / "demo"
+ACCOUNTS = "023e105f4ecef8ad9ca31a8372d0c353,4bb334f7c94c4a29a045f03944f072e5"
+RUN_SECONDS = 25
+COUNT_SQL = "SELECT account_id, api_version, count(*) AS events, max(timestamp) AS newest FROM {} GROUP BY 1, 2 ORDER BY 1, 2"
+PEOPLE_SQL = "SELECT actor_email, action_type, count(*) AS events FROM {} GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 5"
+
+
+def main() -> int:
+    """Runs the demo and returns the loop's exit code."""
+    shutil.rmtree(DEMO_DIR, ignore_errors=True)
+    with _simulator() as url:
+        environment = {**os.environ, **_blanked(), **_settings(url)}
+        _say(f"A simulated Cloudflare at {url}: two accounts, v1 and v2, a day of history and 4 new events a second.")
+        _say(f"The main job polls it every 2 seconds for {RUN_SECONDS} seconds:")
+        code = _run_loop(environment)
+    if code == 0:
+        _show_results(environment)
+    return code
+
+
+@contextmanager
+def _simulator() -> Iterator[str]:
+    command = [sys.executable, "-m", "simulator", "--accounts", ACCOUNTS, "--events", "5000", "--live-rate", "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, start_new_session=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def _settings(url: str) -> dict[str, str]:
+    return {
+        "CLOUDFLARE_API_URL": url,
+        "CLOUDFLARE_API_TOKEN": "simulated-token",
+        "CLOUDFLARE_ACCOUNT_ID": ACCOUNTS,
+        "CLOUDFLARE_API_VERSION": "v1,v2",
+        "POLL_INTERVAL_SECONDS": "2",
+        "DATA_DIR": str(DEMO_DIR),
+    }
+
+
+def _blanked() -> dict[str, str]:
+    """The user's own settings, set to nothing: `.env` must not reach into the demo."""
+    own = (*OWN_PREFIXES, "INITIAL_CHECKPOINT", "DESTINATION__")
+    return {name: "" for name in read_environment() if name.startswith(own)}
+
+
+def _run_loop(environment: dict[str, str]) -> int:
+    process = subprocess.Popen([sys.executable, "pipelines/run.py"], env=environment, cwd=PROJECT_ROOT)  # noqa: S603
+    try:
+        deadline = time.monotonic() + RUN_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(60)
+    except KeyboardInterrupt:
+        return process.wait(60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def _show_results(environment: dict[str, str]) -> None:
+    lake = str((DEMO_DIR / "lake").relative_to(PROJECT_ROOT) / "cloudflare/audit_logs/*/*/*/events.parquet")
+    _say("In the warehouse (PostgreSQL):")
+    psql = [sys.executable, "pipelines/psql.py", "-P", "pager=off", "-c", COUNT_SQL.format("audit_logs")]
+    subprocess.run(psql, env=environment, cwd=PROJECT_ROOT, check=True)  # noqa: S603
+    _say("In the lake (Parquet, one object an hour and account):")
+    os.chdir(PROJECT_ROOT)
+    print(duckdb.sql(COUNT_SQL.format(f"read_parquet('{lake}')")))
+    python = os.path.relpath(sys.executable, PROJECT_ROOT)
+    exports = " ".join(f"{name}={value}" for name, value in {**_blanked(), "DATA_DIR": "data/demo"}.items())
+    _say("To look around yourself, paste any of these:")
+    print(
+        f"export {exports}",
+        f'{python} pipelines/psql.py -c "{PEOPLE_SQL.format("audit_logs")}"',
+        f'{python} -c "import duckdb; print(duckdb.sql(\\"{PEOPLE_SQL.format(f"read_parquet({lake!r})")}\\"))"',
+        f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_warehouse info",  # noqa: PTH120  # a path to print
+        f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_lake info",  # noqa: PTH120
+        f"find {lake.partition('/cloudflare')[0]} -name '*.parquet' | sort | tail",
+        sep="\n",
+    )
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 TEMPORARY_SUFFIX = ".partial"
 
 
-class AtomicLocalFileSystem(LocalFileSystem):
+class AtomicLocalFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
     """fsspec's local file system with atomic, durable writes. Reading is as it was."""
 
     cachable = False
@@ -24,15 +24,15 @@ class AtomicLocalFileSystem(LocalFileSystem):
             raise FileExistsError(path)
         write_atomically(Path(self._strip_protocol(path)), value)
 
-    def write_text(self, path: str, value: str, encoding: str | None = None, **_: Any) -> None:  # type: ignore[override]
+    def write_text(self, path: str, value: str, encoding: str | None = None, **_: Any) -> None:
         """Writes the file whole."""
         self.pipe_file(path, value.encode(encoding or "utf-8"))
 
-    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:  # type: ignore[override]
+    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
         """Copies a local file into place, whole."""
         self.pipe_file(rpath, Path(lpath).read_bytes())
 
-    def makedirs(self, path: str, exist_ok: bool = True) -> None:  # noqa: FBT001, FBT002  # fsspec's signature
+    def makedirs(self, path: str, **_: Any) -> None:
         """Makes the folder, which may be there: dlt insists that a dataset's is not."""
         super().makedirs(path, exist_ok=True)
 

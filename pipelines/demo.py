@@ -1,7 +1,7 @@
 """`make demo`: the main job on a simulated Cloudflare, half a minute long, and what landed where.
 
-Everything is real but the API: the loop is `run.py` in a process of its own, with the embedded PostgreSQL and a folder lake
-under `data/demo`, which is emptied first. Your `.env` and your data are not touched.
+Everything is real but the API: the loop is `run.py` in a process of its own, with the embedded PostgreSQL and a
+folder lake under `data/demo`, which is emptied first. Your `.env` and your data are not touched.
 """
 
 import os
@@ -20,7 +20,9 @@ from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT, read_environment
 DEMO_DIR = PROJECT_ROOT / "data" / "demo"
 ACCOUNTS = "023e105f4ecef8ad9ca31a8372d0c353,4bb334f7c94c4a29a045f03944f072e5"
 RUN_SECONDS = 25
-COUNT_SQL = "SELECT account_id, api_version, count(*) AS events, max(timestamp) AS newest FROM {} GROUP BY 1, 2 ORDER BY 1, 2"
+COUNT_SQL = (
+    "SELECT account_id, api_version, count(*) AS events, max(timestamp) AS newest FROM {} GROUP BY 1, 2 ORDER BY 1, 2"
+)
 PEOPLE_SQL = "SELECT actor_email, action_type, count(*) AS events FROM {} GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 5"
 
 
@@ -40,10 +42,11 @@ def main() -> int:
 @contextmanager
 def _simulator() -> Iterator[str]:
     command = [sys.executable, "-m", "simulator", "--accounts", ACCOUNTS, "--events", "5000", "--live-rate", "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, start_new_session=True) as process:  # noqa: S603
-        assert process.stdout is not None
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, start_new_session=True
+    ) as process:
         try:
-            yield process.stdout.readline().strip()
+            yield process.stdout.readline().strip() if process.stdout else ""
         finally:
             process.terminate()
 
@@ -66,7 +69,7 @@ def _blanked() -> dict[str, str]:
 
 
 def _run_loop(environment: dict[str, str]) -> int:
-    process = subprocess.Popen([sys.executable, "pipelines/run.py"], env=environment, cwd=PROJECT_ROOT)  # noqa: S603
+    process = subprocess.Popen([sys.executable, "pipelines/run.py"], env=environment, cwd=PROJECT_ROOT)
     try:
         deadline = time.monotonic() + RUN_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
@@ -84,7 +87,7 @@ def _show_results(environment: dict[str, str]) -> None:
     lake = str((DEMO_DIR / "lake").relative_to(PROJECT_ROOT) / "cloudflare/audit_logs/*/*/*/events.parquet")
     _say("In the warehouse (PostgreSQL):")
     psql = [sys.executable, "pipelines/psql.py", "-P", "pager=off", "-c", COUNT_SQL.format("audit_logs")]
-    subprocess.run(psql, env=environment, cwd=PROJECT_ROOT, check=True)  # noqa: S603
+    subprocess.run(psql, env=environment, cwd=PROJECT_ROOT, check=True)
     _say("In the lake (Parquet, one object an hour and account):")
     os.chdir(PROJECT_ROOT)
     print(duckdb.sql(COUNT_SQL.format(f"read_parquet('{lake}')")))

@@ -1,14 +1,14 @@
 """One of the two pipelines: a store, the dlt pipeline that loads it, and what is remembered of both.
 
 The destination is the checkpoint. The pipeline's working directory is scratch: thrown away at every opening, which
-happens at the start, after a failed load, and when the destination's newest state is not the one last seen (restored from a
-backup). So nothing that a crash leaves behind, and nothing that we remember, can make it skip an event.
+happens at the start, after a failed load, and when the destination's newest state is not the one last seen (restored
+from a backup). So nothing that a crash leaves behind, and nothing that we remember, can make it skip an event.
 """
 
 import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -38,13 +38,26 @@ class Store(Protocol):
     pipeline_name: str
     dataset_name: str
 
-    def destination(self) -> Any: ...
-    def translated_errors(self) -> Any: ...
-    def open(self, client: Any) -> None: ...
-    def verify_lock(self) -> None: ...
-    def close(self) -> None: ...
-    def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]: ...
-    def quarantined_digests(self, stream: Stream) -> set[str]: ...
+    def destination(self) -> Any:
+        """The dlt destination."""
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """A block that raises the store's errors as ours."""
+
+    def open(self, client: Any) -> None:
+        """Takes the writer's lock and prepares the store; safe to repeat."""
+
+    def verify_lock(self) -> None:
+        """Raises if the lock may be lost."""
+
+    def close(self) -> None:
+        """Gives the lock back."""
+
+    def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
+        """The keys of the events held in `[since, before)`."""
+
+    def quarantined_digests(self, stream: Stream) -> set[str]:
+        """The digests of the quarantined events held."""
 
 
 class Destination:
@@ -118,7 +131,7 @@ class Destination:
         return Page(events, page.quarantined if all(is_new) else page.quarantined.filter(is_new))
 
     def load(self, batches: Mapping[Stream, Batch]) -> dict[Stream, Batch]:
-        """Writes what the batches bring and commits their cursors, all or nothing by the store's means; returns what was new.
+        """Writes what the batches bring and commits their cursors; returns the batches that were new.
 
         A batch that brings nothing and moves no cursor is left out; if that leaves none, dlt is not started.
 
@@ -160,9 +173,11 @@ class Destination:
             raise TemporaryError(f"another process on this host loads the {self.name}", hint=hint) from error
 
     def _client(self) -> JobClientBase:
-        """dlt's client of the destination, without a pipeline: the lock comes before the working directory."""
+        """Dlt's client of the destination, without a pipeline: the lock comes before the working directory."""
         destination = self._store.destination()
-        return destination.client(Schema(SOURCE_NAME), destination.spec()._bind_dataset_name(self._store.dataset_name))  # noqa: SLF001  # as dlt does
+        bound = destination.spec()._bind_dataset_name(self._store.dataset_name)  # noqa: SLF001  # as dlt does
+        client: JobClientBase = destination.client(Schema(SOURCE_NAME), bound)
+        return client
 
     def _is_new(self, stream: Stream, batch: Batch) -> bool:
         position = self.position(stream)
@@ -203,7 +218,7 @@ def _stored_state(client: JobClientBase, pipeline_name: str) -> Mapping[str, Any
 
 @contextmanager
 def _translated_dlt_errors(name: str) -> Iterator[None]:
-    """dlt wraps what happens in a load in layers of its own; the innermost one says what it was."""
+    """Dlt wraps what happens in a load in layers of its own; the innermost one says what it was."""
     try:
         yield
     except AuditLogsError:

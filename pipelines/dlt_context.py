@@ -35,7 +35,7 @@ class AuditRunContext(RunContext):
         return data_dir or str(read_store_settings(read_environment()).data_dir / "dlt")
 
     def initial_providers(self) -> list[ConfigProvider]:
-        """dlt's own providers, then the settings of this project."""
+        """Dlt's own providers, then the settings of this project."""
         own = CustomLoaderDocProvider("settings of this project", _destinations, supports_secrets=True)
         return [*super().initial_providers(), own]
 

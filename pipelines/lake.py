@@ -10,7 +10,8 @@ from typing import IO, Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dlt.common.destination import DestinationCapabilitiesContext
-from dlt.common.destination.client import LoadJob, PreparedTableSchema, RunnableLoadJob
+from dlt.common.destination.client import LoadJob, RunnableLoadJob
+from dlt.common.destination.typing import PreparedTableSchema
 from dlt.destinations import filesystem
 from dlt.destinations.impl.filesystem.configuration import FilesystemDestinationClientConfiguration
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
@@ -60,7 +61,10 @@ class LakeClient(FilesystemClient):
     """dlt's filesystem client: atomic in a folder, and the events take our way."""
 
     def __init__(
-        self, schema: Any, config: FilesystemDestinationClientConfiguration, capabilities: DestinationCapabilitiesContext
+        self,
+        schema: Any,
+        config: FilesystemDestinationClientConfiguration,
+        capabilities: DestinationCapabilitiesContext,
     ) -> None:
         super().__init__(schema, config, capabilities)
         if self.is_local_filesystem:
@@ -87,7 +91,7 @@ class AuditLake(filesystem):
         # Our load job merges Parquet by key; dlt believes that plain files can only be appended.
         capabilities.preferred_loader_file_format = "parquet"
         capabilities.supported_merge_strategies = ["insert-only"]
-        capabilities.merge_strategies_selector = None
+        capabilities.merge_strategies_selector = None  # type: ignore[assignment]  # its default, too
         return capabilities
 
     @property
@@ -133,7 +137,7 @@ class Lake:
                 if not self._objects.enforces_conditions(_PROBE):
                     log.warning(
                         "lake.conditions_ignored",
-                        hint="this store does not enforce conditional writes: run one single writer, no backfill beside it",
+                        hint="the store does not enforce conditional writes: run one writer, no backfill beside it",
                     )
                 return
             Path(client.bucket_path).mkdir(parents=True, exist_ok=True)
@@ -171,7 +175,8 @@ class Lake:
         return set(table.filter(pc.equal(table["api_version"], stream.api_version))["digest"].to_pylist())
 
     def _read(self, path: str, columns: list[str]) -> Any:
-        assert self._objects is not None
+        if self._objects is None:
+            raise TemporaryError("the lake is not open")
         with self.translated_errors():
             stored = self._objects.read(path)
         return None if stored is None else _decode(path, stored.body, columns)
@@ -197,5 +202,3 @@ def _decode(path: str, body: bytes, columns: list[str] | None = None) -> Any:
     except (OSError, ValueError) as error:
         hint = "move it out of the lake; the next polls or a repair bring its events back"
         raise AuditLogsError(f"the object {path} is not readable as Parquet", detail=str(error), hint=hint) from error
-
-

@@ -1,4 +1,4 @@
-"""Log lines: one event name and its fields, on stderr. Account ids may appear; e-mails, addresses, tokens, bodies never."""
+"""Log lines: one event name and its fields, on stderr. Account ids may appear; e-mails, addresses, tokens never."""
 
 import logging
 from typing import Any
@@ -37,4 +37,8 @@ def _line(event: str, fields: dict[str, Any]) -> str:
 def _value(value: Any) -> str:
     text = str(value)
     plain = text.isprintable() and not any(char in text for char in ' "=')
-    return text if plain and text else '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace('"', "'") + '"'
+    return (
+        text
+        if plain and text
+        else '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace('"', "'") + '"'
+    )

@@ -25,7 +25,7 @@ SHARED_SPREAD = timedelta(hours=1)
 """Destinations whose windows start this close together share a reading; one that is further behind reads for itself."""
 
 LOAD_DEADLINE_SECONDS = 900
-"""A load that takes longer hangs (an error dlt cannot see ends its worker): the process ends and the next one goes on."""
+"""A load that takes longer hangs (an error that dlt cannot see): the process ends, and the next one goes on."""
 
 
 class StopRequestedError(Exception):
@@ -73,7 +73,7 @@ class Loop:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, *, once: bool) -> None:
-        """Polls at every interval until stopped, or once. A long window is read and loaded without a pause in between."""
+        """Polls at every interval until stopped, or once. A long window is read and loaded without a pause."""
         next_poll = time.monotonic()
         while not self._stop.is_set():
             if time.monotonic() >= next_poll:
@@ -208,7 +208,9 @@ class Loop:
         self.report.quarantined[destination.name] += quarantined
         self.report.newest = max(self.report.newest or newest, newest)
         accounts = len({stream.account_id for stream in new})
-        log.info("load.finished", destination=destination.name, new=events, accounts=accounts, newest=newest.isoformat())
+        log.info(
+            "load.finished", destination=destination.name, new=events, accounts=accounts, newest=newest.isoformat()
+        )
         if quarantined:
             hint = "no readable time or no event: see audit_logs_quarantine"
             log.warning("load.quarantined", destination=destination.name, events=quarantined, hint=hint)

@@ -1,7 +1,7 @@
 """Where the lake's objects are: a folder or a bucket, with one question and one promise alike.
 
-`read` gives an object with its version, `write` replaces it only if it still has that version. In a folder a file lock
-sees to that, in a bucket the store's conditional PUT.
+`read` gives an object with its version, `write` replaces it only if it still has that version. In a folder a file
+lock sees to that, in a bucket the store's conditional PUT.
 """
 
 import fcntl
@@ -48,7 +48,7 @@ class Objects(Protocol):
 
 
 def update(objects: Objects, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
-    """Replaces an object by what `change` makes of it, as if no one else wrote; False if it makes nothing (None) of it."""
+    """Replaces an object by what `change` makes of it, as if no one else wrote; False if that is None."""
     for _ in range(_ATTEMPTS):
         with objects.exclusive():
             stored = objects.read(path)

@@ -63,7 +63,7 @@ def split(events: pa.Table) -> Iterator[tuple[Partition, pa.Table]]:
 
 
 def merge_events(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:
-    """The partition with the new events in it, by time and id, each once, what was there first kept; None if nothing is new."""
+    """The partition with the new events in it, each once, what was there first kept; None if nothing is new."""
     return _merge(existing, new, EVENT_SCHEMA, PRIMARY_KEY, order=("timestamp", "event_id", "api_version"))
 
 

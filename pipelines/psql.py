@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
                 "PGOPTIONS": f"-c search_path={stores.postgres_schema}",
             }
             psql = shutil.which("psql") or str(BINARIES / "psql")
-            return subprocess.run([psql, *arguments], env={**os.environ, **environment}, check=False).returncode  # noqa: S603
+            return subprocess.run([psql, *arguments], env={**os.environ, **environment}, check=False).returncode
     except (SettingsError, AuditLogsError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 75

@@ -1,8 +1,9 @@
 """One pass over the API for the destinations that share it: each page is fetched and decoded once for all of them.
 
-A long window goes in steps that can be loaded by themselves, and reading goes on in memory from step to step. A step is
-bounded by the events that some destination lacks, so memory and lost work are bounded whatever the window. Only ascending
-reading can be cut into steps: `desc` orders a window that fits one step, and is given up for `asc` when it does not.
+A long window goes in steps that can be loaded by themselves, and reading goes on in memory from step to step. A step
+is bounded by the events that some destination lacks, so memory and lost work are bounded whatever the window. Only
+ascending reading can be cut into steps: `desc` orders a window that fits one step, and is given up for `asc` when it
+does not.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +75,9 @@ class Reading:
     @property
     def destinations(self) -> list[Destination]:
         """Those that the reading is still for: not the ones that failed or were opened anew since it began."""
-        return [d for d, opening in self._openings.items() if d.is_open and d.opening == opening and d not in self.broken]
+        return [
+            d for d, opening in self._openings.items() if d.is_open and d.opening == opening and d not in self.broken
+        ]
 
     def steps(self) -> Iterator[Step]:
         """Yields full steps while reading, and the rest at the end."""
@@ -90,7 +93,7 @@ class Reading:
                         if step.fill >= 1:
                             yield step
                             step = self._new_step()
-                self._finish(step, stream, window)
+                self._finish(step, stream)
             except AccountError as error:
                 step.drop(stream)
                 self.failures[stream] = error
@@ -132,7 +135,7 @@ class Reading:
             most = max(most, lacking.events.num_rows / self._limits.events, lacking.events.nbytes / self._limits.bytes)
         step.fill += most
 
-    def _finish(self, step: Step, stream: Stream, window: Window) -> None:
+    def _finish(self, step: Step, stream: Stream) -> None:
         step.finished.append(stream)
         for destination in [d for d in self.destinations if d in step.batches]:
             since = self._since[destination][stream]
@@ -142,5 +145,6 @@ class Reading:
 def _newest(page: Page, window: Window) -> datetime | None:
     """The newest event time of the page inside the window: events at or after `before` wait for their window."""
     times = page.events["timestamp"]
-    newest = pc.max(times.filter(pc.and_(pc.less(times, window.before), pc.greater_equal(times, window.since)))).as_py()
+    is_inside = pc.and_(pc.greater_equal(times, window.since), pc.less(times, window.before))
+    newest: datetime | None = pc.max(times.filter(is_inside)).as_py()
     return newest

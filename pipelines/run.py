@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(report)
 
 
-def run(
-    settings: Settings, *, once: bool, stop: threading.Event, limits: StepLimits = DEFAULT_LIMITS
-) -> Report:
+def run(settings: Settings, *, once: bool, stop: threading.Event, limits: StepLimits = DEFAULT_LIMITS) -> Report:
     """The main job on these settings, until `stop` or for one poll.
 
     Raises:

@@ -23,6 +23,7 @@ DEFAULT_HISTORY = timedelta(days=30)
 OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_")
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 class SettingsError(Exception):
@@ -229,7 +230,7 @@ class _Reader:
         if not self._environment.get(name):
             self._names.add(name)
             self.problem(f"{name} is missing: set it to {meaning}, in .env or the environment")
-        return self.optional(name, parse, None)  # type: ignore[return-value]  # a problem ends the reading
+        return self.optional(name, parse, None)
 
     def optional(self, name: str, parse: Callable[[str], T], default: T | None) -> T:
         self._names.add(name)
@@ -307,13 +308,13 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return _number(int, low, high, "a whole number")
 
 
-def _number(kind: Callable[[str], T], low: float, high: float, what: str) -> Callable[[str], T]:
-    def parse(text: str) -> T:
+def _number(kind: Callable[[str], N], low: float, high: float, what: str) -> Callable[[str], N]:
+    def parse(text: str) -> N:
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not low <= value <= high:  # type: ignore[operator]  # kind is int or float
+        if value is None or not low <= value <= high:
             msg = f"is not {what} from {low} to {high}"
             raise ValueError(msg)
         return value
@@ -357,7 +358,9 @@ def _identifier(text: str) -> str:
 
 def _bucket(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
-        raise ValueError("is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX")
+        raise ValueError(
+            "is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX"
+        )
     return text
 
 

@@ -11,7 +11,8 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow.parquet as pq
 from adbc_driver_manager.dbapi import Connection
 from dlt.common.destination import DestinationCapabilitiesContext
-from dlt.common.destination.client import FollowupJobRequest, LoadJob, PreparedTableSchema, RunnableLoadJob
+from dlt.common.destination.client import FollowupJobRequest, LoadJob, RunnableLoadJob
+from dlt.common.destination.typing import PreparedTableSchema
 from dlt.common.storages.load_package import ParsedLoadJobFileName
 from dlt.destinations import postgres
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
@@ -52,7 +53,11 @@ class WarehouseClient(PostgresClient):
     """dlt's Postgres client, which keeps its own tables as it always does; only the events take our way."""
 
     def create_load_job(
-        self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False  # noqa: FBT001, FBT002  # dlt's signature
+        self,
+        table: PreparedTableSchema,
+        file_path: str,
+        load_id: str,
+        restore: bool = False,  # noqa: FBT001, FBT002  # dlt's signature
     ) -> LoadJob:
         """Our job for our tables, dlt's for its own."""
         is_ours = table["name"] in {EVENTS_TABLE, QUARANTINE_TABLE}
@@ -73,7 +78,7 @@ class AuditWarehouse(postgres):
 
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:
         capabilities = super()._raw_capabilities()
-        capabilities.loader_file_format_selector = None
+        capabilities.loader_file_format_selector = None  # type: ignore[assignment]  # its default, too
         return capabilities
 
     @property
@@ -174,7 +179,8 @@ class Warehouse:
 
     def _check_key(self, cursor: Any) -> None:
         cursor.execute(
-            "SELECT a.attname AS name FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)"  # noqa: S608
+            "SELECT a.attname AS name FROM pg_index i"  # noqa: S608  # names are ours
+            " CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)"
             " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum"
             f" WHERE i.indisprimary AND i.indrelid = '{self.dataset_name}.{EVENTS_TABLE}'::regclass ORDER BY k.n",
         )
@@ -188,7 +194,8 @@ class Warehouse:
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
     """A connection to the warehouse, as dlt would reach it."""
-    return adbc.connect(credentials.to_native_representation(), autocommit=autocommit)
+    connection: Connection = adbc.connect(credentials.to_native_representation(), autocommit=autocommit)
+    return connection
 
 
 def _ddl(schema: str) -> list[str]:

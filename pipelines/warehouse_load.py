@@ -1,7 +1,8 @@
 """Writes one batch of events into PostgreSQL: one transaction, idempotent, and no event holds up another.
 
-The batch goes by COPY into a temporary table and from there by `INSERT … ON CONFLICT DO NOTHING` on the event's key, which
-costs the same however large the table is. A row that PostgreSQL refuses as data is found by halving and quarantined.
+The batch goes by COPY into a temporary table and from there by `INSERT … ON CONFLICT DO NOTHING` on the event's key,
+which costs the same however large the table is. A row that PostgreSQL refuses as data is found by halving and
+quarantined.
 """
 
 import hashlib
@@ -42,7 +43,9 @@ def load_events(connection: Connection, schema: str, events: pa.Table) -> list[s
         events = _with_storable_json(events, column)
     with connection.cursor() as cursor, _transaction(cursor):
         _create_stage(cursor, EVENT_SCHEMA)
-        refused = [_as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, EVENTS_TABLE), events)]
+        refused = [
+            _as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, EVENTS_TABLE), events)
+        ]
         if refused:
             cursor.execute(f"DROP TABLE {_STAGE}")
             _insert_quarantined(cursor, schema, pa.concat_tables(refused))
@@ -138,7 +141,7 @@ _ESCAPE = re.compile(
 
 
 def storable_json(text: str) -> str:
-    """The JSON text with U+FFFD for what jsonb refuses: `\\u0000` and lone surrogates. Everything else as it was."""
+    """The JSON text with U+FFFD for what jsonb refuses: an escaped NUL and lone surrogates. All else as it was."""
     return _ESCAPE.sub(lambda match: "\\ufffd" if match["refused"] else match[0], text)
 
 

@@ -1,7 +1,7 @@
 """`python -m simulator`: a Cloudflare Audit Logs API on loopback, until it is stopped. Prints its URL when it is ready.
 
-While it runs, it takes orders: `POST /_simulator/faults`, `/_simulator/behaviour` and `/_simulator/events` take the fields of
-`Fault`, `Behaviour` and of `{account_id, version, events: [{time, visible_at, raw}]}` as JSON.
+While it runs, it takes orders: `POST /_simulator/faults`, `/_simulator/behaviour` and `/_simulator/events` take the
+fields of `Fault`, `Behaviour` and of `{account_id, version, events: [{time, visible_at, raw}]}` as JSON.
 """
 
 import argparse

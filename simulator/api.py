@@ -1,4 +1,4 @@
-"""Answers requests as the Cloudflare API does: envelopes, bounds, errors, limits, and misbehaviour on command. No sockets."""
+"""Answers requests as the Cloudflare API does: envelopes, bounds, errors, limits; misbehaves on command. No sockets."""
 
 import base64
 import binascii
@@ -109,7 +109,8 @@ class Api:
         parts = urlsplit(target)
         params = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         version, account_id = next(
-            ((version, match[1]) for version, route in _ROUTES.items() if (match := route.fullmatch(parts.path))), ("", "")
+            ((version, match[1]) for version, route in _ROUTES.items() if (match := route.fullmatch(parts.path))),
+            ("", ""),
         )
         with self._lock:
             page = int(params["page"]) if params.get("page", "").isdecimal() else self._cursor_page(params)
@@ -185,7 +186,9 @@ class Api:
         if now >= self._blocked_until:
             return None
         wait = math.ceil((self._blocked_until - now).total_seconds())
-        reply = _failure(429, {"code": 10429, "message": "Rate limited. Please wait and consider throttling your request speed"})
+        reply = _failure(
+            429, {"code": 10429, "message": "Rate limited. Please wait and consider throttling your request speed"}
+        )
         reply.headers["Retry-After"] = str(wait)
         return reply
 

@@ -1,4 +1,4 @@
-"""The simulator as an HTTP server on loopback. `/_simulator/…` is for whoever commands it, everything else is the API."""
+"""The simulator as an HTTP server on loopback. `/_simulator/…` takes commands, everything else is the API."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # headers and body in one write
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802  # http.server's name
+    def do_GET(self) -> None:  # http.server's name
         api = self.server.api
         if self.path == "/_simulator/requests":
             self._send(_json([asdict(request) for request in api.requests]))
@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         reply.headers = {**api.rate_headers(), **reply.headers}
         self._send(reply)
 
-    def do_POST(self) -> None:  # noqa: N802  # http.server's name
+    def do_POST(self) -> None:  # http.server's name
         api = self.server.api
         order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/_simulator/faults":

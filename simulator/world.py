@@ -1,4 +1,4 @@
-"""The events of the simulated accounts: what happened when, and from when on the API shows it. Deterministic from a seed."""
+"""The events of the simulated accounts: what happened when, and when the API shows it. Deterministic from a seed."""
 
 import bisect
 import json
@@ -110,6 +110,7 @@ _CHANGES = [
     ("token", "token_roll", "api_tokens"),
     ("user", "login", "users"),
 ]
+_FAILURE_RATE = 0.03
 _ZONES = ["example.com", "example.net", "shop.example"]
 
 
@@ -117,7 +118,7 @@ def _make_v1(dice: random.Random, account_id: str, when: str) -> tuple[Mapping[s
     (person, address), (kind, action, _) = dice.choice(_PEOPLE), dice.choice(_CHANGES)
     zone = dice.choice(_ZONES)
     return {
-        "action": {"result": dice.random() > 0.03, "type": action},
+        "action": {"result": dice.random() > _FAILURE_RATE, "type": action},
         "actor": {
             "email": f"{person}@example.com",
             "id": uuid.uuid5(uuid.NAMESPACE_DNS, person).hex,
@@ -140,7 +141,7 @@ def _make_v1(dice: random.Random, account_id: str, when: str) -> tuple[Mapping[s
 def _make_v2(dice: random.Random, account_id: str, time: str) -> tuple[Mapping[str, Any], bool]:
     (person, address), (kind, action, product) = dice.choice(_PEOPLE), dice.choice(_CHANGES)
     zone = dice.choice(_ZONES)
-    has_succeeded = dice.random() > 0.03
+    has_succeeded = dice.random() > _FAILURE_RATE
     return {
         "account": {"id": account_id, "name": f"Account {account_id}"},
         "action": {

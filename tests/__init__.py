@@ -1,0 +1,1 @@
+"""The tests: names state rules, contents of both destinations are what is asserted."""

@@ -67,14 +67,29 @@ class Bucket:
 
     def settings(self, prefix: str) -> dict[str, str]:
         """The environment that makes it the lake."""
-        return {"S3_ENDPOINT": self.endpoint, "S3_BUCKET": self.name, "S3_PREFIX": prefix, "S3_REGION": "us-east-1", **S3_KEYS}
+        return {
+            "S3_ENDPOINT": self.endpoint,
+            "S3_BUCKET": self.name,
+            "S3_PREFIX": prefix,
+            "S3_REGION": "us-east-1",
+            **S3_KEYS,
+        }
 
 
 @pytest.fixture(scope="session")
 def bucket(server_dir: Path) -> Iterator[Bucket]:
     """A bucket on SeaweedFS: real authentication, enforced conditions."""
     ports = _free_ports(8)
-    names = ["s3", "master", "master.port.grpc", "volume", "volume.port.grpc", "filer", "filer.port.grpc", "s3.port.grpc"]
+    names = [
+        "s3",
+        "master",
+        "master.port.grpc",
+        "volume",
+        "volume.port.grpc",
+        "filer",
+        "filer.port.grpc",
+        "s3.port.grpc",
+    ]
     flags = [f"-{name if '.' in name else f'{name}.port'}={port}" for name, port in zip(names, ports, strict=True)]
     folder = server_dir / "weed"
     folder.mkdir()
@@ -111,7 +126,7 @@ def api() -> Api:
 def environment(
     api: Api, postgres: PostgresSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, str]]:
-    """Settings for a run against the simulator, the PostgreSQL of the tests and a folder lake; nothing of the user's own."""
+    """Settings for a run against the simulator, the PostgreSQL of the tests and a folder lake, and no others."""
     for name in os.environ:
         if name.startswith((*OWN_PREFIXES, "DESTINATION__")) or name == "INITIAL_CHECKPOINT":
             monkeypatch.delenv(name)
@@ -148,18 +163,22 @@ class Stores:
     def warehouse(self) -> list[dict[str, Any]]:
         """The events of the warehouse by key."""
         return self.query(
-            'SELECT *, metadata::text AS metadata, raw_event::text AS raw_event FROM {schema}.audit_logs'
+            "SELECT *, metadata::text AS metadata, raw_event::text AS raw_event FROM {schema}.audit_logs"
             ' ORDER BY account_id, "timestamp", event_id, api_version'
         )
 
     def lake_table(self, table: str = "audit_logs") -> pa.Table:
         """A table of the lake."""
         files = sorted((self.lake / "cloudflare" / table).rglob("*.parquet"))
-        return pa.concat_tables([pq.ParquetFile(file).read() for file in files]) if files else pa.table({"event_id": []})
+        return (
+            pa.concat_tables([pq.ParquetFile(file).read() for file in files]) if files else pa.table({"event_id": []})
+        )
 
     def lake_events(self) -> list[dict[str, Any]]:
         """The events of the lake by key."""
-        return sorted(self.lake_table().to_pylist(), key=lambda row: (row["account_id"], row["timestamp"], row["event_id"]))
+        return sorted(
+            self.lake_table().to_pylist(), key=lambda row: (row["account_id"], row["timestamp"], row["event_id"])
+        )
 
     def ids(self) -> tuple[list[str], list[str]]:
         """The event ids of warehouse and lake, in order, doubles included."""
@@ -182,7 +201,9 @@ def poll(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Cal
             monkeypatch.setenv(name, value)
         # dlt reads its configuration once a process; here, once a run.
         Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
-        return run(read_settings(read_environment(), now=datetime.now(UTC)), once=True, stop=threading.Event(), limits=limits)
+        return run(
+            read_settings(read_environment(), now=datetime.now(UTC)), once=True, stop=threading.Event(), limits=limits
+        )
 
     return poll
 
@@ -211,7 +232,13 @@ def command(environment: Mapping[str, str]) -> Callable[..., Finished]:
         merged = {**os.environ, **environment, **changes}
         own = {name: value for name, value in merged.items() if value is not None}
         done = subprocess.run(
-            [sys.executable, *arguments], env=own, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, *arguments],
+            env=own,
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 

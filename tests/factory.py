@@ -59,7 +59,9 @@ def encoded(tree: Mapping[str, Any]) -> bytes:
     return json.dumps(tree, separators=(",", ":")).encode()
 
 
-def event_at(time: datetime, *, visible_at: datetime | None = None, version: str = "v1", **fields: Any) -> SimulatedEvent:
+def event_at(
+    time: datetime, *, visible_at: datetime | None = None, version: str = "v1", **fields: Any
+) -> SimulatedEvent:
     """An event that happened at a time, for the simulator."""
     written = f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     tree = v1_tree(when=written, **fields) if version == "v1" else v2_tree(**_v2_times(written), **fields)

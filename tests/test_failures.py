@@ -22,7 +22,9 @@ Command = Callable[..., Finished]
 ONCE = ("pipelines/run.py", "--once", "--json")
 
 
-def test_wrong_settings_are_all_reported_and_nothing_is_touched(command: Command, environment: Mapping[str, str]) -> None:
+def test_wrong_settings_are_all_reported_and_nothing_is_touched(
+    command: Command, environment: Mapping[str, str]
+) -> None:
     """Exit 2, a hint for each, no folder made, no request sent."""
     done = command(*ONCE, CLOUDFLARE_API_TOKEN=None, CLOUDFLARE_PER_PAGE="0", POLL_INTERVAL_SECONDS="soon")
 
@@ -132,7 +134,10 @@ def test_a_second_runner_says_who_holds_the_lock(
     """One loop per destination: exit 75, for the same data folder and for another."""
     elsewhere = str(tmp_path_factory.mktemp("elsewhere"))
     loop = subprocess.Popen(
-        [sys.executable, "pipelines/run.py"], env={**os.environ, **environment}, cwd=PROJECT_ROOT, stderr=subprocess.PIPE
+        [sys.executable, "pipelines/run.py"],
+        env={**os.environ, **environment},
+        cwd=PROJECT_ROOT,
+        stderr=subprocess.PIPE,
     )
     try:
         _wait_until(lambda: bool(api.requests))

@@ -91,7 +91,9 @@ def test_an_event_of_10_mb_is_loaded(api: Api, poll: Poll, stores: Stores) -> No
     poll()
 
     assert raw.decode() in stores.lake_table()["raw_event"].to_pylist()
-    assert stores.query("SELECT max(length(raw_event::text)) AS length FROM {schema}.audit_logs")[0]["length"] > 2_000_000
+    assert (
+        stores.query("SELECT max(length(raw_event::text)) AS length FROM {schema}.audit_logs")[0]["length"] > 2_000_000
+    )
     assert len(stores.ids()[0]) == 2
 
 
@@ -107,13 +109,13 @@ def test_the_same_event_through_two_accounts_is_kept_for_each(api: Api, poll: Po
     assert [row["account_id"] for row in stores.lake_events()] == [ACCOUNT, "other"]
 
 
-def test_an_event_without_id_is_loaded_once_under_the_hash_of_its_content(
-    api: Api, poll: Poll, stores: Stores
-) -> None:
+def test_an_event_without_id_is_loaded_once_under_the_hash_of_its_content(api: Api, poll: Poll, stores: Stores) -> None:
     """The API may write the same event with other spaces the next time."""
     time = ago(minutes=3)
     tree = v1_tree(id=None, when=f"{time:%Y-%m-%dT%H:%M:%SZ}")
-    api.world.add(ACCOUNT, "v1", [raw_event(encoded(tree), time=time), raw_event(json.dumps(tree, indent=1), time=time)])
+    api.world.add(
+        ACCOUNT, "v1", [raw_event(encoded(tree), time=time), raw_event(json.dumps(tree, indent=1), time=time)]
+    )
 
     poll()
 
@@ -123,5 +125,5 @@ def test_an_event_without_id_is_loaded_once_under_the_hash_of_its_content(
 
 
 def _incompressible(length: int) -> str:
-    dice = random.Random(0)
+    dice = random.Random(0)  # noqa: S311  # not for secrets
     return "".join(dice.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=length))

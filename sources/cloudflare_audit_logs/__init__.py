@@ -1,7 +1,7 @@
 """The dlt source `cloudflare_audit_logs`: one resource per API version and account, each with a cursor of its own.
 
-The events are read from the API before dlt is asked for anything (`paging`, `events`): a resource is handed its batch and
-yields it. So nothing of dlt runs while the network is read, and both pipelines load the same pages.
+The events are read from the API before dlt is asked for anything (`paging`, `events`): a resource is handed its batch
+and yields it. So nothing of dlt runs while the network is read, and both pipelines load the same pages.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from .streams import Stream
 SOURCE_NAME = "cloudflare_audit_logs"
 CURSOR = "timestamp"
 
-_INSERT_ONLY = {"disposition": "merge", "strategy": "insert-only"}
+_INSERT_ONLY: Any = {"disposition": "merge", "strategy": "insert-only"}  # missing in dlt's own types
 
 
 @dataclass
@@ -69,13 +69,14 @@ def _audit_logs(stream: Stream, batch: Batch, lag_seconds: float) -> DltResource
 
 
 def _quarantine(tables: list[pa.Table]) -> DltResource:
-    return dlt.resource(
+    quarantine: DltResource = dlt.resource(
         [pa.concat_tables(tables)],
         name=QUARANTINE_TABLE,
         primary_key=QUARANTINE_KEY,
         write_disposition=_INSERT_ONLY,
         file_format="parquet",
     )
+    return quarantine
 
 
 class Position(NamedTuple):
@@ -94,7 +95,7 @@ def stored_position(state: Mapping[str, Any], stream: Stream) -> Position | None
 
 
 def _plain(time: datetime) -> datetime:
-    """dlt hands out subclasses of datetime."""
+    """Dlt hands out subclasses of datetime."""
     return datetime.fromisoformat(time.isoformat()).astimezone(UTC)
 
 

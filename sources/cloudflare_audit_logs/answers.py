@@ -53,7 +53,7 @@ def excerpt(body: bytes, length: int = 200) -> str:
 
 
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
-_RESULT = re.compile(rb'\s*:\s*\[')
+_RESULT = re.compile(rb"\s*:\s*\[")
 
 
 def _parse_leniently(body: bytes) -> tuple[_Envelope, list[bytes]]:

@@ -38,7 +38,7 @@ class AuditLogsClient:
         token: str,
         *,
         clock: Callable[[], datetime],
-        sleep: Callable[[float], object],
+        sleep: Callable[[float], None],
         timeout_seconds: float = 30,
         max_retries: int = 3,
         backoff_seconds: float = 1,

@@ -44,4 +44,4 @@ class RateLimitedError(AccountError, TemporaryError):
 
 
 class ClockError(TemporaryError):
-    """This host's clock is too far off the API's: windows would be wrong, so nothing is loaded."""
+    """The clock of this host is too far off the API's: windows would be wrong, so nothing is loaded."""

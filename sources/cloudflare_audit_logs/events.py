@@ -1,7 +1,7 @@
 """Decodes the events of one page into Arrow columns. Pure; loses nothing: what cannot be placed is quarantined.
 
-`raw_event` is byte for byte the event's slice of the response. The typed columns are a reading of it, the same in both
-stores; characters that PostgreSQL's text cannot hold (`\\u0000`, lone surrogates) are U+FFFD in them.
+`raw_event` is byte for byte the event's slice of the response. The typed columns are a reading of it, the same in
+both stores; characters that PostgreSQL's text cannot hold (NUL, lone surrogates) are U+FFFD in them.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -187,7 +187,7 @@ def decode_page(slices: Sequence[bytes], stream: Stream, received_at: datetime) 
         except UnicodeDecodeError as error:
             quarantine.add(raw, reason=f"not UTF-8: {error.reason} at byte {error.start}")
 
-    columns = dict(zip(_ROW, zip(*rows, strict=True), strict=True)) if rows else {name: () for name in _ROW}
+    columns = dict(zip(_ROW, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(_ROW, ())
     times = parse_times(columns["timestamp"])
     ids = [_event_id(value, text) for value, text in zip(columns["event_id"], texts, strict=True)]
     is_placed = times.is_valid()
@@ -305,9 +305,7 @@ def _text_column(values: Sequence[Any]) -> pa.Array:
 
 
 def _as_text(value: Any) -> str | None:
-    if value is None or type(value) is str:
-        return cast("str | None", value)
-    return json.dumps(value)
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _storable(text: str | None) -> str | None:

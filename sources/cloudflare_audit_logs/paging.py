@@ -1,11 +1,13 @@
 """Reads a window of a stream page by page. A window counts only if its last page was seen.
 
-Both versions are asked with a fixed `before` and the same parameters on every page. v1 counts pages, v2 hands on a page
-cursor. Nothing is assumed of `since` and `before` being inclusive: windows overlap, and events are told apart by id.
+Both versions are asked with a fixed `before` and the same parameters on every page. v1 counts pages, v2 hands on a
+page cursor. Nothing is assumed of `since` and `before` being inclusive: windows overlap, and events are told apart by
+id.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from .answers import Answer
@@ -29,7 +31,7 @@ def read_window(
     Raises:
         AccountError: the window could not be read to its end; what was yielded so far is a part of it.
     """
-    common = {
+    common: dict[str, str | int] = {
         "since": _rfc3339(window.since),
         "before": _rfc3339(window.before),
         "direction": direction,
@@ -101,5 +103,5 @@ def _whole_number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _rfc3339(time: Any) -> str:
-    return str(time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+def _rfc3339(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

@@ -69,6 +69,8 @@ class Destination:
         """Counts the openings: a reading that was planned in an earlier one is not for this destination any more."""
         self._store, self._pipelines_dir, self._lag = store, pipelines_dir, lag
         self._pipeline: dlt.Pipeline | None = None
+        self._state: Mapping[str, Any] = {}
+        """The pipeline's state as last seen in the store."""
         self._known: dict[Stream, Known] = {}
         self._directory_lock: IO[str] | None = None
 
@@ -96,7 +98,7 @@ class Destination:
                 dataset_name=self._store.dataset_name,
             )
             pipeline.sync_destination()
-        self._pipeline = pipeline
+        self._pipeline, self._state = pipeline, pipeline.state
 
     def close(self) -> None:
         """Gives the lock back and forgets everything. What was loaded stays loaded."""
@@ -108,12 +110,12 @@ class Destination:
 
     def position(self, stream: Stream) -> Position | None:
         """How far the store holds the stream; None if it never saw it."""
-        return stored_position(self._open_pipeline.state, stream)
+        return stored_position(self._state, stream)
 
-    def since(self, stream: Stream, *, begin: datetime) -> datetime:
-        """Where the next window starts: the cursor minus the safety lag, or `begin` for a stream never seen."""
+    def since(self, stream: Stream) -> datetime | None:
+        """Where the next window starts: the cursor minus the safety lag; None for a stream never seen."""
         position = self.position(stream)
-        return begin if position is None else max(position.cursor - self._lag, position.begin)
+        return None if position is None else max(position.cursor - self._lag, position.begin)
 
     def lacking(self, stream: Stream, page: Page, window: Window) -> Page:
         """The part of a page that belongs into the window and is not in the store."""
@@ -145,6 +147,7 @@ class Destination:
                 self._store.verify_lock()
                 self._verify_state(pipeline)
                 pipeline.run(cloudflare_audit_logs(new, self._lag.total_seconds()))
+            self._state = pipeline.state
             self._prune_packages()
         for stream, batch in batches.items():
             self._remember(stream, batch)
@@ -163,14 +166,20 @@ class Destination:
 
     def _take_working_directory(self) -> None:
         """One process on this host works in the directory, whatever lock the store itself has."""
-        if self._directory_lock is None:
-            self._pipelines_dir.mkdir(parents=True, exist_ok=True)
-            self._directory_lock = (self._pipelines_dir / f"{self._store.pipeline_name}.lock").open("a")
         try:
+            if self._directory_lock is None:
+                self._pipelines_dir.mkdir(parents=True, exist_ok=True)
+                self._directory_lock = (self._pipelines_dir / f"{self._store.pipeline_name}.lock").open("a")
             fcntl.flock(self._directory_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             hint = "stop the other one, or give this one a DATA_DIR of its own"
             raise TemporaryError(f"another process on this host loads the {self.name}", hint=hint) from error
+        except OSError as error:
+            raise TemporaryError(
+                f"{self._pipelines_dir} cannot be written",
+                detail=str(error),
+                hint="check DATA_DIR, its rights and space",
+            ) from error
 
     def _client(self) -> JobClientBase:
         """Dlt's client of the destination, without a pipeline: the lock comes before the working directory."""
@@ -187,7 +196,7 @@ class Destination:
         """The newest state in the destination must be the one last seen: otherwise its data are not those we know."""
         with pipeline.destination_client() as client:
             stored = _stored_state(client, self._store.pipeline_name)
-        seen = pipeline.state if pipeline.state.get("sources") else {}
+        seen = self._state if self._state.get("sources") else {}
         if stored.get("_version_hash") != seen.get("_version_hash"):
             raise TemporaryError(
                 f"the {self.name} is not as it was last seen",

@@ -93,7 +93,7 @@ class Loop:
         for entry in list(self._readings):
             reading, steps = entry
             try:
-                step = next(steps, None)
+                step = next(steps, None) if reading.destinations else None
             except StopRequestedError:
                 return
             except AuditLogsError as error:
@@ -105,9 +105,7 @@ class Loop:
                 continue
             for destination in reading.destinations:
                 self._load(destination, step)
-            self.report.read += step.read
-            self.report.accounts_read.update(step.finished)
-            self._on_step(self.report)
+            self._note_step(step)
 
     def _load(self, destination: Destination, step: Step) -> None:
         try:
@@ -151,8 +149,11 @@ class Loop:
         return plan
 
     def _since(self, destination: Destination, stream: Stream, before: datetime) -> datetime:
-        """Never later than the lag before now: a cursor from a clock that was ahead must not close the window."""
-        since = destination.since(stream, begin=self._first_begin)
+        """Where the window starts: the cursor minus the lag, or the first start's begin for a stream never seen."""
+        since = destination.since(stream)
+        if since is None:
+            return self._first_begin
+        # A cursor of a clock that was ahead must not close the window: the lag before now is always read.
         return min(since, before - timedelta(seconds=self._settings.safety_lag_seconds))
 
     def _is_ready(self, destination: Destination) -> bool:
@@ -193,9 +194,14 @@ class Loop:
             paused = self._paused_streams.get(stream)
             retry = f"{paused:%H:%M:%S}" if paused and paused > self._clock() else "next poll"
             log.error("account.failed", account=stream.account_id, version=stream.api_version, error=error, retry=retry)
-        for stream in self.report.accounts_read - reading.failures.keys():
+
+    def _note_step(self, step: Step) -> None:
+        self.report.read += step.read
+        self.report.accounts_read.update(step.finished)
+        for stream in step.finished:
             self.report.accounts_failed.pop(stream, None)
             self._paused_streams.pop(stream, None)
+        self._on_step(self.report)
 
     def _note_load(self, destination: Destination, new: Mapping[Stream, Batch]) -> None:
         if not new:

@@ -25,7 +25,7 @@ from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.client import AuditLogsClient
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.warning("settings.unknown", warning=warning)
     try:
         report = run(settings, once=options.once, stop=_stop_on_signals())
-    except AuditLogsError as error:
+    except (AuditLogsError, OSError) as error:
         log.error("run.failed", error=error)
-        return 75
+        return 75 if isinstance(error, TemporaryError) else 1
     if not options.once:
         return 0
     print(json.dumps(as_json(report)) if options.json else _as_text(report))

@@ -36,7 +36,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class PostgresSettings:
-    """How to reach the warehouse's PostgreSQL. `owner_user` makes tables where `user` may not."""
+    """How to reach the warehouse's PostgreSQL."""
 
     host: str
     port: int
@@ -44,8 +44,6 @@ class PostgresSettings:
     user: str
     password: str = field(repr=False)
     sslmode: str = "prefer"
-    owner_user: str | None = None
-    owner_password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -182,19 +180,15 @@ def _read_postgres(read: "_Reader") -> PostgresSettings | None:
     if host is None:
         read.refuse(details, "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL")
         return None
-    settings = PostgresSettings(
+    read.refuse(("PG_OWNER_USER", "PG_OWNER_PASSWORD"), "is not supported yet: remove it, PG_USER owns its tables")
+    return PostgresSettings(
         host=host,
         port=read.optional("PG_PORT", _whole(1, 65_535), 5432),
         database=read.optional("PG_DATABASE", str, "postgres"),
         user=read.optional("PG_USER", str, "postgres"),
         password=read.optional("PG_PASSWORD", str, ""),
         sslmode=read.optional("PG_SSLMODE", _choice(*_SSLMODES), "prefer"),
-        owner_user=read.optional("PG_OWNER_USER", str, None),
-        owner_password=read.optional("PG_OWNER_PASSWORD", str, None),
     )
-    if (settings.owner_user is None) != (settings.owner_password is None):
-        read.problem("PG_OWNER_USER and PG_OWNER_PASSWORD belong together: set both, or neither")
-    return settings
 
 
 def _read_s3(read: "_Reader") -> S3Settings | None:

@@ -1,0 +1,101 @@
+"""What the documents say is true: every setting and command of the code is in them, and theirs work."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from dotenv import dotenv_values
+
+from pipelines.settings import PROJECT_ROOT, read_settings
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
+
+EXAMPLES = (".env.example", "config.example.env")
+NAME = re.compile(r'"((?:CLOUDFLARE|PG|S3)_[A-Z_]+|POLL_INTERVAL_SECONDS|INITIAL_CHECKPOINT|DATA_DIR)"')
+REQUIRED = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a"}
+
+
+def _read(path: str) -> str:
+    return (PROJECT_ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_setting_is_in_the_example_with_a_comment(example: str) -> None:
+    """And the example has no setting that the code does not know."""
+    in_code = set(NAME.findall(_read("pipelines/settings.py")))
+
+    in_example = re.findall(r"^#?([A-Z][A-Z0-9_]+)=", _read(example), re.MULTILINE)
+    lines = _read(example).splitlines()
+    starts = [number for number, line in enumerate(lines) if re.match(r"#?[A-Z][A-Z0-9_]+=", line)]
+
+    assert sorted(in_example) == sorted(in_code)
+    assert all(lines[number - 1].startswith("#") for number in starts)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_with_token_and_account_is_valid(example: str) -> None:
+    """A user sets two values and runs."""
+    values = {name: value for name, value in dotenv_values(PROJECT_ROOT / example).items() if value}
+
+    settings = read_settings({**values, **REQUIRED}, now=datetime.now(UTC))
+
+    assert settings.warnings == ()
+    assert (settings.stores.postgres is None) == (example == "config.example.env")
+
+
+def test_commented_out_values_are_the_defaults() -> None:
+    """Uncommenting a line changes nothing."""
+    text = re.sub(r"^#([A-Z][A-Z0-9_]+=.+)$", r"\1", _read("config.example.env"), flags=re.MULTILINE)
+    only_with_stores = re.compile("PG_(?!SCHEMA)|S3_|INITIAL_CHECKPOINT|DATA_DIR")
+    shown = dict(re.findall(r"^([A-Z][A-Z0-9_]+)=(.+)$", text, re.MULTILINE))
+    values = {name: value for name, value in shown.items() if not only_with_stores.match(name)}
+
+    now = datetime.now(UTC)
+
+    assert read_settings({**values, **REQUIRED}, now=now) == read_settings(REQUIRED, now=now)
+
+
+def test_every_column_is_in_the_table_of_columns() -> None:
+    """docs/columns.md maps v1 and v2 to each of them."""
+    named = set(re.findall(r"`([a-z_]+)`", _read("docs/columns.md")))
+
+    assert {*EVENT_SCHEMA.names, *QUARANTINE_SCHEMA.names} <= named
+
+
+def test_every_file_and_make_target_that_the_readme_names_exists() -> None:
+    """A newcomer has only the README."""
+    readme = _read("README.md")
+    targets = set(re.findall(r"^([a-z-]+):", _read("Makefile"), re.MULTILINE))
+
+    assert set(re.findall(r"\bmake ([a-z-]+)", readme)) <= targets
+    for path in re.findall(r"\b(?:pipelines|sources|tests|docs|simulator)/[\w./-]*\w", readme):
+        assert (PROJECT_ROOT / path).exists(), path
+    for link in re.findall(r"\]\(([^)#]+)\)?", readme):
+        assert link.startswith("https:") or (PROJECT_ROOT / link).exists(), link
+
+
+def test_compose_reads_no_variable_that_the_example_does_not_set() -> None:
+    """`docker compose up` warns of nothing."""
+    text = _read("docker-compose.yml")
+    services = yaml.safe_load(text)["services"]
+
+    variables = set(re.findall(r"(?<!\$)\$\{(\w+)\}", text))
+
+    assert set(services) == {"postgres", "minio", "minio-init", "ingestor"}
+    assert variables <= {name for name, value in dotenv_values(PROJECT_ROOT / ".env.example").items() if value}
+
+
+def test_no_lock_file_names_a_package_index() -> None:
+    """Hashes alone: whoever installs uses the index of their own."""
+    for lock in PROJECT_ROOT.glob("requirements*.lock"):
+        lines = lock.read_text().splitlines()
+        assert not [line for line in lines if "://" in line or line.lstrip().startswith("--index")]
+        assert len([line for line in lines if line.startswith("    --hash=sha256:")]) > len(lines) / 2
+
+
+def test_no_secret_is_in_the_repository() -> None:
+    """What holds secrets is ignored."""
+    ignored = Path(PROJECT_ROOT / ".gitignore").read_text().splitlines()
+
+    assert {".env", "/data/", ".dlt/secrets.toml"} <= set(ignored)

@@ -205,7 +205,9 @@ class Destination:
             )
 
     def _remember(self, stream: Stream, batch: Batch) -> None:
-        known = self._known.setdefault(stream, Known())
+        known = self._known.get(stream)
+        if known is None:
+            return
         for table in batch.events:
             known.keys.update(event_keys(table))
         for table in batch.quarantined:
@@ -213,8 +215,8 @@ class Destination:
         known.forget_before(batch.cursor - self._lag)
 
     def _prune_packages(self) -> None:
-        packages = sorted((self._pipelines_dir / self._store.pipeline_name / "load" / "loaded").iterdir())
-        for package in packages[:-_KEPT_PACKAGES]:
+        packages = (self._pipelines_dir / self._store.pipeline_name / "load" / "loaded").glob("*")
+        for package in sorted(packages)[:-_KEPT_PACKAGES]:
             shutil.rmtree(package, ignore_errors=True)
 
 

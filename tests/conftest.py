@@ -245,6 +245,15 @@ def command(environment: Mapping[str, str]) -> Callable[..., Finished]:
     return command
 
 
+def wait_until(is_true: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits for something that another process does; fails if it does not."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        if time.monotonic() > deadline:
+            pytest.fail("waited in vain")
+        time.sleep(0.1)
+
+
 def _free_ports(number: int) -> list[int]:
     servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [server.getsockname()[1] for server in servers]

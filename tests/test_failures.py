@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -12,7 +11,7 @@ from pipelines.loop import Report
 from pipelines.settings import PROJECT_ROOT
 from simulator.api import Api, Fault
 
-from .conftest import Finished, Stores
+from .conftest import Finished, Stores, wait_until
 from .factory import ACCOUNT, OTHER_ACCOUNT, ago, ids, spread
 
 pytestmark = pytest.mark.integration
@@ -140,7 +139,7 @@ def test_a_second_runner_says_who_holds_the_lock(
         stderr=subprocess.PIPE,
     )
     try:
-        _wait_until(lambda: bool(api.requests))
+        wait_until(lambda: bool(api.requests))
         same_folder, other_folder = command(*ONCE), command(*ONCE, DATA_DIR=elsewhere)
     finally:
         loop.terminate()
@@ -167,11 +166,11 @@ def test_a_store_restored_from_a_backup_under_a_running_process_is_filled_again(
     )
     try:
         api.world.add(ACCOUNT, "v1", late)
-        _wait_until(lambda: len(stores.ids()[0]) == 10)
+        wait_until(lambda: len(stores.ids()[0]) == 10)
         _restore(stores, backup, early_ids=ids(early))
         newest = spread(2, ago(minutes=1), ago(seconds=30))
         api.world.add(ACCOUNT, "v1", newest)
-        _wait_until(lambda: len(stores.ids()[0]) == 12)
+        wait_until(lambda: len(stores.ids()[0]) == 12)
     finally:
         loop.terminate()
         loop.communicate(timeout=30)
@@ -187,12 +186,3 @@ def _restore(stores: Stores, backup: Mapping[str, list[dict[str, object]]], earl
         stores.query(f"DELETE FROM {{schema}}.{table} WHERE {column} NOT IN ({kept})")
     kept = ", ".join(f"'{event_id}'" for event_id in early_ids)
     stores.query(f"DELETE FROM {{schema}}.audit_logs WHERE event_id NOT IN ({kept})")
-
-
-def _wait_until(is_true: Callable[[], bool], seconds: float = 30) -> None:
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.1)):
-        if is_true():
-            return
-        pause.wait(0.1)
-    pytest.fail("waited in vain")

@@ -1,14 +1,20 @@
 """One poll, two loads: what the API shows is in both destinations, each event once."""
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from pipelines.loop import Report
+from pipelines.settings import PROJECT_ROOT, PostgresSettings
 from simulator.api import Api
 
-from .conftest import Finished, Stores
-from .factory import ACCOUNT, OTHER_ACCOUNT, ago, ids, spread
+from .conftest import Finished, Stores, wait_until
+from .factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread
 
 pytestmark = pytest.mark.integration
 
@@ -53,3 +59,74 @@ def test_an_idle_cycle_with_two_accounts_makes_two_requests(api: Api, poll: Poll
     poll(CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
 
     assert len(api.requests) == 2
+
+
+def test_dlts_own_names_win_over_the_settings(
+    api: Api, command: Command, environment: Mapping[str, str], tmp_path: Path, postgres: PostgresSettings
+) -> None:
+    """Who knows dlt configures it as anywhere else."""
+    events = spread(5, ago(hours=1), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", events)
+    uri = f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
+
+    done = command(
+        *("pipelines/run.py", "--once"),
+        PG_HOST="192.0.2.1",
+        DESTINATION__POSTGRES__CREDENTIALS=uri,
+        DESTINATION__FILESYSTEM__BUCKET_URL=(tmp_path / "elsewhere").as_uri(),
+    )
+
+    elsewhere = Stores(postgres, environment["PG_SCHEMA"], tmp_path / "elsewhere")
+    assert done.code == 0, done.err
+    assert elsewhere.ids() == (sorted(ids(events)),) * 2
+
+
+def test_an_account_of_both_versions_has_the_events_of_both(api: Api, poll: Poll, stores: Stores) -> None:
+    """They are different records: the same id in both is two events."""
+    time = ago(minutes=5)
+    api.world.add(ACCOUNT, "v1", [event_at(time, id="same")])
+    api.world.add(ACCOUNT, "v2", [event_at(time, id="same", version="v2")])
+
+    poll(CLOUDFLARE_API_VERSION="v1,v2")
+
+    assert [row["api_version"] for row in stores.warehouse()] == ["v1", "v2"]
+    assert stores.ids() == (["same", "same"], ["same", "same"])
+
+
+def test_an_event_that_becomes_visible_within_the_lag_is_found_by_a_later_poll(
+    api: Api, poll: Poll, stores: Stores
+) -> None:
+    """Each window starts the safety lag before the newest event held."""
+    newest, late = event_at(ago(minutes=1)), event_at(ago(minutes=14))
+    api.world.add(ACCOUNT, "v1", [newest])
+    poll()
+    api.world.add(ACCOUNT, "v1", [late])
+
+    report = poll()
+
+    assert report.new == {"warehouse": 1, "lake": 1}
+    assert stores.ids() == (sorted(ids([newest, late])),) * 2
+
+
+def test_the_loop_loads_what_appears_while_it_runs_and_ends_on_sigterm(
+    api: Api, environment: Mapping[str, str], stores: Stores
+) -> None:
+    """Exit 0, with the step in hand finished."""
+    now = datetime.now(UTC)
+    events = spread(20, now, now + timedelta(seconds=4))
+    api.world.add(ACCOUNT, "v1", events)
+    loop = subprocess.Popen(
+        [sys.executable, "pipelines/run.py"],
+        env={**os.environ, **environment, "POLL_INTERVAL_SECONDS": "0.5"},
+        cwd=PROJECT_ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: len(api.requests) > 0 and datetime.now(UTC) > now + timedelta(seconds=6))
+    finally:
+        loop.terminate()
+        _, err = loop.communicate(timeout=30)
+
+    assert loop.returncode == 0, err
+    assert stores.ids() == (sorted(ids(events)),) * 2

@@ -1,0 +1,286 @@
+"""The two writes are idempotent, atomic and safe beside other writers: in a folder, in a bucket, in PostgreSQL."""
+
+import http.server
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi as adbc
+import pytest
+import s3fs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.atomic_files import AtomicLocalFileSystem, write_atomically
+from pipelines.embedded_postgres import embedded_postgres, running_server
+from pipelines.objects import Bucket as S3Objects
+from pipelines.objects import ConflictError, Folder, Objects, update
+from pipelines.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.warehouse import _ddl
+from pipelines.warehouse_load import load_events, storable_json
+from sources.cloudflare_audit_logs.events import decode_page
+from sources.cloudflare_audit_logs.streams import Stream
+
+from .conftest import S3_KEYS, Bucket
+from .factory import ACCOUNT, encoded, time_of, v1_tree
+
+pytestmark = pytest.mark.integration
+
+MakeObjects = Callable[[], Objects]
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    """Both kinds of place, empty."""
+    if request.param == "folder":
+        return Folder(tmp_path / "lake", tmp_path / "lock")
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
+
+
+def test_an_object_is_made_replaced_and_left_alone(objects: Objects) -> None:
+    """Only a change writes."""
+    assert objects.read("a/b") is None
+    assert update(objects, "a/b", lambda body: b"1" if body is None else b"wrong")
+    assert update(objects, "a/b", lambda body: (body or b"") + b"2")
+    assert not update(objects, "a/b", lambda _: None)
+
+    stored = objects.read("a/b")
+    assert stored is not None
+    assert stored.body == b"12"
+
+
+def test_writers_beside_each_other_lose_nothing(objects: Objects) -> None:
+    """20 changes of each of four, all in the end."""
+
+    def add(writer: int) -> None:
+        for number in range(20):
+            update(objects, "shared", lambda body, n=number: (body or b"") + f"{writer}-{n} ".encode())  # type: ignore[misc]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+
+    stored = objects.read("shared")
+    assert stored is not None
+    assert sorted(stored.body.split()) == sorted(f"{w}-{n}".encode() for w in range(4) for n in range(20))
+
+
+def test_a_bucket_refuses_a_write_over_what_was_not_read(bucket: Bucket, tmp_path: Path) -> None:
+    """A stale version, and an object that should not be there yet."""
+    objects = S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
+    objects.write("x", b"1", None)
+    stored = objects.read("x")
+    assert stored is not None
+    objects.write("x", b"2", stored.version)
+
+    for version in (stored.version, None):
+        with pytest.raises(ConflictError):
+            objects.write("x", b"3", version)
+
+
+def test_a_store_is_asked_whether_it_enforces_conditions(bucket: Bucket, tmp_path: Path) -> None:
+    """The real one does, however often it is asked; one that answers 200 to everything does not."""
+    objects = S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
+
+    assert objects.enforces_conditions("probe")
+    assert objects.enforces_conditions("probe")
+    with _store_without_conditions() as endpoint:
+        assert not S3Objects(_s3(endpoint), "lake").enforces_conditions("probe")
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    """Never a torn or missing one."""
+    path, stop = tmp_path / "state.json", threading.Event()
+    contents = [str(number).encode() * 200_000 for number in range(2)]
+    write_atomically(path, contents[0])
+
+    def read() -> set[bytes]:
+        seen = set()
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        for number in range(200):
+            write_atomically(path, contents[number % 2])
+        stop.set()
+
+    assert reading.result() <= set(contents)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither a temporary file nor a change."""
+    (tmp_path / "taken" / "full").mkdir(parents=True)
+
+    with pytest.raises(OSError, match="taken"):
+        AtomicLocalFileSystem().write_text(str(tmp_path / "taken"), "text", encoding="utf-8")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.fixture
+def warehouse(postgres: PostgresSettings, tmp_path: Path) -> Iterator[tuple[Any, str]]:
+    """A connection, and a schema with the tables."""
+    schema = f"load_{os.getpid()}_{abs(hash(tmp_path.name))}"
+    uri = f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
+    with adbc.connect(uri, autocommit=True) as connection:
+        with connection.cursor() as cursor:
+            for statement in _ddl(schema):
+                cursor.execute(statement)
+        yield connection, schema
+
+
+def test_a_batch_is_inserted_once_and_only_what_is_refused_is_not(warehouse: tuple[Any, str]) -> None:
+    """Three of a thousand, found by halving and quarantined with reason and text; a second load adds nothing."""
+    connection, schema = warehouse
+    dice = random.Random(0)  # noqa: S311  # not for secrets
+    long_id = "".join(dice.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=20_000))
+    odd = [
+        encoded(v1_tree(id="number", metadata={"x": "HERE"})).replace(b'"HERE"', b"1e1000000"),
+        encoded(v1_tree(id="nan", newValue="HERE")).replace(b'"HERE"', b"NaN"),
+        encoded(v1_tree(id=long_id)),
+    ]
+    slices = [encoded(v1_tree()) for _ in range(997)]
+    for position, raw in zip((3, 500, 999), odd, strict=True):
+        slices.insert(position, raw)
+    batch = decode_page(slices, Stream(ACCOUNT, "v1"), time_of("2026-11-24T00:00:00Z")).events
+
+    reasons = load_events(connection, schema, batch)
+    load_events(connection, schema, batch)
+
+    quarantined = _rows(connection, f"SELECT raw_event, reason FROM {schema}.audit_logs_quarantine")
+    assert len(reasons) == 3
+    assert _rows(connection, f"SELECT count(*) AS n FROM {schema}.audit_logs") == [{"n": 997}]
+    assert sorted(row["raw_event"].encode() for row in quarantined) == sorted(odd)
+    assert all("refused by PostgreSQL" in row["reason"] for row in quarantined)
+
+
+def test_an_error_that_is_no_rows_fault_writes_nothing(warehouse: tuple[Any, str]) -> None:
+    """A missing table is not a reason to quarantine a thousand events."""
+    connection, schema = warehouse
+    batch = decode_page([encoded(v1_tree())], Stream(ACCOUNT, "v1"), time_of("2026-11-24T00:00:00Z")).events
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {schema}.audit_logs RENAME TO gone")
+
+    with pytest.raises(adbc_driver_manager.Error, match="does not exist"):
+        load_events(connection, schema, batch)
+
+    assert _rows(connection, f"SELECT count(*) AS n FROM {schema}.audit_logs_quarantine") == [{"n": 0}]
+
+
+_ODD = ["\x00", "\ud800", "\udfff", "😀", "\n"]
+text_with_escapes = st.text(alphabet=st.sampled_from([*'\\u0dD8fFcC"a{}', *_ODD]))
+
+
+@given(value=st.recursive(text_with_escapes, lambda inner: st.lists(inner) | st.dictionaries(text_with_escapes, inner)))
+def test_json_for_postgresql_differs_only_where_it_has_to(value: Any) -> None:
+    """Backslashes before an escape are counted, pairs of surrogates are characters."""
+
+    def substituted(node: Any) -> Any:
+        if isinstance(node, str):
+            return "".join("\ufffd" if char == "\x00" or "\ud800" <= char <= "\udfff" else char for char in node)
+        if isinstance(node, list):
+            return [substituted(item) for item in node]
+        return {substituted(name): substituted(item) for name, item in node.items()}
+
+    # Through JSON once: two lone surrogates that meet are one character there.
+    meant = json.loads(json.dumps(value))
+
+    assert json.loads(storable_json(json.dumps(value))) == substituted(meant)
+
+
+class TestEmbeddedPostgres:
+    """It runs as long as someone holds it, and nothing that a crash leaves is in the way."""
+
+    def test_the_last_holder_out_stops_it_and_the_data_stay(self, server_dir: Path) -> None:
+        """Two holders share one server."""
+        folder = server_dir / "embedded-shared"
+        with embedded_postgres(folder) as first:
+            with embedded_postgres(folder) as second:
+                assert first == second
+            _execute(first, "CREATE TABLE kept AS SELECT 1 AS one")
+        assert running_server(folder) is None
+
+        with embedded_postgres(folder) as again:
+            assert _execute(again, "SELECT one FROM kept") == [{"one": 1}]
+        assert Path(f"{folder}.password").stat().st_mode & 0o777 == 0o600
+
+    def test_a_killed_holder_leaves_a_server_that_the_next_one_uses_and_stops(self, server_dir: Path) -> None:
+        """The kernel drops the lock of the dead."""
+        folder = server_dir / "embedded-killed"
+        code = (
+            "import os, pathlib, signal, sys; from pipelines.embedded_postgres import embedded_postgres\n"
+            "with embedded_postgres(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        killed = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=PROJECT_ROOT, check=False)
+
+        left_behind = running_server(folder)
+        with embedded_postgres(folder) as server:
+            assert (killed.returncode, left_behind) == (-signal.SIGKILL, server)
+        assert running_server(folder) is None
+
+    def test_an_interrupted_initdb_is_done_again(self, server_dir: Path) -> None:
+        """A folder without a finished cluster is in nobody's way."""
+        folder = server_dir / "embedded-torn"
+        (folder / "base").mkdir(parents=True)
+
+        with embedded_postgres(folder) as server:
+            assert _execute(server, "SELECT 1 AS one") == [{"one": 1}]
+
+
+def _execute(server: PostgresSettings, sql: str) -> list[dict[str, Any]]:
+    uri = f"postgresql://{server.user}:{server.password}@{server.host}:{server.port}/{server.database}"
+    with adbc.connect(uri, autocommit=True) as connection:
+        return _rows(connection, sql)
+
+
+def _rows(connection: Any, sql: str) -> list[dict[str, Any]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist() if cursor.description else []
+        return rows
+
+
+def _s3(endpoint: str) -> s3fs.S3FileSystem:
+    return s3fs.S3FileSystem(
+        key=S3_KEYS["S3_ACCESS_KEY"],
+        secret=S3_KEYS["S3_SECRET_KEY"],
+        endpoint_url=endpoint,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+
+
+@contextmanager
+def _store_without_conditions() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # clients wait for its "100 Continue"
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("ETag", '"x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()

@@ -97,7 +97,7 @@ def test_an_event_that_becomes_visible_within_the_lag_is_found_by_a_later_poll(
     api: Api, poll: Poll, stores: Stores
 ) -> None:
     """Each window starts the safety lag before the newest event held."""
-    newest, late = event_at(ago(minutes=1)), event_at(ago(minutes=14))
+    newest, late = event_at(ago(hours=2)), event_at(ago(hours=2, minutes=14))
     api.world.add(ACCOUNT, "v1", [newest])
     poll()
     api.world.add(ACCOUNT, "v1", [late])

@@ -24,7 +24,7 @@ from dlt.pipeline.state_sync import load_pipeline_state_from_destination
 from sources.cloudflare_audit_logs import SOURCE_NAME, Batch, Position, cloudflare_audit_logs, stored_position
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.events import Page
-from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.streams import Stream
 
 from .known import EventKey, Known, event_keys
 
@@ -117,16 +117,18 @@ class Destination:
         position = self.position(stream)
         return None if position is None else max(position.cursor - self._lag, position.begin)
 
-    def lacking(self, stream: Stream, page: Page, window: Window) -> Page:
-        """The part of a page that belongs into the window and is not in the store."""
+    def lacking(self, stream: Stream, page: Page, before: datetime) -> Page:
+        """The part of a page that is not in the store.
+
+        Events at or after `before` wait for their window. Those older than was asked for are kept: what the API shows
+        is not for us to drop.
+        """
         known = self._known.get(stream)
         with self._store.translated_errors():
             if known is None:
                 known = self._known[stream] = Known(digests=self._store.quarantined_digests(stream))
-            time = page.events["timestamp"]
-            is_inside = pc.and_(pc.greater_equal(time, window.since), pc.less(time, window.before))
             events = known.lacking(
-                page.events.filter(is_inside),
+                page.events.filter(pc.less(page.events["timestamp"], before)),
                 lambda since, before: self._store.event_keys(stream, since, before),
             )
         is_new = [digest not in known.digests for digest in page.quarantined["digest"].to_pylist()]
@@ -153,10 +155,10 @@ class Destination:
             self._remember(stream, batch)
         return new
 
-    def mark_complete(self, stream: Stream) -> None:
-        """Says that a window of the stream was read to its end: from now on only we add to the store."""
+    def mark_complete(self, stream: Stream, since: datetime) -> None:
+        """Says that a window of the stream was read to its end: from there on only we add to the store."""
         if stream in self._known:
-            self._known[stream].is_complete = True
+            self._known[stream].complete(since)
 
     @property
     def _open_pipeline(self) -> dlt.Pipeline:

@@ -39,27 +39,38 @@ class Known:
     """Of all its quarantined events."""
     keys: set[EventKey] = field(default_factory=set)
     hours: set[datetime] = field(default_factory=set)
-    is_complete: bool = False
-    """Once a window has been read to its end, only we add to the destination: nothing more need be asked."""
+    floor: datetime = _EPOCH
+    """Nothing before it is remembered."""
+    complete_since: datetime | None = None
+    """From here on nothing more need be asked: the window was read to its end, and only we add to the destination."""
 
     def lacking(self, events: pa.Table, read_keys: ReadKeys) -> pa.Table:
         """The events that the destination does not hold, each once."""
-        if not self.is_complete:
-            self._cover(events, read_keys)
+        for hour in self._unknown_hours(events):
+            self.keys |= read_keys(hour, hour + _HOUR)
+            self.hours.add(hour)
         fresh: dict[EventKey, int] = {}
         for index, key in enumerate(event_keys(events)):
             if key not in self.keys:
                 fresh.setdefault(key, index)
         return events if len(fresh) == events.num_rows else events.take(pa.array(fresh.values(), pa.int64()))
 
-    def forget_before(self, time: datetime) -> None:
-        """Drops what no window asks for any more."""
-        floor = microseconds(time)
-        self.keys = {key for key in self.keys if key[1] >= floor}
-        self.hours = {hour for hour in self.hours if hour + _HOUR > time}
+    def complete(self, since: datetime) -> None:
+        """Says that a window that starts at `since` was read to its end."""
+        self.complete_since = max(since, self.floor)
 
-    def _cover(self, events: pa.Table, read_keys: ReadKeys) -> None:
-        hours = pc.unique(pc.floor_temporal(events["timestamp"], unit="hour")).to_pylist()
-        for hour in {hour.astimezone(UTC) for hour in hours} - self.hours:
-            self.keys |= read_keys(hour, hour + _HOUR)
-            self.hours.add(hour)
+    def forget_before(self, time: datetime) -> None:
+        """Drops the hours that no window asks for any more."""
+        self.floor = time.replace(minute=0, second=0, microsecond=0)
+        lowest = microseconds(self.floor)
+        self.keys = {key for key in self.keys if key[1] >= lowest}
+        self.hours = {hour for hour in self.hours if hour >= self.floor}
+        if self.complete_since is not None:
+            self.complete_since = max(self.complete_since, self.floor)
+
+    def _unknown_hours(self, events: pa.Table) -> set[datetime]:
+        times = events["timestamp"]
+        if self.complete_since is not None:
+            times = times.filter(pc.less(times, self.complete_since))
+        hours = pc.unique(pc.floor_temporal(times, unit="hour")).to_pylist()
+        return {hour.astimezone(UTC) for hour in hours} - self.hours

@@ -115,7 +115,7 @@ class Loop:
             self._fail(destination, error)
             return
         for stream in step.finished:
-            destination.mark_complete(stream)
+            destination.mark_complete(stream, step.batches[destination][stream].since)
         self._failures[destination] = 0
         self.report.destinations_failed.pop(destination.name, None)
         self._note_load(destination, new)

@@ -118,16 +118,15 @@ class Reading:
         most = page.events.num_rows / 10 / self._limits.events
         for destination in [d for d in self.destinations if d in step.batches]:
             since = self._since[destination][stream]
-            inside = Window(since, window.before)
             try:
-                lacking = destination.lacking(stream, page, inside)
+                lacking = destination.lacking(stream, page, window.before)
             except AccountError:
                 raise
             except AuditLogsError as error:
                 self.broken[destination] = error
                 continue
             batch = step.batches[destination].setdefault(stream, Batch(since=since, cursor=since))
-            batch.cursor = max(batch.cursor, _newest(page, inside) or since)
+            batch.cursor = max(batch.cursor, _newest(page, window.before) or since)
             if lacking.events.num_rows:
                 batch.events.append(lacking.events)
             if lacking.quarantined.num_rows:
@@ -142,9 +141,8 @@ class Reading:
             step.batches[destination].setdefault(stream, Batch(since=since, cursor=since))
 
 
-def _newest(page: Page, window: Window) -> datetime | None:
-    """The newest event time of the page inside the window: events at or after `before` wait for their window."""
+def _newest(page: Page, before: datetime) -> datetime | None:
+    """The newest event time of the page that belongs into the window."""
     times = page.events["timestamp"]
-    is_inside = pc.and_(pc.greater_equal(times, window.since), pc.less(times, window.before))
-    newest: datetime | None = pc.max(times.filter(is_inside)).as_py()
+    newest: datetime | None = pc.max(times.filter(pc.less(times, before))).as_py()
     return newest

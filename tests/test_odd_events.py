@@ -127,3 +127,16 @@ def test_an_event_without_id_is_loaded_once_under_the_hash_of_its_content(api: A
 def _incompressible(length: int) -> str:
     dice = random.Random(0)  # noqa: S311  # not for secrets
     return "".join(dice.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=length))
+
+
+def test_an_event_older_than_was_asked_for_is_kept(api: Api, poll: Poll, stores: Stores) -> None:
+    """What the API shows is not for us to drop; a server that shows it at every poll causes one load, not many."""
+    old, new = event_at(ago(days=400)), event_at(ago(minutes=3))
+    shown_as_new = raw_event(old.raw, time=ago(minutes=4))
+    api.world.add(ACCOUNT, "v1", [shown_as_new, new])
+
+    poll()
+    again = poll()
+
+    assert stores.ids() == (sorted(ids([old, new])),) * 2
+    assert again.loads == {}

@@ -18,6 +18,12 @@ class AtomicLocalFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec ha
 
     cachable = False
 
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        """Opens a file to read. Writing goes through the methods below: nothing is ever written in place."""
+        if mode != "rb":
+            raise NotImplementedError(f"{path} would be written in place (mode {mode})")
+        return super()._open(path, mode=mode, **options)
+
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         """Writes the file whole."""
         if mode == "create" and self.exists(path):

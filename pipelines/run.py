@@ -44,9 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.warning("settings.unknown", warning=warning)
     try:
         report = run(settings, once=options.once, stop=_stop_on_signals())
-    except (AuditLogsError, OSError) as error:
+    except AuditLogsError as error:
         log.error("run.failed", error=error)
         return 75 if isinstance(error, TemporaryError) else 1
+    except OSError as error:
+        hint = f"check {settings.stores.data_dir}, its rights and space, or set DATA_DIR"
+        log.error("run.failed", error=error, hint=hint)
+        return 1
     if not options.once:
         return 0
     print(json.dumps(as_json(report)) if options.json else _as_text(report))

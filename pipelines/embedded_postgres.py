@@ -49,6 +49,12 @@ def embedded_postgres(folder: Path, *options: str) -> Iterator[PostgresSettings]
                 _stop_if_last(folder, holders.fileno())
 
 
+def ensure_running(folder: Path) -> None:
+    """Starts the server again, at its old port, if it was ended behind the back of its holders."""
+    with _one_at_a_time(folder):
+        _start(folder, ())
+
+
 def running_server(folder: Path) -> PostgresSettings | None:
     """How to reach the server that runs in `folder`, or None."""
     return _coordinates(folder) if folder.exists() and _is_running(folder) else None
@@ -78,7 +84,7 @@ def _initialise(folder: Path) -> None:
 def _start(folder: Path, options: tuple[str, ...]) -> None:
     if _is_running(folder):
         return
-    settings = [f"port={_free_port()}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *options]
+    settings = [f"port={_port(folder)}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *options]
     arguments = " ".join(f"-c {setting}" for setting in settings)
     _run("pg_ctl", "-D", folder, "-l", folder / "server.log", "-o", arguments, "-w", "-t", "60", "start")
 
@@ -106,8 +112,19 @@ def _password_file(folder: Path) -> Path:
     return Path(f"{folder}.password")
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def _port(folder: Path) -> int:
+    """The port of the last time, so that whoever knew the server finds it again; another one if that is taken."""
+    file = Path(f"{folder}.port")
+    try:
+        port = _bindable(int(file.read_text()))
+    except (OSError, ValueError):
+        port = _bindable(0)
+    file.write_text(str(port))
+    return port
+
+
+def _bindable(port: int) -> int:
+    with socket.create_server(("127.0.0.1", port)) as server:
         return int(server.getsockname()[1])
 
 

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines.destination import Destination
-from pipelines.embedded_postgres import embedded_postgres
+from pipelines.embedded_postgres import embedded_postgres, ensure_running
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop, Report, StopRequestedError, exit_code
@@ -120,7 +121,9 @@ def _destinations(settings: Settings) -> Iterator[list[Destination]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
     lag = timedelta(seconds=settings.safety_lag_seconds)
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
-    stores = (Warehouse(settings.stores.postgres_schema), Lake())
+    is_embedded = settings.stores.postgres is None
+    revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
+    stores = (Warehouse(settings.stores.postgres_schema, ensure_server=revive), Lake())
     destinations = [Destination(store, pipelines_dir=pipelines_dir, lag=lag) for store in stores]
     try:
         yield destinations
@@ -174,6 +177,10 @@ def _as_text(report: Report) -> str:
     where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
     failed = len(report.accounts_failed) + len(report.destinations_failed) + (report.stopped_by is not None)
     return f"{report.read:,} events read: {where}" + (f"; {failed} failed, see the log" if failed else "")
+
+
+def _leave_alone() -> None:
+    """A server of the user's own is not ours to start."""
 
 
 def _now() -> datetime:

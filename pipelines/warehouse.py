@@ -1,6 +1,6 @@
 """The warehouse: dlt's Postgres destination with a load job of ours, and what the loop asks of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -93,8 +93,9 @@ class Warehouse:
     name = "warehouse"
     pipeline_name = PIPELINE_NAME
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, *, ensure_server: Callable[[], None] = lambda: None) -> None:
         self.dataset_name = schema
+        self._ensure_server = ensure_server
         self._lock: Connection | None = None
         """The connection that holds the writer's lock, and asks what has to be asked."""
 
@@ -120,6 +121,7 @@ class Warehouse:
             AuditLogsError: there is a table `audit_logs` with another key.
         """
         self.close()
+        self._ensure_server()
         credentials = client.config.credentials
         with self.translated_errors():
             self._lock = connect(credentials, autocommit=True)

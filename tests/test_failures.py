@@ -1,12 +1,16 @@
 """What fails is said in one clear message, holds up nothing else, and mends itself."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import adbc_driver_manager
 import pytest
 
+from pipelines.embedded_postgres import running_server
 from pipelines.loop import Report
 from pipelines.settings import PROJECT_ROOT
 from simulator.api import Api, Fault
@@ -186,3 +190,39 @@ def _restore(stores: Stores, backup: Mapping[str, list[dict[str, object]]], earl
         stores.query(f"DELETE FROM {{schema}}.{table} WHERE {column} NOT IN ({kept})")
     kept = ", ".join(f"'{event_id}'" for event_id in early_ids)
     stores.query(f"DELETE FROM {{schema}}.audit_logs WHERE event_id NOT IN ({kept})")
+
+
+def test_an_embedded_server_that_is_killed_under_the_loop_is_started_again(
+    api: Api, environment: Mapping[str, str], server_dir: Path
+) -> None:
+    """The loop goes on where it was; nobody has to restart it."""
+    folder = server_dir / "killed-under-the-loop"
+    own = {name: value for name, value in environment.items() if not name.startswith("PG_")}
+    loop = subprocess.Popen(
+        [sys.executable, "pipelines/run.py"],
+        env={**os.environ, **own, "DATA_DIR": str(folder), "POLL_INTERVAL_SECONDS": "0.2"},
+        cwd=PROJECT_ROOT,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_until(lambda: len(api.requests) > 2)
+        os.kill(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        events = spread(5, ago(minutes=2), ago(minutes=1))
+        api.world.add(ACCOUNT, "v1", events)
+        wait_until(lambda: _held_in(folder / "postgres") == sorted(ids(events)))
+    finally:
+        loop.terminate()
+        loop.communicate(timeout=60)
+
+    assert loop.returncode == 0
+    assert running_server(folder / "postgres") is None
+
+
+def _held_in(folder: Path) -> list[str]:
+    """The ids in an embedded warehouse; none while it is down."""
+    server = running_server(folder)
+    try:
+        held = Stores(server, "public", folder).query("SELECT event_id FROM audit_logs ORDER BY 1") if server else []
+    except adbc_driver_manager.Error:
+        return []
+    return [row["event_id"] for row in held]

@@ -1,6 +1,7 @@
 """The lake: dlt's filesystem destination with a load job of ours, and what the loop asks of it."""
 
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,11 +11,11 @@ from typing import IO, Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dlt.common.destination import DestinationCapabilitiesContext
-from dlt.common.destination.client import LoadJob, RunnableLoadJob
+from dlt.common.destination.client import LoadJob, RunnableLoadJob, StateInfo
 from dlt.common.destination.typing import PreparedTableSchema
 from dlt.destinations import filesystem
 from dlt.destinations.impl.filesystem.configuration import FilesystemDestinationClientConfiguration
-from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
+from dlt.destinations.impl.filesystem.filesystem import CURRENT_VERSION, FilesystemClient
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
@@ -81,6 +82,41 @@ class LakeClient(FilesystemClient):
         """Our job for our tables, dlt's for its own."""
         is_ours = table["name"] in {EVENTS_TABLE, QUARANTINE_TABLE}
         return LakeLoadJob if is_ours else super().get_load_job_class(table, file_path)
+
+    # A file of dlt's that something tore must not fail every later start: its state is skipped for the one before it,
+    # which costs reading again what came since; the other two are made anew.
+
+    def get_stored_state(self, pipeline_name: str) -> StateInfo | None:
+        """The newest state that can be read."""
+        listed = self._list_dlt_table_files(self.schema.state_table_name, pipeline_name)
+        for _, path in sorted(((parts[1], path) for path, parts in listed), reverse=True):
+            document = self._read_document(path)
+            if document is not None:
+                return StateInfo(**document)
+        return None
+
+    def get_storage_versions(self) -> tuple[int, int]:
+        """What `init` says; made anew if it says nothing."""
+        if self._read_document(self.init_file_path) is None:
+            versions = {"initial_version": CURRENT_VERSION, "current_version": CURRENT_VERSION}
+            self.fs_client.write_text(self.init_file_path, json.dumps(versions), encoding="utf-8")
+        return super().get_storage_versions()
+
+    def _iter_stored_schema_files(self) -> Iterator[tuple[str, list[str]]]:
+        """The stored schemas that can be read. There are as many as the schema had versions: few."""
+        for path, parts in super()._iter_stored_schema_files():
+            if self._read_document(path) is None:
+                self._delete_file(path)
+            else:
+                yield path, parts
+
+    def _read_document(self, path: str) -> dict[str, Any] | None:
+        try:
+            document = json.loads(self.fs_client.read_text(path, encoding="utf-8"))
+        except ValueError as error:
+            log.warning("lake.unreadable", path=path, error=error)
+            return None
+        return document if isinstance(document, dict) else None
 
 
 class AuditLake(filesystem):

@@ -11,7 +11,7 @@ from typing import IO, Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dlt.common.destination import DestinationCapabilitiesContext
-from dlt.common.destination.client import LoadJob, RunnableLoadJob, StateInfo
+from dlt.common.destination.client import LoadJob, RunnableLoadJob, StateInfo, StorageSchemaInfo
 from dlt.common.destination.typing import PreparedTableSchema
 from dlt.destinations import filesystem
 from dlt.destinations.impl.filesystem.configuration import FilesystemDestinationClientConfiguration
@@ -102,13 +102,15 @@ class LakeClient(FilesystemClient):
             self.fs_client.write_text(self.init_file_path, json.dumps(versions), encoding="utf-8")
         return super().get_storage_versions()
 
-    def _iter_stored_schema_files(self) -> Iterator[tuple[str, list[str]]]:
-        """The stored schemas that can be read. There are as many as the schema had versions: few."""
-        for path, parts in super()._iter_stored_schema_files():
-            if self._read_document(path) is None:
-                self._delete_file(path)
-            else:
-                yield path, parts
+    def _get_stored_schema_by_hash_or_newest(self, *wanted: Any, **named: Any) -> StorageSchemaInfo | None:
+        """The stored schema that was asked for, after the ones that cannot be read have been removed."""
+        try:
+            return super()._get_stored_schema_by_hash_or_newest(*wanted, **named)
+        except (ValueError, TypeError):
+            for path, _ in list(self._iter_stored_schema_files()):
+                if self._read_document(path) is None:
+                    self._delete_file(path)
+            return super()._get_stored_schema_by_hash_or_newest(*wanted, **named)
 
     def _read_document(self, path: str) -> dict[str, Any] | None:
         try:

@@ -71,6 +71,9 @@ class Reading:
         self._fetch_pages, self._windows, self._direction, self._limits = fetch_pages, windows, direction, limits
         self._since = destinations
         self._openings = {destination: destination.opening for destination in destinations}
+        self._newest: dict[Stream, datetime] = {}
+        self._unordered: set[Stream] = set()
+        """Streams that do not come oldest first, as asked: their cursor waits for the end of the window."""
 
     @property
     def destinations(self) -> list[Destination]:
@@ -107,6 +110,8 @@ class Reading:
             if step.fill >= 1:
                 step.drop(stream)
                 step.fill, step.read = before
+                self._newest.pop(stream)
+                self._unordered.discard(stream)
                 return False
         return True
 
@@ -115,6 +120,7 @@ class Reading:
 
     def _add(self, step: Step, stream: Stream, page: Page, window: Window) -> None:
         step.read += page.events.num_rows
+        self._note_order(stream, page, window.before)
         most = page.events.num_rows / 10 / self._limits.events
         for destination in [d for d in self.destinations if d in step.batches]:
             since = self._since[destination][stream]
@@ -126,7 +132,7 @@ class Reading:
                 self.broken[destination] = error
                 continue
             batch = step.batches[destination].setdefault(stream, Batch(since=since, cursor=since))
-            batch.cursor = max(batch.cursor, _newest(page, window.before) or since)
+            batch.cursor = since if stream in self._unordered else max(since, self._newest.get(stream, since))
             if lacking.events.num_rows:
                 batch.events.append(lacking.events)
             if lacking.quarantined.num_rows:
@@ -138,11 +144,16 @@ class Reading:
         step.finished.append(stream)
         for destination in [d for d in self.destinations if d in step.batches]:
             since = self._since[destination][stream]
-            step.batches[destination].setdefault(stream, Batch(since=since, cursor=since))
+            batch = step.batches[destination].setdefault(stream, Batch(since=since, cursor=since))
+            batch.cursor = max(since, self._newest.get(stream, since))
 
-
-def _newest(page: Page, before: datetime) -> datetime | None:
-    """The newest event time of the page that belongs into the window."""
-    times = page.events["timestamp"]
-    newest: datetime | None = pc.max(times.filter(pc.less(times, before))).as_py()
-    return newest
+    def _note_order(self, stream: Stream, page: Page, before: datetime) -> None:
+        """A cursor may pass only what was read; whether more is to come below it, the order of the pages says."""
+        times = page.events["timestamp"].filter(pc.less(page.events["timestamp"], before))
+        if not len(times):
+            return
+        bounds = pc.min_max(times).as_py()
+        newest = self._newest.get(stream, bounds["min"])
+        if bounds["min"] < newest or times[0].as_py() > times[-1].as_py():
+            self._unordered.add(stream)
+        self._newest[stream] = max(newest, bounds["max"])

@@ -203,3 +203,21 @@ def _forget_cursors(stores: Stores) -> None:
     for table in ("_dlt_loads", "_dlt_pipeline_state", "_dlt_version"):
         stores.query(f"DROP TABLE {{schema}}.{table}")
         shutil.rmtree(stores.lake / "cloudflare" / table)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_server_that_ignores_the_order_asked_for_loses_nothing(
+    api: Api, poll: Poll, stores: Stores, version: str
+) -> None:
+    """The cursor then waits for the end of the window: what breaks off before is read again from its start."""
+    events = spread(450, ago(days=2), ago(minutes=1), version=version)
+    api.world.add(ACCOUNT, version, events)
+    api.behaviour.ignores_direction = True
+    api.faults.append(_broken_page(8))
+
+    broken = poll(limits=SMALL, CLOUDFLARE_PER_PAGE="50", CLOUDFLARE_API_VERSION=version, CLOUDFLARE_MAX_RETRIES="0")
+    api.faults.clear()
+    poll(limits=SMALL, CLOUDFLARE_PER_PAGE="50", CLOUDFLARE_API_VERSION=version)
+
+    assert 0 < broken.new["lake"] < len(events)
+    assert stores.ids() == (sorted(ids(events)),) * 2

@@ -80,8 +80,21 @@ def run(settings: Settings, *, once: bool, stop: threading.Event, limits: StepLi
             on_step=show_progress,
             limits=limits,
         )
+        _log_start(settings)
         loop.run(once=once)
         return loop.report
+
+
+def _log_start(settings: Settings) -> None:
+    server = settings.stores.postgres
+    log.info(
+        "run.started",
+        accounts=len(settings.account_ids),
+        versions=",".join(settings.api_versions),
+        every_seconds=f"{settings.poll_interval_seconds:g}",
+        warehouse=f"{server.host}:{server.port}/{server.database}" if server else settings.stores.postgres_dir,
+        lake=settings.stores.lake_url,
+    )
 
 
 def _client(settings: Settings, stop: threading.Event) -> AuditLogsClient:

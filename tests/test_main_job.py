@@ -123,7 +123,7 @@ def test_the_loop_loads_what_appears_while_it_runs_and_ends_on_sigterm(
         text=True,
     )
     try:
-        wait_until(lambda: len(api.requests) > 0 and datetime.now(UTC) > now + timedelta(seconds=6))
+        wait_until(lambda: len(stores.lake_table()) == len(events))
     finally:
         loop.terminate()
         _, err = loop.communicate(timeout=30)

@@ -5,6 +5,7 @@ dlt's own names (`DESTINATION__…`, `.dlt/secrets.toml`) are asked before it an
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from dlt.common.runtime.run_context import RunContext
 
 from .embedded_postgres import running_server
 from .settings import PROJECT_ROOT, StoreSettings, read_environment, read_store_settings
+
+_CONNECTION = {
+    # Who it is, for the one who finds the lock taken.
+    "application_name": f"audit-pipeline process {os.getpid()} on {socket.gethostname()}"[:63],
+    # A server that vanished must not hold us up for TCP's two hours.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 
 
 class AuditRunContext(RunContext):
@@ -64,7 +75,7 @@ def _postgres(stores: StoreSettings) -> Iterator[tuple[str, Any]]:
         "username": server.user,
         # dlt wants one; a server that trusts the connection does not look at it.
         "password": server.password or "none",
-        "query": {"sslmode": server.sslmode, "application_name": "cloudflare-audit-pipeline"},
+        "query": {"sslmode": server.sslmode, **_CONNECTION},
         "connect_timeout": 5,
     }
     yield "postgres", {"credentials": credentials}

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sources.cloudflare_audit_logs.events import Page
+
 EventKey = tuple[str, int]
 """Event id and time (microseconds since the epoch): the event's key within its stream."""
 
@@ -35,8 +37,8 @@ def microseconds(time: datetime) -> int:
 class Known:
     """The keys that one destination holds of one stream, in the hours that were asked for."""
 
-    digests: set[str] = field(default_factory=set)
-    """Of all its quarantined events."""
+    digests: set[str] | None = None
+    """Of all its quarantined events; None until they were asked for."""
     keys: set[EventKey] = field(default_factory=set)
     hours: set[datetime] = field(default_factory=set)
     floor: datetime = _EPOCH
@@ -54,6 +56,11 @@ class Known:
             if key not in self.keys:
                 fresh.setdefault(key, index)
         return events if len(fresh) == events.num_rows else events.take(pa.array(fresh.values(), pa.int64()))
+
+    def add(self, page: Page) -> None:
+        """Takes in what the destination holds from now on."""
+        self.keys.update(event_keys(page.events))
+        self.digests = (self.digests or set()) | set(page.quarantined["digest"].to_pylist())
 
     def complete(self, since: datetime) -> None:
         """Says that a window that starts at `since` was read to its end."""

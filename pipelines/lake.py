@@ -1,6 +1,5 @@
 """The lake: dlt's filesystem destination with a load job of ours, and what the loop asks of it."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .atomic_files import AtomicLocalFileSystem
+from .atomic_files import AtomicFolder, AtomicLocalFileSystem
 from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
@@ -36,8 +35,10 @@ from .partitions import (
     quarantine_path,
     split,
 )
+from .scratch_pipeline import lock_holder, take_file_lock
 
 PIPELINE_NAME = "cloudflare_audit_lake"
+_KEPT_LOADS = 100
 _PROBE = "_dlt_conditional_write_probe"
 
 
@@ -69,13 +70,14 @@ class LakeClient(FilesystemClient):
     ) -> None:
         super().__init__(schema, config, capabilities)
         if self.is_local_filesystem:
-            self.fs_client = AtomicLocalFileSystem()
+            self.fs_client = AtomicLocalFileSystem(Path(self.bucket_path))
 
     @property
     def objects(self) -> Objects:
         """The dataset's objects."""
         if self.is_local_filesystem:
-            return Folder(Path(self.dataset_path), lock_path(self.bucket_path, "objects"))
+            files = AtomicFolder(Path(self.bucket_path))
+            return Folder(Path(self.dataset_path), files, lock_path(self.bucket_path, "objects"))
         return Bucket(self.fs_client, self.dataset_path)
 
     def get_load_job_class(self, table: PreparedTableSchema, file_path: str) -> type[LoadJob]:
@@ -111,6 +113,10 @@ class LakeClient(FilesystemClient):
                 if self._read_document(path) is None:
                     self._delete_file(path)
             return super()._get_stored_schema_by_hash_or_newest(*wanted, **named)
+
+    def load_markers(self) -> list[str]:
+        """The files that say which loads are complete, oldest first."""
+        return sorted(self.list_table_files(self.schema.loads_table_name))
 
     def _read_document(self, path: str) -> dict[str, Any] | None:
         try:
@@ -179,15 +185,25 @@ class Lake:
                     )
                 return
             Path(client.bucket_path).mkdir(parents=True, exist_ok=True)
-            self._lock = lock_path(client.bucket_path, "writer").open("a")
+            self._lock = lock_path(client.bucket_path, "writer").open("a+")
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_file_lock(self._lock)
             except BlockingIOError as error:
-                hint = "one loop per lake: stop the other one"
-                raise TemporaryError("another process loads this lake", detail=client.bucket_path, hint=hint) from error
+                raise TemporaryError(
+                    f"another process loads the lake {client.bucket_path}",
+                    detail=lock_holder(self._lock),
+                    hint="one loop per lake: stop the other one",
+                ) from error
+            AtomicFolder(Path(client.bucket_path)).remove_abandoned()
 
     def verify_lock(self) -> None:
         """A file lock lives as long as the process, and a bucket needs none."""
+
+    def prune(self, client: LakeClient) -> None:
+        """Keeps the newest load markers; dlt itself keeps no more states than it is told to."""
+        markers = client.load_markers()
+        for path in markers[:-_KEPT_LOADS]:
+            client.fs_client.rm_file(path)
 
     def close(self) -> None:
         """Gives the lock back."""

@@ -1,31 +1,46 @@
-"""The loop: read what is due, load it into each destination, wait. Everything it remembers may be lost at any time."""
+"""The loop: read what is due, load it into each destination, wait. Everything it remembers may be lost at any time.
 
-import faulthandler
+The API is read in this thread, a step at a time; each destination opens and loads in a thread of its own, so that one
+that is down or slow holds back no other.
+"""
+
+import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from sources.cloudflare_audit_logs import Batch, Stream
-from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError, RefusedError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError, RefusedError
 from sources.cloudflare_audit_logs.streams import Window
 
 from .destination import Destination
 from .logs import log
 from .reading import DEFAULT_LIMITS, FetchPages, Reading, Step, StepLimits
+from .report import Report
 from .settings import Settings
+from .sweep import SweepPlan
+from .workers import Workers
 
-REFUSED_PAUSE = timedelta(minutes=5)
+REFUSED_PAUSE_SECONDS = 300
 """How long an account is left alone that the API refuses: only an operator can mend it."""
 
 SHARED_SPREAD = timedelta(hours=1)
 """Destinations whose windows start this close together share a reading; one that is further behind reads for itself."""
 
-LOAD_DEADLINE_SECONDS = 900
+PATIENCE_SECONDS = 10
+"""How long one destination waits for another, to open or to load, before it goes on without."""
+
+TASK_DEADLINE_SECONDS = 900
 """A load that takes longer hangs (an error that dlt cannot see): the process ends, and the next one goes on."""
+
+
+Load = Callable[[Step], Mapping[Stream, Batch]]
+"""Loads a step into a destination, and returns what was new."""
 
 
 class StopRequestedError(Exception):
@@ -33,22 +48,21 @@ class StopRequestedError(Exception):
 
 
 @dataclass
-class Report:
-    """What happened: events read, events that were new by destination, and what failed last."""
+class Pass:
+    """A reading, and how each destination that takes part loads its steps."""
 
-    read: int = 0
-    new: Counter[str] = field(default_factory=Counter)
-    quarantined: Counter[str] = field(default_factory=Counter)
-    loads: Counter[str] = field(default_factory=Counter)
-    newest: datetime | None = None
-    accounts_failed: dict[Stream, AuditLogsError] = field(default_factory=dict)
-    accounts_read: set[Stream] = field(default_factory=set)
-    destinations_failed: dict[str, AuditLogsError] = field(default_factory=dict)
-    stopped_by: AuditLogsError | None = None
+    reading: Reading
+    steps: Iterator[Step]
+    loads: dict[Destination, Load]
+    begun: datetime
+    is_sweep: bool
+    step: Step | None = None
+    """Read, and not loaded yet."""
+    read_at: float = 0.0
 
 
 class Loop:
-    """Polls all streams for all destinations. `stop` ends it after the step in hand."""
+    """Polls all streams for all destinations. `stop` ends it after the loads in hand."""
 
     def __init__(
         self,
@@ -58,188 +72,229 @@ class Loop:
         *,
         clock: Callable[[], datetime],
         stop: threading.Event,
-        on_step: Callable[[Report], None] = lambda _: None,
+        on_progress: Callable[[Report], None] = lambda _: None,
         limits: StepLimits = DEFAULT_LIMITS,
     ) -> None:
         self.report = Report()
         self._settings, self._fetch_pages, self._destinations = settings, fetch_pages, destinations
-        self._clock, self._stop, self._on_step, self._limits = clock, stop, on_step, limits
+        self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
         self._first_begin = settings.first_begin(clock())
-        self._readings: list[tuple[Reading, Iterator[Step]]] = []
-        self._paused_streams: dict[Stream, datetime] = {}
-        self._paused_destinations: dict[Destination, datetime] = {}
+        self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
+        self._workers: Workers[Destination, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
+        self._passes: list[Pass] = []
+        self._called_at = self._next_poll = time.monotonic()
+        self._due: set[Destination] = set()
+        """Called to a poll that they have not begun yet."""
+        self._sweep_is_due = self._sweep_may_step = False
+        self._paused: dict[Stream | Destination, float] = {}
         self._failures: Counter[Destination] = Counter()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, *, once: bool) -> None:
         """Polls at every interval until stopped, or once. A long window is read and loaded without a pause."""
-        next_poll = time.monotonic()
-        while not self._stop.is_set():
-            if time.monotonic() >= next_poll:
-                self._begin_readings()
-                next_poll = time.monotonic() + self._settings.poll_interval_seconds
-            if self._readings:
-                self._advance()
-            elif once:
-                return
-            else:
-                self._stop.wait(next_poll - time.monotonic())
-            if once:
-                next_poll = float("inf")
+        with self._workers:
+            while not self._stop.is_set():
+                if time.monotonic() >= self._next_poll:
+                    self._call_to_poll(once=once)
+                self._begin_passes()
+                has_moved = [self._collect(), *map(self._advance, list(self._passes))]
+                if any(has_moved):
+                    continue
+                if not self._workers.are_idle:
+                    self._workers.wait(timeout_seconds=0.5)
+                elif once and not self._passes and not self._sweep_is_due:
+                    return
+                else:
+                    self._stop.wait(max(0, self._next_poll - time.monotonic()))
+        self._collect()
 
-    def _advance(self) -> None:
-        """Reads one step of each reading, and loads it into the destinations that share the reading."""
-        for entry in list(self._readings):
-            reading, steps = entry
-            try:
-                step = next(steps, None) if reading.destinations else None
-            except StopRequestedError:
-                return
-            except AuditLogsError as error:
-                self._abandon(error)
-                return
-            if step is None:
-                self._readings.remove(entry)
-                self._note_failures(reading)
-                continue
-            for destination in reading.destinations:
-                self._load(destination, step)
-            self._note_step(step)
+    def _advance(self, entry: Pass) -> bool:
+        """Reads the next step of a pass, or hands the one that was read to its destinations; False if it has to wait.
 
-    def _load(self, destination: Destination, step: Step) -> None:
+        While a step is being loaded, the next one is read.
+        """
+        if entry.step is None:
+            return self._read_step(entry)
+        busy = {destination for destination in entry.loads if self._workers.is_busy(destination)}
+        if busy and (busy == entry.loads.keys() or time.monotonic() < entry.read_at + PATIENCE_SECONDS):
+            return False
+        for destination in busy:
+            log.warning("destination.slow", destination=destination.name, hint="the others go on without it")
+            del entry.loads[destination]
+        for destination, load in entry.loads.items():
+            self._submit(destination, (entry, entry.step), partial(load, entry.step))
+        entry.step = None
+        return True
+
+    def _read_step(self, entry: Pass) -> bool:
+        if entry.is_sweep and not self._sweep_may_step:
+            return False
         try:
-            with _deadline(LOAD_DEADLINE_SECONDS):
-                new = destination.load(step.batches[destination])
+            entry.step = next(entry.steps, None) if entry.loads else None
+        except StopRequestedError:
+            return False
         except AuditLogsError as error:
-            self._fail(destination, error)
-            return
-        for stream in step.finished:
-            destination.mark_complete(stream, step.batches[destination][stream].since)
-        self._failures[destination] = 0
-        self.report.destinations_failed.pop(destination.name, None)
-        self._note_load(destination, new)
+            self._abandon(error)
+            return False
+        entry.read_at = time.monotonic()
+        if entry.step is None:
+            self._passes.remove(entry)
+            self._note_failures(entry.reading)
+            return True
+        self._sweep_may_step = self._sweep_may_step and not (entry.is_sweep and self._next_poll < math.inf)
+        self._note_step(entry.step)
+        return True
+
+    def _collect(self) -> bool:
+        """Takes note of the openings and loads that have ended."""
+        ended = list(self._workers.collect())
+        for destination, subject, future in ended:
+            try:
+                new = future.result()
+            except AuditLogsError as error:
+                self._fail(destination, error)
+                continue
+            if subject is not None:
+                self._note_load(destination, *subject, new)
+        return bool(ended)
+
+    def _submit(self, destination: Destination, subject: tuple[Pass, Step] | None, task: Callable[[], Any]) -> None:
+        def run() -> Any:
+            try:
+                return task()
+            except AuditLogsError:
+                destination.close()
+                raise
+
+        self._workers.submit(destination, subject, run)
 
     # --- what is due ------------------------------------------------------------------------------------------------
 
-    def _begin_readings(self) -> None:
-        """Starts a reading of the streams for every destination that is not in one, `before` being now."""
-        before = self._clock()
-        busy = {destination for reading, _ in self._readings for destination in reading.destinations}
-        due = [d for d in self._destinations if d not in busy and self._paused_destinations.get(d, before) <= before]
-        idle = [d for d in due if self._is_ready(d)]
-        streams = [s for s in self._settings.streams if self._paused_streams.get(s, before) <= before]
-        for sharing, windows in self._plan(idle, streams, before).items():
-            since = {d: {s: self._since(d, s, before) for s in windows} for d in sharing}
-            reading = Reading(
-                self._fetch_pages, windows, since, direction=self._settings.direction, limits=self._limits
+    def _call_to_poll(self, *, once: bool) -> None:
+        """Calls the destinations that have no poll in hand, and opens those that are not open."""
+        polling = {destination for entry in self._passes if not entry.is_sweep for destination in entry.loads}
+        self._due = {d for d in self._destinations if d not in polling and not self._is_paused(d)}
+        for destination in self._due:
+            if not self._workers.is_busy(destination) and not destination.is_open:
+                self._submit(destination, None, destination.open)
+        self._called_at = time.monotonic()
+        self._next_poll = math.inf if once else self._called_at + self._settings.poll_interval_seconds
+        self._sweep_is_due = self._sweep_may_step = bool(self._settings.sweep_interval)
+
+    def _begin_passes(self) -> None:
+        """Begins the polls of those called that are ready, together unless one lets the others wait; then a sweep."""
+        ready = {d for d in self._due if not self._workers.is_busy(d)}
+        if ready and (ready == self._due or time.monotonic() > self._called_at + PATIENCE_SECONDS):
+            self._due -= ready
+            now = self._clock()
+            open_ones = [d for d in self._destinations if d in ready and d.is_open]
+            self._begin(
+                {s: {d: self._poll_window(d, s, now) for d in open_ones} for s in self._streams}, now, is_sweep=False
             )
-            self._readings.append((reading, reading.steps()))
+        elif self._sweep_is_due and not self._due and not self._passes and self._workers.are_idle:
+            self._sweep_is_due = False
+            now = self._clock()
+            self._begin({s: self._sweep_windows(s, now) for s in self._streams}, now, is_sweep=True)
 
-    def _plan(
-        self, destinations: Sequence[Destination], streams: Sequence[Stream], before: datetime
-    ) -> Mapping[tuple[Destination, ...], dict[Stream, Window]]:
-        """The windows by the destinations that share them."""
-        plan: dict[tuple[Destination, ...], dict[Stream, Window]] = {}
-        for stream in streams if destinations else ():
-            starts = {d: self._since(d, stream, before) for d in destinations}
-            is_shared = max(starts.values()) - min(starts.values()) <= SHARED_SPREAD
-            for sharing in [tuple(starts)] if is_shared else [(d,) for d in starts]:
-                plan.setdefault(sharing, {})[stream] = Window(min(starts[d] for d in sharing), before)
-        return plan
+    def _begin(self, windows: Mapping[Stream, Mapping[Destination, Window]], now: datetime, *, is_sweep: bool) -> None:
+        """One pass for each group of destinations that share a reading."""
+        shared: dict[tuple[Destination, ...], dict[Stream, Window]] = {}
+        for stream, by_destination in windows.items():
+            for group in _sharing(by_destination):
+                parts = [by_destination[d] for d in group]
+                window = Window(min(w.since for w in parts), max(w.before for w in parts))
+                shared.setdefault(group, {})[stream] = window
+        for group, its_windows in shared.items():
+            reading = Reading(self._fetch_pages, its_windows, direction=self._settings.direction, limits=self._limits)
+            loads: dict[Destination, Load] = {d: d.load_late if is_sweep else d.load for d in group}
+            self._passes.append(Pass(reading, reading.steps(), loads, now, is_sweep))
 
-    def _since(self, destination: Destination, stream: Stream, before: datetime) -> datetime:
-        """Where the window starts: the cursor minus the lag, or the first start's begin for a stream never seen."""
-        since = destination.since(stream)
-        if since is None:
-            return self._first_begin
+    def _poll_windows(self, ready: Collection[Destination], stream: Stream, now: datetime) -> dict[Destination, Window]:
+        return {d: self._poll_window(d, stream, now) for d in self._destinations if d in ready and d.is_open}
+
+    def _poll_window(self, destination: Destination, stream: Stream, now: datetime) -> Window:
+        """From the cursor minus the lag, or from the first start's begin for a stream never seen, until now."""
+        position, lag = destination.position(stream), self._settings.safety_lag
+        if position is None:
+            return Window(self._first_begin, now)
         # A cursor of a clock that was ahead must not close the window: the lag before now is always read.
-        return min(since, before - timedelta(seconds=self._settings.safety_lag_seconds))
+        return Window(min(max(position.cursor - lag, position.begin), now - lag), now)
 
-    def _is_ready(self, destination: Destination) -> bool:
-        if destination.is_open:
-            return True
-        try:
-            destination.open()
-        except AuditLogsError as error:
-            self._fail(destination, error)
-        return destination.is_open
+    def _sweep_windows(self, stream: Stream, now: datetime) -> dict[Destination, Window]:
+        windows = {}
+        for destination in self._destinations:
+            position = destination.position(stream) if destination.is_open else None
+            if position is not None:
+                polled_since = self._poll_window(destination, stream, now).since
+                window = self._sweeps.window(destination.name, stream, polled_since, now)
+                if window and position.begin < window.before:
+                    windows[destination] = Window(max(window.since, position.begin), window.before)
+        return windows
+
+    @property
+    def _streams(self) -> list[Stream]:
+        return [stream for stream in self._settings.streams if not self._is_paused(stream)]
+
+    def _is_paused(self, subject: Stream | Destination) -> bool:
+        return self._paused.get(subject, 0.0) > time.monotonic()
 
     # --- what went wrong --------------------------------------------------------------------------------------------
 
     def _fail(self, destination: Destination, error: AuditLogsError) -> None:
-        """Lets go of a destination; it is opened again later, each time after a longer wait."""
-        destination.close()
+        """Leaves a destination alone for a while, each time longer; then it is opened again."""
+        self._due.discard(destination)
+        for entry in self._passes:
+            entry.loads.pop(destination, None)
         self._failures[destination] += 1
         wait = min(self._settings.backoff_max_seconds, 2.0 ** min(self._failures[destination], 10))
-        self._paused_destinations[destination] = self._clock() + timedelta(seconds=wait)
+        self._paused[destination] = time.monotonic() + wait
         self.report.destinations_failed[destination.name] = error
         log.error("destination.failed", destination=destination.name, error=error, retry_in_seconds=f"{wait:.0f}")
 
     def _abandon(self, error: AuditLogsError) -> None:
-        """Gives up everything that is being read (the clock is off, say). Nothing of it was loaded."""
-        self._readings.clear()
+        """Gives up everything that is being read (the clock is off, say)."""
+        self._passes.clear()
+        self._sweep_is_due = False
         self.report.stopped_by = error
         log.error("poll.abandoned", error=error)
 
     def _note_failures(self, reading: Reading) -> None:
-        for destination, error in reading.broken.items():
-            self._fail(destination, error)
         for stream, error in reading.failures.items():
             self.report.accounts_failed[stream] = error
+            wait = 0.0
             if isinstance(error, RateLimitedError):
-                self._paused_streams[stream] = error.until
+                wait = (error.until - self._clock()).total_seconds()
             elif isinstance(error, RefusedError):
-                self._paused_streams[stream] = self._clock() + REFUSED_PAUSE
-            paused = self._paused_streams.get(stream)
-            retry = f"{paused:%H:%M:%S}" if paused and paused > self._clock() else "next poll"
+                wait = REFUSED_PAUSE_SECONDS
+            self._paused[stream] = time.monotonic() + wait
+            retry = f"in {wait:.0f} s" if wait > 0 else "next poll"
             log.error("account.failed", account=stream.account_id, version=stream.api_version, error=error, retry=retry)
 
+    # --- what went well ---------------------------------------------------------------------------------------------
+
     def _note_step(self, step: Step) -> None:
-        self.report.read += step.read
+        self.report.read += step.events
         self.report.accounts_read.update(step.finished)
         for stream in step.finished:
             self.report.accounts_failed.pop(stream, None)
-            self._paused_streams.pop(stream, None)
-        self._on_step(self.report)
+        self._on_progress(self.report)
 
-    def _note_load(self, destination: Destination, new: Mapping[Stream, Batch]) -> None:
-        if not new:
-            return
-        events = sum(table.num_rows for batch in new.values() for table in batch.events)
-        quarantined = sum(table.num_rows for batch in new.values() for table in batch.quarantined)
-        newest = max(batch.cursor for batch in new.values())
-        self.report.loads[destination.name] += 1
-        self.report.new[destination.name] += events
-        self.report.quarantined[destination.name] += quarantined
-        self.report.newest = max(self.report.newest or newest, newest)
-        accounts = len({stream.account_id for stream in new})
-        log.info(
-            "load.finished", destination=destination.name, new=events, accounts=accounts, newest=newest.isoformat()
-        )
-        if quarantined:
-            hint = "no readable time or no event: see audit_logs_quarantine"
-            log.warning("load.quarantined", destination=destination.name, events=quarantined, hint=hint)
+    def _note_load(self, destination: Destination, entry: Pass, step: Step, new: Mapping[Stream, Batch]) -> None:
+        self._failures[destination] = 0
+        self.report.destinations_failed.pop(destination.name, None)
+        for stream in step.finished:
+            position, since = destination.position(stream), step.parts[stream].window.since
+            if entry.is_sweep or (position and self._sweeps.is_covered_by(since, position.begin, entry.begun)):
+                self._sweeps.mark(destination.name, stream, entry.begun)
+        if new:
+            self.report.add_load(destination.name, new, is_late=entry.is_sweep)
+            self._on_progress(self.report)
 
 
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Ends the process with a traceback of every thread if the block takes longer."""
-    faulthandler.dump_traceback_later(seconds, exit=True)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-def exit_code(report: Report) -> int:
-    """0 done, 1 an account failed, 75 try again later."""
-    hard = [error for error in report.accounts_failed.values() if not isinstance(error, TemporaryError)]
-    others_loaded = bool(report.accounts_read - report.accounts_failed.keys())
-    if hard or (report.accounts_failed and others_loaded):
-        return 1
-    later = [*report.accounts_failed.values(), *report.destinations_failed.values(), report.stopped_by]
-    failed = [error for error in later if error is not None]
-    if not failed:
-        return 0
-    return 75 if all(isinstance(error, TemporaryError) for error in failed) else 1
+def _sharing(windows: Mapping[Destination, Window]) -> list[tuple[Destination, ...]]:
+    """The destinations in groups whose windows start close together."""
+    starts = [window.since for window in windows.values()]
+    if not starts or max(starts) - min(starts) <= SHARED_SPREAD:
+        return [tuple(windows)] if starts else []
+    return [(destination,) for destination in windows]

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sources.cloudflare_audit_logs.errors import TemporaryError
 
-from .atomic_files import write_atomically
+from .atomic_files import AtomicFolder
 
 Version = str
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -40,7 +40,7 @@ class Objects(Protocol):
     def read(self, path: str) -> StoredObject | None:
         """The object, or None."""
 
-    def write(self, path: str, body: bytes, version: Version | None) -> None:
+    def write(self, path: str, body: bytes, version: Version | None) -> None:  # the lock is the condition
         """Puts the object in place of that version, None being its absence; raises ConflictError otherwise."""
 
     def exclusive(self) -> Any:
@@ -66,8 +66,8 @@ def update(objects: Objects, path: str, change: Callable[[bytes | None], bytes |
 class Folder:
     """Objects as files. Every writer on this host takes the same lock."""
 
-    def __init__(self, root: Path, lock: Path) -> None:
-        self._root, self._lock = root, lock
+    def __init__(self, root: Path, files: AtomicFolder, lock: Path) -> None:
+        self._root, self._files, self._lock = root, files, lock
 
     def read(self, path: str) -> StoredObject | None:
         """The file's bytes."""
@@ -78,7 +78,7 @@ class Folder:
 
     def write(self, path: str, body: bytes, version: Version | None) -> None:  # noqa: ARG002  # the lock is the condition
         """Replaces the file whole."""
-        write_atomically(self._root / path, body)
+        self._files.write(self._root / path, body)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -107,7 +107,7 @@ class Bucket:
             raise
         return StoredObject(body, etag)
 
-    def write(self, path: str, body: bytes, version: Version | None) -> None:
+    def write(self, path: str, body: bytes, version: Version | None) -> None:  # the lock is the condition
         """One conditional PUT."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,9 @@ from pipelines.destination import Destination
 from pipelines.embedded_postgres import embedded_postgres, ensure_running
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
-from pipelines.loop import Loop, Report, StopRequestedError, exit_code
+from pipelines.loop import Loop, StopRequestedError
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
+from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.client import AuditLogsClient
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if not options.once:
         return 0
-    print(json.dumps(as_json(report)) if options.json else _as_text(report))
+    print(json.dumps(as_json(report)) if options.json else as_text(report))
     return exit_code(report)
 
 
@@ -77,7 +78,7 @@ def run(settings: Settings, *, once: bool, stop: threading.Event, limits: StepLi
             destinations,
             clock=_now,
             stop=stop,
-            on_step=show_progress,
+            on_progress=show_progress,
             limits=limits,
         )
         _log_start(settings)
@@ -132,12 +133,13 @@ def _page_fetcher(client: AuditLogsClient, settings: Settings) -> Callable[[Stre
 @contextmanager
 def _destinations(settings: Settings) -> Iterator[list[Destination]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
-    lag = timedelta(seconds=settings.safety_lag_seconds)
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
     is_embedded = settings.stores.postgres is None
     revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
-    stores = (Warehouse(settings.stores.postgres_schema, ensure_server=revive), Lake())
-    destinations = [Destination(store, pipelines_dir=pipelines_dir, lag=lag) for store in stores]
+    warehouse = Warehouse(settings.stores.postgres_schema, owner=settings.stores.postgres_owner, ensure_server=revive)
+    destinations = [
+        Destination(store, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in (warehouse, Lake())
+    ]
     try:
         yield destinations
     finally:
@@ -171,25 +173,6 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request_stop)
     return stop
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report for machines."""
-    return {
-        "read": report.read,
-        "new": dict(report.new),
-        "quarantined": dict(report.quarantined),
-        "newest": report.newest.isoformat() if report.newest else None,
-        "failed_accounts": {stream.name: str(error) for stream, error in report.accounts_failed.items()},
-        "failed_destinations": {name: str(error) for name, error in report.destinations_failed.items()},
-        "error": str(report.stopped_by) if report.stopped_by else None,
-    }
-
-
-def _as_text(report: Report) -> str:
-    where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
-    failed = len(report.accounts_failed) + len(report.destinations_failed) + (report.stopped_by is not None)
-    return f"{report.read:,} events read: {where}" + (f"; {failed} failed, see the log" if failed else "")
 
 
 def _leave_alone() -> None:

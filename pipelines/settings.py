@@ -20,7 +20,7 @@ from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HISTORY = timedelta(days=30)
-OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_")
+OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_", "SWEEP_")
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -47,6 +47,14 @@ class PostgresSettings:
 
 
 @dataclass(frozen=True)
+class OwnerSettings:
+    """The role that makes the tables, where the one that loads does not own them."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class S3Settings:
     """How to reach the lake's bucket. Without keys, the usual AWS chain is asked."""
 
@@ -63,6 +71,7 @@ class StoreSettings:
 
     postgres: PostgresSettings | None
     """None: the embedded PostgreSQL."""
+    postgres_owner: OwnerSettings | None
     postgres_schema: str
     s3: S3Settings | None
     """None: the folder `data/lake`."""
@@ -98,6 +107,8 @@ class Settings:
     max_retries: int
     backoff_seconds: float
     backoff_max_seconds: float
+    sweep_interval_seconds: float
+    sweep_window_hours: float
     initial_checkpoint: datetime | None
     stores: StoreSettings
     warnings: tuple[str, ...] = ()
@@ -106,6 +117,26 @@ class Settings:
     def streams(self) -> list[Stream]:
         """Every account in every version that is read."""
         return [Stream(account_id, version) for account_id in self.account_ids for version in self.api_versions]
+
+    @property
+    def safety_lag(self) -> timedelta:
+        """How far before its cursor a poll begins."""
+        return timedelta(seconds=self.safety_lag_seconds)
+
+    @property
+    def sweep_interval(self) -> timedelta:
+        """The time between two sweeps; zero: none."""
+        return timedelta(seconds=self.sweep_interval_seconds)
+
+    @property
+    def sweep_window(self) -> timedelta:
+        """How late an event may become visible and still be found."""
+        return timedelta(hours=self.sweep_window_hours)
+
+    @property
+    def sweeps_dir(self) -> Path:
+        """Where the times of the last sweeps are."""
+        return self.stores.data_dir / "sweeps"
 
     def first_begin(self, now: datetime) -> datetime:
         """Where a stream begins that neither store has seen: `INITIAL_CHECKPOINT`, or 30 days ago."""
@@ -136,6 +167,8 @@ def read_settings(environment: Mapping[str, str], *, now: datetime) -> Settings:
         hide_user_logs=read.optional("CLOUDFLARE_HIDE_USER_LOGS", _boolean, default=False),
         safety_lag_seconds=read.optional("CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS", _seconds(0, 30 * 86_400), 900.0),
         request_timeout_seconds=read.optional("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", _seconds(0.1, 3600), 30.0),
+        sweep_interval_seconds=read.optional("SWEEP_INTERVAL_SECONDS", _seconds(0, 30 * 86_400), 3600.0),
+        sweep_window_hours=read.optional("SWEEP_WINDOW_HOURS", _number(float, 0, 24 * 548, "a number of hours"), 24.0),
         max_retries=read.optional("CLOUDFLARE_MAX_RETRIES", _whole(0, 100), 3),
         backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", _seconds(0, 3600), 1.0),
         backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", _seconds(0, 3600), 300.0),
@@ -167,6 +200,7 @@ def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
 def _read_stores(read: "_Reader") -> StoreSettings:
     return StoreSettings(
         postgres=_read_postgres(read),
+        postgres_owner=_read_owner(read),
         postgres_schema=read.optional("PG_SCHEMA", _identifier, "public"),
         s3=_read_s3(read),
         lake_prefix=read.optional("S3_PREFIX", _prefix, ""),
@@ -180,7 +214,6 @@ def _read_postgres(read: "_Reader") -> PostgresSettings | None:
     if host is None:
         read.refuse(details, "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL")
         return None
-    read.refuse(("PG_OWNER_USER", "PG_OWNER_PASSWORD"), "is not supported yet: remove it, PG_USER owns its tables")
     return PostgresSettings(
         host=host,
         port=read.optional("PG_PORT", _whole(1, 65_535), 5432),
@@ -189,6 +222,14 @@ def _read_postgres(read: "_Reader") -> PostgresSettings | None:
         password=read.optional("PG_PASSWORD", str, ""),
         sslmode=read.optional("PG_SSLMODE", _choice(*_SSLMODES), "prefer"),
     )
+
+
+def _read_owner(read: "_Reader") -> OwnerSettings | None:
+    user = read.optional("PG_OWNER_USER", str, None)
+    if user is None:
+        read.refuse(("PG_OWNER_PASSWORD",), "has no effect without PG_OWNER_USER: set that as well, or remove it")
+        return None
+    return OwnerSettings(user, read.optional("PG_OWNER_PASSWORD", str, ""))
 
 
 def _read_s3(read: "_Reader") -> S3Settings | None:

@@ -4,33 +4,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import adbc_driver_manager
-import adbc_driver_postgresql.dbapi as adbc
 import pyarrow.parquet as pq
 from adbc_driver_manager.dbapi import Connection
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import FollowupJobRequest, LoadJob, RunnableLoadJob
 from dlt.common.destination.typing import PreparedTableSchema
+from dlt.common.schema import Schema
 from dlt.common.storages.load_package import ParsedLoadJobFileName
 from dlt.destinations import postgres
-from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
-from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
+from sources.cloudflare_audit_logs.errors import TemporaryError
+from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .known import EventKey, event_keys
 from .logs import log
+from .settings import OwnerSettings
 from .warehouse_load import load_events, load_quarantined
+from .warehouse_setup import connect, set_up, statements_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PIPELINE_NAME = "cloudflare_audit_warehouse"
-_DDL = Path(__file__).with_suffix(".sql")
+_PRUNING = Path(__file__).with_name("pruning.sql")
+_IS_ALIVE = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND backend_start::text = %s"
+_KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+"""A host that vanished must not hold the lock for TCP's two hours."""
+
+
+class Session(NamedTuple):
+    """A session of the server, which lives as long as its connection."""
+
+    pid: int
+    started: str
 
 
 class WarehouseLoadJob(RunnableLoadJob):
@@ -41,16 +52,17 @@ class WarehouseLoadJob(RunnableLoadJob):
     def run(self) -> None:
         """Writes the file's rows in one transaction."""
         table, schema = pq.read_table(self._file_path), self._job_client.sql_client.dataset_name
+        load = load_quarantined if self.load_table_name == QUARANTINE_TABLE else load_events
         with connect(self._job_client.config.credentials, autocommit=True) as connection:
-            if self.load_table_name == QUARANTINE_TABLE:
-                load_quarantined(connection, schema, table)
-                return
-            for reason in load_events(connection, schema, table):
+            for reason in load(connection, schema, table):
                 log.warning("warehouse.quarantined", reason=reason)
 
 
 class WarehouseClient(PostgresClient):
     """dlt's Postgres client, which keeps its own tables as it always does; only the events take our way."""
+
+    writer: Session | None = None
+    """The session that held the writer's lock when the pipeline was opened."""
 
     def create_load_job(
         self,
@@ -65,6 +77,15 @@ class WarehouseClient(PostgresClient):
             return WarehouseLoadJob(file_path)
         return super().create_load_job(table, file_path, load_id, restore)
 
+    def complete_load(self, load_id: str) -> None:
+        """Makes the load's state count, if the writer's lock is still held.
+
+        A process that slept through the loss of its lock may add events, each once, but not move the cursor.
+        """
+        if self.writer is not None and not self.sql_client.execute_sql(_IS_ALIVE, *self.writer):
+            raise TemporaryError("the warehouse's lock was lost during a load", hint="another process may have it now")
+        super().complete_load(load_id)
+
     def should_load_data_to_staging_dataset(self, table_name: str) -> bool:  # noqa: ARG002  # dlt's signature
         """Never: two processes that share dlt's staging table lost 250 of 2,500 events."""
         return False
@@ -75,6 +96,14 @@ class WarehouseClient(PostgresClient):
 
 class AuditWarehouse(postgres):
     """The dlt destination. Configured as dlt's own, under `destination.postgres`."""
+
+    writer: Session | None = None
+
+    def client(self, schema: Schema, initial_config: Any = None) -> Any:
+        """The client above, which knows who holds the writer's lock."""
+        client: Any = super().client(schema, initial_config)
+        client.writer = self.writer
+        return client
 
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:
         capabilities = super()._raw_capabilities()
@@ -93,15 +122,20 @@ class Warehouse:
     name = "warehouse"
     pipeline_name = PIPELINE_NAME
 
-    def __init__(self, schema: str, *, ensure_server: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, schema: str, *, owner: OwnerSettings | None = None, ensure_server: Callable[[], None] = lambda: None
+    ) -> None:
         self.dataset_name = schema
-        self._ensure_server = ensure_server
+        self._owner, self._ensure_server = owner, ensure_server
         self._lock: Connection | None = None
         """The connection that holds the writer's lock, and asks what has to be asked."""
+        self._session: Session | None = None
 
     def destination(self) -> AuditWarehouse:
         """What a dlt pipeline loads into."""
-        return AuditWarehouse(destination_name="postgres")
+        destination = AuditWarehouse(destination_name="postgres")
+        destination.writer = self._session
+        return destination
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
@@ -118,7 +152,7 @@ class Warehouse:
 
         Raises:
             TemporaryError: another process loads this schema, or the server is down.
-            AuditLogsError: there is a table `audit_logs` with another key.
+            AuditLogsError: the tables are not ours, or not there and not ours to make.
         """
         self.close()
         self._ensure_server()
@@ -126,11 +160,7 @@ class Warehouse:
         with self.translated_errors():
             self._lock = connect(credentials, autocommit=True)
             self._take_lock()
-            with connect(credentials) as connection, connection.cursor() as cursor:
-                for statement in _ddl(self.dataset_name):
-                    cursor.execute(statement)
-                self._check_key(cursor)
-                connection.commit()
+            set_up(credentials, self._owner, self.dataset_name)
 
     def verify_lock(self) -> None:
         """The lock lives as long as its connection: a lost connection may mean a successor.
@@ -141,11 +171,16 @@ class Warehouse:
         with self.translated_errors():
             self._query("SELECT 1")
 
+    def prune(self, client: PostgresClient) -> None:
+        """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""
+        for statement in statements_of(_PRUNING, schema=self.dataset_name, pipeline=PIPELINE_NAME):
+            client.sql_client.execute_sql(statement)
+
     def close(self) -> None:
         """Gives the lock back."""
         if self._lock is not None:
             self._lock.close()
-        self._lock = None
+        self._lock = self._session = None
 
     def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
         """The keys of the stream's events in `[since, before)`, those that are quarantined for PostgreSQL included."""
@@ -172,34 +207,28 @@ class Warehouse:
             return cursor.fetch_arrow_table()
 
     def _take_lock(self) -> None:
-        sql = f"SELECT pg_try_advisory_lock(hashtext('{PIPELINE_NAME}'), hashtext('{self.dataset_name}')) AS is_held"
-        if self._query(sql)["is_held"].to_pylist() != [True]:
-            raise TemporaryError(
-                "another process loads this warehouse",
-                hint="one loop per warehouse: stop the other one, or find it by its advisory lock in pg_locks",
-            )
-
-    def _check_key(self, cursor: Any) -> None:
-        cursor.execute(
-            "SELECT a.attname AS name FROM pg_index i"  # noqa: S608  # names are ours
-            " CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)"
-            " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum"
-            f" WHERE i.indisprimary AND i.indrelid = '{self.dataset_name}.{EVENTS_TABLE}'::regclass ORDER BY k.n",
+        for name, seconds in _KEEPALIVES.items():
+            self._query(f"SELECT set_config('{name}', '{seconds}', false)")
+        key = f"hashtext('{PIPELINE_NAME}'), hashtext('{self.dataset_name}')"
+        if self._query(f"SELECT pg_try_advisory_lock({key}) AS is_held")["is_held"].to_pylist() == [True]:
+            self._session = Session(**self._query(_SESSION).to_pylist()[0])
+            return
+        holder = self._query(_HOLDER.format(schema=self.dataset_name))["holder"].to_pylist()
+        raise TemporaryError(
+            "another process loads this warehouse",
+            detail=f"held by {', '.join(holder)}",
+            hint="one loop per warehouse: stop the other one",
         )
-        key = tuple(cursor.fetch_arrow_table()["name"].to_pylist())
-        if key != PRIMARY_KEY:
-            raise AuditLogsError(
-                f"the table {self.dataset_name}.{EVENTS_TABLE} has the key {key}, not {PRIMARY_KEY}",
-                hint="it is not ours: set PG_SCHEMA to another schema, or rename that table",
-            )
 
 
-def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
-    """A connection to the warehouse, as dlt would reach it."""
-    connection: Connection = adbc.connect(credentials.to_native_representation(), autocommit=autocommit)
-    return connection
+_SESSION = "SELECT pid, backend_start::text AS started FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 
-
-def _ddl(schema: str) -> list[str]:
-    lines = [line for line in _DDL.read_text().splitlines() if not line.lstrip().startswith("--")]
-    return [statement.replace("{schema}", schema) for statement in "\n".join(lines).split(";") if statement.strip()]
+_HOLDER = f"""
+    SELECT concat_ws(' ', nullif(a.application_name, ''), 'from', coalesce(host(a.client_addr), 'this host'),
+                     'since', to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), '(server process ' || a.pid || ')')
+           AS holder
+    FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted
+      AND l.classid::bigint = hashtext('{PIPELINE_NAME}')::bigint & 4294967295
+      AND l.objid::bigint = hashtext('{{schema}}')::bigint & 4294967295
+"""  # noqa: S608  # names are ours

@@ -52,10 +52,11 @@ def load_events(connection: Connection, schema: str, events: pa.Table) -> list[s
     return [reason for table in refused for reason in table["reason"].to_pylist()]
 
 
-def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> None:
-    """Inserts the quarantined events that the table lacks. The connection is as for `load_events`."""
+def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> list[str]:
+    """Inserts the quarantined events that the table lacks. As `load_events`, but nothing of it can be refused."""
     with connection.cursor() as cursor, _transaction(cursor):
         _insert_quarantined(cursor, schema, quarantined)
+    return []
 
 
 @contextmanager

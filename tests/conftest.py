@@ -1,5 +1,6 @@
 """Real servers for the tests: a PostgreSQL, an S3 store and a Cloudflare, on loopback, gone when the tests are."""
 
+import io
 import json
 import os
 import shutil
@@ -10,7 +11,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -26,8 +28,8 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
 from pipelines.embedded_postgres import embedded_postgres
-from pipelines.loop import Report
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
+from pipelines.report import Report
 from pipelines.run import run
 from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from simulator.api import Api
@@ -101,13 +103,7 @@ def bucket(server_dir: Path) -> Iterator[Bucket]:
     with (folder / "weed.log").open("w") as output:
         process = subprocess.Popen(command, env={**os.environ, **keys}, stdout=output, stderr=output, cwd=folder)
     endpoint = f"http://127.0.0.1:{ports[0]}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=S3_KEYS["S3_ACCESS_KEY"],
-        aws_secret_access_key=S3_KEYS["S3_SECRET_KEY"],
-        region_name="us-east-1",
-    )
+    client = s3_client(endpoint)
     try:
         _wait_for_bucket(client, "lake", process)
         yield Bucket(endpoint, "lake", client)
@@ -151,6 +147,8 @@ class Stores:
     postgres: PostgresSettings
     schema: str
     lake: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """With `S3_BUCKET` in it, the lake is that bucket."""
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Rows of the warehouse; `{schema}` in the SQL is its schema."""
@@ -169,16 +167,26 @@ class Stores:
 
     def lake_table(self, table: str = "audit_logs") -> pa.Table:
         """A table of the lake."""
-        files = sorted((self.lake / "cloudflare" / table).rglob("*.parquet"))
-        return (
-            pa.concat_tables([pq.ParquetFile(file).read() for file in files]) if files else pa.table({"event_id": []})
-        )
+        bodies = self._bucket_objects(table) if "S3_BUCKET" in self.environment else self._files(table)
+        tables = [pq.ParquetFile(io.BytesIO(body)).read() for body in bodies]
+        return pa.concat_tables(tables) if tables else pa.table({"event_id": []})
 
     def lake_events(self) -> list[dict[str, Any]]:
         """The events of the lake by key."""
         return sorted(
             self.lake_table().to_pylist(), key=lambda row: (row["account_id"], row["timestamp"], row["event_id"])
         )
+
+    def _files(self, table: str) -> list[bytes]:
+        return [file.read_bytes() for file in sorted((self.lake / "cloudflare" / table).rglob("*.parquet"))]
+
+    def _bucket_objects(self, table: str) -> list[bytes]:
+        client, bucket = s3_client(self.environment["S3_ENDPOINT"]), self.environment["S3_BUCKET"]
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=f"{self.environment['S3_PREFIX']}/cloudflare/{table}/"
+        )
+        keys = sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+        return [client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
 
     def ids(self) -> tuple[list[str], list[str]]:
         """The event ids of warehouse and lake, in order, doubles included."""
@@ -188,8 +196,8 @@ class Stores:
 
 @pytest.fixture
 def stores(environment: Mapping[str, str], postgres: PostgresSettings) -> Stores:
-    """The destinations of `environment`, with a folder lake."""
-    return Stores(postgres, environment["PG_SCHEMA"], Path(environment["DATA_DIR"]) / "lake")
+    """The destinations of `environment`."""
+    return Stores(postgres, environment["PG_SCHEMA"], Path(environment["DATA_DIR"]) / "lake", environment)
 
 
 @pytest.fixture
@@ -245,6 +253,26 @@ def command(environment: Mapping[str, str]) -> Callable[..., Finished]:
     return command
 
 
+@contextmanager
+def process_of(
+    environment: Mapping[str, str], *arguments: str, output: Any = subprocess.DEVNULL, **changes: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command of the project that runs beside the test, and not longer."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment, **changes},
+        cwd=PROJECT_ROOT,
+        stdout=output,
+        stderr=output,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
 def wait_until(is_true: Callable[[], bool], seconds: float = 30) -> None:
     """Waits for something that another process does; fails if it does not."""
     deadline = time.monotonic() + seconds
@@ -252,6 +280,17 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 30) -> None:
         if time.monotonic() > deadline:
             pytest.fail("waited in vain")
         time.sleep(0.1)
+
+
+def s3_client(endpoint: str) -> Any:
+    """A client with the keys of the tests."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=S3_KEYS["S3_ACCESS_KEY"],
+        aws_secret_access_key=S3_KEYS["S3_SECRET_KEY"],
+        region_name="us-east-1",
+    )
 
 
 def _free_ports(number: int) -> list[int]:

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from pipelines.loop import Report
 from pipelines.reading import StepLimits
+from pipelines.report import Report
 from simulator.api import Api, Fault
 
 from .conftest import Stores

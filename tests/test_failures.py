@@ -11,7 +11,7 @@ import adbc_driver_manager
 import pytest
 
 from pipelines.embedded_postgres import running_server
-from pipelines.loop import Report
+from pipelines.report import Report
 from pipelines.settings import PROJECT_ROOT
 from simulator.api import Api, Fault
 

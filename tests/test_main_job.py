@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.loop import Report
+from pipelines.report import Report
 from pipelines.settings import PROJECT_ROOT, PostgresSettings
 from simulator.api import Api
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.loop import Report
+from pipelines.report import Report
 from simulator.api import Api
 
 from .conftest import Stores
@@ -125,7 +125,7 @@ def test_an_event_without_id_is_loaded_once_under_the_hash_of_its_content(api: A
 
 
 def _incompressible(length: int) -> str:
-    dice = random.Random(0)  # noqa: S311  # not for secrets
+    dice = random.Random(0)  # not for secrets
     return "".join(dice.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=length))
 
 

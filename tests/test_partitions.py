@@ -99,7 +99,7 @@ def test_merging_in_any_order_and_any_number_of_times_gives_the_same_object(
 ) -> None:
     """By time and id, each event once."""
     batches = [_numbered(batch) for batch in numbers if batch]
-    shuffled = random.Random(seed).sample(batches * 2, len(batches) * 2)  # noqa: S311  # not for secrets
+    shuffled = random.Random(seed).sample(batches * 2, len(batches) * 2)  # not for secrets
 
     held: pa.Table | None = None
     for batch in shuffled:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.loop import Report
+from pipelines.report import Report
 from simulator.api import Api
 from simulator.world import SimulatedEvent
 from sources.cloudflare_audit_logs.answers import parse_answer

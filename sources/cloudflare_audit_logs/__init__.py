@@ -13,6 +13,7 @@ import dlt
 import pyarrow as pa
 from dlt.extract import DltResource
 
+from .events import Page
 from .schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_KEY, QUARANTINE_TABLE
 from .streams import Stream
 
@@ -30,42 +31,65 @@ class Batch:
     """Where the stream begins: stored at its first load, never moved after."""
     cursor: datetime
     """The newest event time read, known events included."""
-    events: list[pa.Table] = field(default_factory=list)
-    quarantined: list[pa.Table] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
+
+    @property
+    def events(self) -> int:
+        """How many it brings."""
+        return sum(page.events.num_rows for page in self.pages)
+
+    @property
+    def quarantined(self) -> int:
+        """How many of those that cannot be placed it brings."""
+        return sum(page.quarantined.num_rows for page in self.pages)
 
 
 @dlt.source(name=SOURCE_NAME, max_table_nesting=0)
-def cloudflare_audit_logs(batches: Mapping[Stream, Batch], lag_seconds: float) -> Iterator[DltResource]:
+def cloudflare_audit_logs(batches: Mapping[Stream, Batch], lag_seconds: float | None) -> Iterator[DltResource]:
     """Yields the events of each batch once, and commits each batch's cursor, even for a batch without events.
 
     Args:
         batches: by stream, what the destination lacks.
-        lag_seconds: the safety lag: the next window starts this much before the cursor.
+        lag_seconds: the safety lag: the next window starts this much before the cursor. None: the batches come from
+            beside the loop (sweep, backfill, repair), and no cursor is read or moved.
     """
     for stream, batch in batches.items():
-        yield _audit_logs(stream, batch, lag_seconds)
-    quarantined = [table for batch in batches.values() for table in batch.quarantined]
+        yield _polled(stream, batch, lag_seconds) if lag_seconds is not None else _late(stream, batch)
+    quarantined = [page.quarantined for batch in batches.values() for page in batch.pages if page.quarantined.num_rows]
     if quarantined:
         yield _quarantine(quarantined)
 
 
-def _audit_logs(stream: Stream, batch: Batch, lag_seconds: float) -> DltResource:
-    @dlt.resource(
-        name=stream.name,
-        table_name=EVENTS_TABLE,
-        primary_key=PRIMARY_KEY,
-        write_disposition=_INSERT_ONLY,
-        file_format="parquet",
-    )
+def _polled(stream: Stream, batch: Batch, lag_seconds: float) -> DltResource:
     def audit_logs(
         timestamp: Any = dlt.sources.incremental(CURSOR, initial_value=batch.since, lag=lag_seconds),  # noqa: B008
     ) -> Iterator[pa.Table]:
         # Without this, dlt would drop a late event below its cursor without a word, and could not
         # commit the cursor of a stretch whose events are all known.
         timestamp.advance(max(batch.cursor, timestamp.get_state()["last_value"]))
-        yield from batch.events
+        yield from _tables(batch)
 
-    return audit_logs
+    return _resource(stream, audit_logs)
+
+
+def _late(stream: Stream, batch: Batch) -> DltResource:
+    return _resource(stream, _tables(batch))
+
+
+def _resource(stream: Stream, rows: Any) -> DltResource:
+    resource: DltResource = dlt.resource(
+        rows,
+        name=stream.name,
+        table_name=EVENTS_TABLE,
+        primary_key=PRIMARY_KEY,
+        write_disposition=_INSERT_ONLY,
+        file_format="parquet",
+    )
+    return resource
+
+
+def _tables(batch: Batch) -> Iterator[pa.Table]:
+    return (page.events for page in batch.pages if page.events.num_rows)
 
 
 def _quarantine(tables: list[pa.Table]) -> DltResource:

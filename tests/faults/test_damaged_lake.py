@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.loop import Report
+from pipelines.report import Report
 from simulator.api import Api
-
-from .conftest import Stores
-from .factory import ACCOUNT, ago, ids, spread
+from tests.conftest import Stores
+from tests.factory import ACCOUNT, ago, ids, spread
 
 pytestmark = pytest.mark.integration
 

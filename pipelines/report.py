@@ -1,0 +1,84 @@
+"""What a run has done so far, for the result, the exit code and the progress line."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sources.cloudflare_audit_logs import Batch
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.streams import Stream
+
+from .logs import log
+
+
+@dataclass
+class Report:
+    """Events read, events that were new by destination, and what failed last."""
+
+    read: int = 0
+    new: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+    """Found by the sweep: they became visible later than the safety lag."""
+    quarantined: Counter[str] = field(default_factory=Counter)
+    loads: Counter[str] = field(default_factory=Counter)
+    newest: datetime | None = None
+    accounts_failed: dict[Stream, AuditLogsError] = field(default_factory=dict)
+    accounts_read: set[Stream] = field(default_factory=set)
+    destinations_failed: dict[str, AuditLogsError] = field(default_factory=dict)
+    stopped_by: AuditLogsError | None = None
+
+    def add_load(self, destination: str, new: Mapping[Stream, Batch], *, is_late: bool) -> None:
+        """Counts what a load brought, and says so."""
+        events = sum(batch.events for batch in new.values())
+        quarantined = sum(batch.quarantined for batch in new.values())
+        newest = max(batch.cursor for batch in new.values())
+        self.loads[destination] += 1
+        self.quarantined[destination] += quarantined
+        (self.late if is_late else self.new)[destination] += events
+        accounts = len({stream.account_id for stream in new})
+        if is_late:
+            hint = "visible only after the safety lag: raise CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS if this goes on"
+            log.warning("sweep.late", destination=destination, events=events, accounts=accounts, hint=hint)
+        else:
+            self.newest = max(self.newest or newest, newest)
+            log.info("load.finished", destination=destination, new=events, accounts=accounts, newest=newest.isoformat())
+        if quarantined:
+            hint = "no readable time or no event: see audit_logs_quarantine"
+            log.warning("load.quarantined", destination=destination, events=quarantined, hint=hint)
+
+
+def exit_code(report: Report) -> int:
+    """0 done, 1 an account failed, 75 try again later."""
+    hard = [error for error in report.accounts_failed.values() if not isinstance(error, TemporaryError)]
+    others_loaded = bool(report.accounts_read - report.accounts_failed.keys())
+    if hard or (report.accounts_failed and others_loaded):
+        return 1
+    later = [*report.accounts_failed.values(), *report.destinations_failed.values(), report.stopped_by]
+    failed = [error for error in later if error is not None]
+    if not failed:
+        return 0
+    return 75 if all(isinstance(error, TemporaryError) for error in failed) else 1
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "read": report.read,
+        "new": dict(report.new),
+        "late": dict(report.late),
+        "quarantined": dict(report.quarantined),
+        "newest": report.newest.isoformat() if report.newest else None,
+        "failed_accounts": {stream.name: str(error) for stream, error in report.accounts_failed.items()},
+        "failed_destinations": {name: str(error) for name, error in report.destinations_failed.items()},
+        "error": str(report.stopped_by) if report.stopped_by else None,
+    }
+
+
+def as_text(report: Report) -> str:
+    """The report in one line."""
+    where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
+    late = "".join(f", {name} {count:,} late" for name, count in sorted(report.late.items()))
+    failed = len(report.accounts_failed) + len(report.destinations_failed) + (report.stopped_by is not None)
+    return f"{report.read:,} events read: {where}{late}" + (f"; {failed} failed, see the log" if failed else "")

@@ -1,0 +1,155 @@
+"""A dlt pipeline whose working directory is scratch: thrown away at every opening, used by one process at a time.
+
+Left alone, the directory was wedged for good by 3 of 61 kills, and made the pipeline skip events after a restore.
+"""
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import dlt
+from dlt.common.destination.client import JobClientBase
+from dlt.common.exceptions import DltException
+from dlt.common.schema import Schema
+
+from sources.cloudflare_audit_logs import SOURCE_NAME
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+
+from .store import Store
+
+_KEPT_PACKAGES = 10  # of dlt's completed load packages, for `dlt pipeline … info`
+
+
+class ScratchPipeline:
+    """One dlt pipeline of a store. All it raises is an `AuditLogsError`, after which it is to be opened again."""
+
+    def __init__(self, store: Store, name: str, pipelines_dir: Path, *, is_stateful: bool) -> None:
+        self._store, self._name, self._pipelines_dir, self._is_stateful = store, name, pipelines_dir, is_stateful
+        self._pipeline: dlt.Pipeline | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can load."""
+        return self._pipeline is not None
+
+    @property
+    def state(self) -> Any:
+        """Dlt's state of the pipeline, as restored or as left by the last load."""
+        return self._opened.state
+
+    def open(self) -> None:
+        """Throws the working directory away and, if there is a state, restores it from the store.
+
+        Raises:
+            TemporaryError: another process uses the directory, it cannot be written, or the store is down.
+        """
+        with self.translated_errors():
+            self.take_lock()
+            shutil.rmtree(self._pipelines_dir / self._name, ignore_errors=True)
+            pipeline = dlt.pipeline(
+                self._name,
+                pipelines_dir=str(self._pipelines_dir),
+                destination=self._store.destination(),
+                dataset_name=self._store.dataset_name,
+            )
+            if self._is_stateful:
+                pipeline.sync_destination()
+            else:
+                pipeline.config.restore_from_destination = False
+        self._pipeline = pipeline
+
+    def run(self, source: Any) -> None:
+        """Loads the source, whole or not at all."""
+        with self.translated_errors():
+            self._opened.run(source)
+            packages = (self._pipelines_dir / self._name / "load" / "loaded").glob("*")
+            for package in sorted(packages)[:-_KEPT_PACKAGES]:
+                shutil.rmtree(package, ignore_errors=True)
+
+    def close(self) -> None:
+        """Leaves the directory to others."""
+        self._pipeline = None
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Dlt's client of the store, without the pipeline: what has to come before it is opened."""
+        destination = self._store.destination()
+        bound = destination.spec()._bind_dataset_name(self._store.dataset_name)  # noqa: SLF001  # as dlt does
+        with self.translated_errors():
+            client: JobClientBase = destination.client(Schema(SOURCE_NAME), bound)
+            yield client
+
+    def take_lock(self) -> None:
+        """One process on this host works in the directory, whatever lock the store itself has.
+
+        Raises:
+            TemporaryError: another one does, and which.
+        """
+        try:
+            if self._lock is None:
+                self._pipelines_dir.mkdir(parents=True, exist_ok=True)
+                self._lock = (self._pipelines_dir / f"{self._name}.lock").open("a+")
+            take_file_lock(self._lock)
+        except BlockingIOError as error:
+            raise TemporaryError(
+                f"another process on this host loads the {self._store.name}",
+                detail=lock_holder(self._lock),
+                hint="stop the other one, or give this one a DATA_DIR of its own",
+            ) from error
+
+    @property
+    def _opened(self) -> dlt.Pipeline:
+        if self._pipeline is None:
+            raise TemporaryError(f"the {self._store.name} is not open")
+        return self._pipeline
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Dlt wraps what happens in a load in layers of its own; the innermost one says what it was."""
+        try:
+            with self._store.translated_errors():
+                yield
+        except AuditLogsError:
+            raise
+        except (DltException, OSError, ValueError) as error:
+            cause = _root_cause(error)
+            if isinstance(cause, AuditLogsError):
+                raise cause from error
+            detail = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
+            hint = f"check {self._pipelines_dir}, its rights and space" if isinstance(cause, OSError) else ""
+            raise TemporaryError(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
+
+
+def take_file_lock(file: IO[str]) -> None:
+    """Locks the file, which the kernel undoes when the process ends, and writes into it who that is.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+
+
+def lock_holder(file: IO[str] | None) -> str:
+    """Who holds the lock, as they wrote it."""
+    if file is None:
+        return ""
+    file.seek(0)
+    return f"held by {file.read()}"
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

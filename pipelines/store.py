@@ -1,0 +1,60 @@
+"""What PostgreSQL and the lake have in common: asked what they hold, locked for one writer, loaded by dlt."""
+
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from sources.cloudflare_audit_logs.events import Page
+from sources.cloudflare_audit_logs.streams import Stream
+
+from .known import EventKey, Known
+
+
+class Store(Protocol):
+    """The warehouse or the lake. Whatever it raises inside `translated_errors` is one of our errors."""
+
+    name: str
+    pipeline_name: str
+    dataset_name: str
+
+    def destination(self) -> Any:
+        """The dlt destination."""
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """A block that raises the store's errors as ours."""
+
+    def open(self, client: Any) -> None:
+        """Takes the writer's lock and prepares the store; safe to repeat."""
+
+    def verify_lock(self) -> None:
+        """Raises if the lock may be lost."""
+
+    def prune(self, client: Any) -> None:
+        """Removes what dlt keeps of loads that nobody needs any more, so that its own tables do not grow for ever."""
+
+    def close(self) -> None:
+        """Gives the lock back."""
+
+    def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
+        """The keys of the events held in `[since, before)`."""
+
+    def quarantined_digests(self, stream: Stream) -> set[str]:
+        """The digests of the quarantined events held."""
+
+
+def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
+    """The part of a page that the store does not hold, which counts as known from then on.
+
+    The store is asked for hours that are not known yet. Should the load fail, `known` is to be thrown away. Events
+    older than was asked for are kept: what the API shows is not for us to drop.
+    """
+    with store.translated_errors():
+        if known.digests is None:
+            known.digests = store.quarantined_digests(stream)
+        events = known.lacking(page.events, lambda since, before: store.event_keys(stream, since, before))
+        is_new = [digest not in known.digests for digest in page.quarantined["digest"].to_pylist()]
+    fresh = Page(events, page.quarantined.filter(pa.array(is_new, pa.bool_())))
+    known.add(fresh)
+    return fresh

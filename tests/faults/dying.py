@@ -1,0 +1,93 @@
+"""`python -m tests.faults.dying POINT NTH SIGNAL [arguments of run.py]`: the main job, ended at a named point.
+
+The process sends the signal to itself when it passes the point for the NTH time: KILL ends it there, STOP lets it
+sleep there until someone sends CONT. Nothing else of it is different.
+"""
+
+import functools
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pipelines import run
+
+
+class Point(NamedTuple):
+    """Before or after a call of a function of the main job, or only of those with this first argument."""
+
+    when: str
+    function: str
+    argument: str | None = None
+
+
+_CLIENT = "sources.cloudflare_audit_logs.client:AuditLogsClient"
+_DLT = "dlt.pipeline.pipeline:Pipeline"
+_SQL = "adbc_driver_manager.dbapi:Cursor.execute"
+_LAKE = "dlt.destinations.impl.filesystem.filesystem:FilesystemClient"
+
+POINTS = {
+    "after a request": Point("after", f"{_CLIENT}._get_once"),
+    "with a page in hand": Point("before", "pipelines.run:decode_page"),
+    "with the lock and no state": Point("before", f"{_DLT}.sync_destination"),
+    "before extract": Point("before", f"{_DLT}.extract"),
+    "after extract": Point("after", f"{_DLT}.extract"),
+    "after normalize": Point("after", f"{_DLT}.normalize"),
+    "in the warehouse's load": Point("after", "pipelines.warehouse_load:_insert_batch"),
+    "before the warehouse's commit": Point("before", _SQL, "COMMIT"),
+    "after the warehouse's commit": Point("after", _SQL, "COMMIT"),
+    "before the warehouse's state counts": Point("before", "pipelines.warehouse:WarehouseClient.complete_load"),
+    "after the warehouse's state counts": Point("after", "pipelines.warehouse:WarehouseClient.complete_load"),
+    "before an object": Point("before", "pipelines.lake:update"),
+    "after an object": Point("after", "pipelines.lake:update"),
+    "before the lake's state": Point("before", f"{_LAKE}._store_current_state"),
+    "before the lake's state counts": Point("before", f"{_LAKE}._store_load"),
+    "after the lake's state counts": Point("after", f"{_LAKE}._store_load"),
+    "between the two destinations": Point("after", "pipelines.destination:Destination.load"),
+    "before a sweep's load": Point("before", "pipelines.sidecar:Sidecar.load"),
+    "after a sweep's load": Point("after", "pipelines.sidecar:Sidecar.load"),
+}
+FOLDER_POINTS = {"with a file half in place": Point("before", "pathlib:Path.replace")}
+BUCKET_POINTS = {
+    "before a PUT": Point("before", "pipelines.objects:Bucket.write"),
+    "after a PUT": Point("after", "pipelines.objects:Bucket.write"),
+}
+
+
+def main() -> int:
+    """Runs the main job with the point armed."""
+    name, nth, signal_name, *arguments = sys.argv[1:]
+    _arm({**POINTS, **FOLDER_POINTS, **BUCKET_POINTS}[name], int(nth), signal.Signals[f"SIG{signal_name}"])
+    return run.main(arguments)
+
+
+def _arm(point: Point, nth: int, signal_number: signal.Signals) -> None:
+    module_name, _, path = point.function.partition(":")
+    *owner_path, name = path.split(".")
+    owner = functools.reduce(getattr, owner_path, importlib.import_module(module_name))
+    original, passed = getattr(owner, name), [0]
+
+    def pass_point(when: str, arguments: tuple[Any, ...]) -> None:
+        is_it = when == point.when and (point.argument is None or point.argument in arguments)
+        passed[0] += is_it
+        if is_it and passed[0] == nth:
+            os.kill(os.getpid(), signal_number)
+
+    setattr(owner, name, _watched(original, pass_point))
+
+
+def _watched(original: Callable[..., Any], pass_point: Callable[[str, tuple[Any, ...]], None]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def watched(*arguments: Any, **named: Any) -> Any:
+        pass_point("before", arguments)
+        result = original(*arguments, **named)
+        pass_point("after", arguments)
+        return result
+
+    return watched
+
+
+if __name__ == "__main__":
+    sys.exit(main())

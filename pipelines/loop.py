@@ -174,12 +174,15 @@ class Loop:
     def _call_to_poll(self, *, once: bool) -> None:
         """Calls the destinations that have no poll in hand, and opens those that are not open."""
         polling = {destination for entry in self._passes if not entry.is_sweep for destination in entry.loads}
-        self._due = {d for d in self._destinations if d not in polling and not self._is_paused(d)}
-        for destination in self._due:
-            if not self._workers.is_busy(destination) and not destination.is_open:
+        if not self._due:
+            self._called_at = time.monotonic()
+        for destination in self._destinations:
+            if destination in polling or self._workers.is_busy(destination) or self._is_paused(destination):
+                continue
+            self._due.add(destination)
+            if not destination.is_open:
                 self._submit(destination, None, destination.open)
-        self._called_at = time.monotonic()
-        self._next_poll = math.inf if once else self._called_at + self._settings.poll_interval_seconds
+        self._next_poll = math.inf if once else time.monotonic() + self._settings.poll_interval_seconds
         self._sweep_is_due = self._sweep_may_step = bool(self._settings.sweep_interval)
 
     def _begin_passes(self) -> None:

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -22,15 +22,19 @@ from pipelines.embedded_postgres import embedded_postgres, ensure_running
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop, StopRequestedError
-from pipelines.reading import DEFAULT_LIMITS, StepLimits
+from pipelines.reading import DEFAULT_LIMITS, FetchPages, StepLimits
 from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
+from sources.cloudflare_audit_logs.answers import Answer
 from sources.cloudflare_audit_logs.client import AuditLogsClient
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
+
+LONGEST_STOP_SECONDS = 60
+"""How long a load may still take when we are to stop. Then the process ends as if killed, which is safe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +78,7 @@ def run(settings: Settings, *, once: bool, stop: threading.Event, limits: StepLi
         show_progress = stack.enter_context(_progress())
         loop = Loop(
             settings,
-            _page_fetcher(client, settings),
+            _page_fetcher(client, settings, stop),
             destinations,
             clock=_now,
             stop=stop,
@@ -115,10 +119,15 @@ def _client(settings: Settings, stop: threading.Event) -> AuditLogsClient:
     )
 
 
-def _page_fetcher(client: AuditLogsClient, settings: Settings) -> Callable[[Stream, Window, str], Iterator[Page]]:
+def _page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Event) -> FetchPages:
+    def get(path: str, params: Mapping[str, str | int]) -> Answer:
+        if stop.is_set():
+            raise StopRequestedError
+        return client.get(path, params)
+
     def fetch_pages(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
         for slices in read_window(
-            client.get,
+            get,
             stream,
             window,
             direction=direction,
@@ -162,12 +171,13 @@ def _progress() -> Iterator[Callable[[Report], None]]:
 
 
 def _stop_on_signals() -> threading.Event:
-    """The first SIGTERM or SIGINT lets the step in hand finish; a second one ends the process at once."""
+    """The first SIGTERM or SIGINT lets the loads in hand finish, for a minute; a second one ends us at once."""
     stop = threading.Event()
 
     def request_stop(number: int, _: Any) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
+        signal.alarm(LONGEST_STOP_SECONDS)
         log.info("run.stopping", signal=signal.Signals(number).name)
 
     for number in (signal.SIGTERM, signal.SIGINT):

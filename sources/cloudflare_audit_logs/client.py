@@ -3,6 +3,7 @@
 The token goes to the configured host alone: redirects are not followed, and no `.netrc` replaces it.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -12,6 +13,7 @@ from typing import Self
 
 import requests
 import tenacity
+import urllib3
 
 from .answers import Answer, excerpt, parse_answer
 from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, UnavailableError
@@ -23,6 +25,9 @@ PERMISSION_HINT = (
 CLOCK_TOLERANCE = timedelta(minutes=5)
 RATE_LIMIT_BLOCK = timedelta(minutes=5)
 """How long Cloudflare shuts a token out that went over 1,200 requests in 5 minutes."""
+
+_LONGEST_ANSWER = 10
+"""An answer may take this many timeouts in all."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 
@@ -83,13 +88,17 @@ class AuditLogsClient:
     def _get_once(self, path: str, params: Mapping[str, str | int]) -> Answer:
         self.requests += 1
         url = f"{self._base_url}/{path}"
+        give_up_at = time.monotonic() + _LONGEST_ANSWER * self._timeout_seconds
         try:
-            response = self._session.get(url, params=params, timeout=self._timeout_seconds, allow_redirects=False)
-        except requests.RequestException as error:
+            with self._session.get(
+                url, params=params, timeout=self._timeout_seconds, allow_redirects=False, stream=True
+            ) as response:
+                body = _read(response, give_up_at)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise UnavailableError("the API cannot be reached", detail=_cause(error)) from error
         self._check_clock(response)
-        self._check_status(response)
-        return parse_answer(response.content)
+        self._check_status(response, body)
+        return parse_answer(body)
 
     def _check_clock(self, response: requests.Response) -> None:
         api_time = _parse_http_date(response.headers.get("Date"))
@@ -103,11 +112,11 @@ class AuditLogsClient:
                 hint="set the clock (chrony, systemd-timesyncd); nothing is loaded until then",
             )
 
-    def _check_status(self, response: requests.Response) -> None:
+    def _check_status(self, response: requests.Response, body: bytes) -> None:
         status = response.status_code
         if status == HTTPStatus.OK:
             return
-        said = f"HTTP {status}: {excerpt(response.content)}"
+        said = f"HTTP {status}: {excerpt(body)}"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             until = self._clock() + self._retry_after(response)
             raise RateLimitedError(
@@ -134,6 +143,18 @@ class AuditLogsClient:
         date = _parse_http_date(text)
         wait = timedelta(-1) if date is None else date - self._clock()
         return wait if timedelta() <= wait <= LONGEST_RETRY_AFTER else RATE_LIMIT_BLOCK
+
+
+def _read(response: requests.Response, give_up_at: float) -> bytes:
+    """The body, unless it trickles: the timeout of requests is for each packet, and would never come."""
+    chunks = []
+    while chunk := response.raw.read1(decode_content=True):
+        chunks.append(chunk)
+        if time.monotonic() > give_up_at:
+            raise UnavailableError("the API takes too long to answer", detail=f"{sum(map(len, chunks))} bytes so far")
+    if response.raw.length_remaining:
+        raise UnavailableError("the API's answer was cut off", detail=f"{response.raw.length_remaining} bytes missing")
+    return b"".join(chunks)
 
 
 class _BearerAuth(requests.auth.AuthBase):

@@ -80,7 +80,14 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def bucket(server_dir: Path) -> Iterator[Bucket]:
-    """A bucket on SeaweedFS: real authentication, enforced conditions."""
+    """A bucket on SeaweedFS."""
+    with seaweed(server_dir) as bucket:
+        yield bucket
+
+
+@contextmanager
+def seaweed(server_dir: Path) -> Iterator[Bucket]:
+    """A bucket on SeaweedFS as long as the block runs: real authentication, enforced conditions."""
     ports = _free_ports(8)
     names = [
         "s3",

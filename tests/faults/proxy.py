@@ -22,12 +22,13 @@ class Proxy:
         """To the server."""
         self.cut_after: int | None = None
         """Bytes to the server until every connection is cut, once."""
-        self._is_hanging = threading.Event()
+        self._is_hanging, self._is_refusing = threading.Event(), False
         self._connections: set[socket.socket] = set()
         self._serve()
 
     def refuse(self) -> None:
         """Refuses connections, and cuts those that there are."""
+        self._is_refusing = True
         # Closing alone would leave the port open until the thread that accepts comes back.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -35,7 +36,10 @@ class Proxy:
         self.cut()
 
     def accept(self) -> None:
-        """Accepts connections again."""
+        """Ends `refuse`."""
+        if not self._is_refusing:
+            return
+        self._is_refusing = False
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._serve()
 

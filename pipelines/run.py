@@ -33,8 +33,14 @@ from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
+Clock = Callable[[], datetime]
+
 LONGEST_STOP_SECONDS = 60
 """How long a load may still take when we are to stop. Then the process ends as if killed, which is safe."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(report)
 
 
-def run(settings: Settings, *, once: bool, stop: threading.Event, limits: StepLimits = DEFAULT_LIMITS) -> Report:
+def run(
+    settings: Settings,
+    *,
+    once: bool,
+    stop: threading.Event,
+    limits: StepLimits = DEFAULT_LIMITS,
+    clock: Clock = _now,
+) -> Report:
     """The main job on these settings, until `stop` or for one poll.
 
     Raises:
@@ -73,14 +86,14 @@ def run(settings: Settings, *, once: bool, stop: threading.Event, limits: StepLi
         if settings.stores.postgres is None:
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
-        client = stack.enter_context(_client(settings, stop))
+        client = stack.enter_context(_client(settings, stop, clock))
         destinations = stack.enter_context(_destinations(settings))
         show_progress = stack.enter_context(_progress())
         loop = Loop(
             settings,
-            _page_fetcher(client, settings, stop),
+            _page_fetcher(client, settings, stop, clock),
             destinations,
-            clock=_now,
+            clock=clock,
             stop=stop,
             on_progress=show_progress,
             limits=limits,
@@ -102,7 +115,7 @@ def _log_start(settings: Settings) -> None:
     )
 
 
-def _client(settings: Settings, stop: threading.Event) -> AuditLogsClient:
+def _client(settings: Settings, stop: threading.Event, clock: Clock) -> AuditLogsClient:
     def sleep(seconds: float) -> None:
         if stop.wait(seconds):
             raise StopRequestedError
@@ -110,7 +123,7 @@ def _client(settings: Settings, stop: threading.Event) -> AuditLogsClient:
     return AuditLogsClient(
         settings.api_url,
         settings.api_token,
-        clock=_now,
+        clock=clock,
         sleep=sleep,
         timeout_seconds=settings.request_timeout_seconds,
         max_retries=settings.max_retries,
@@ -119,7 +132,7 @@ def _client(settings: Settings, stop: threading.Event) -> AuditLogsClient:
     )
 
 
-def _page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Event) -> FetchPages:
+def _page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Event, clock: Clock) -> FetchPages:
     def get(path: str, params: Mapping[str, str | int]) -> Answer:
         if stop.is_set():
             raise StopRequestedError
@@ -134,7 +147,7 @@ def _page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.E
             per_page=settings.per_page,
             hide_user_logs=settings.hide_user_logs,
         ):
-            yield decode_page(slices, stream, _now())
+            yield decode_page(slices, stream, clock())
 
     return fetch_pages
 
@@ -187,10 +200,6 @@ def _stop_on_signals() -> threading.Event:
 
 def _leave_alone() -> None:
     """A server of the user's own is not ours to start."""
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

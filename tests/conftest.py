@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -218,15 +218,19 @@ def stores(environment: Mapping[str, str], postgres: PostgresSettings) -> Stores
 
 @pytest.fixture
 def poll(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
-    """`run.py --once` in this process, on `environment` and what a test adds to it."""
+    """`run.py --once` in this process, on `environment` and what a test adds to it, with a clock that may be wrong."""
 
-    def poll(*, limits: StepLimits = DEFAULT_LIMITS, **changes: str) -> Report:
+    def poll(*, limits: StepLimits = DEFAULT_LIMITS, ahead: timedelta = timedelta(), **changes: str) -> Report:
         for name, value in {**environment, **changes}.items():
             monkeypatch.setenv(name, value)
         # dlt reads its configuration once a process; here, once a run.
         Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
         return run(
-            read_settings(read_environment(), now=datetime.now(UTC)), once=True, stop=threading.Event(), limits=limits
+            read_settings(read_environment(), now=datetime.now(UTC)),
+            once=True,
+            stop=threading.Event(),
+            limits=limits,
+            clock=lambda: datetime.now(UTC) + ahead,
         )
 
     return poll

@@ -56,7 +56,7 @@ class Destination:
         self._known.clear()
         with self._pipeline.client() as client:
             self._pipeline.take_lock()
-            self._store.open(client)
+            self._store.open(client, takes_lock=True)
         self._pipeline.open()
         self._state = self._pipeline.state
 

@@ -22,7 +22,7 @@ from .settings import PROJECT_ROOT, StoreSettings, read_environment, read_store_
 
 _CONNECTION = {
     # Who it is, for the one who finds the lock taken.
-    "application_name": f"audit-pipeline process {os.getpid()} on {socket.gethostname()}"[:63],
+    "application_name": f"audit-pipeline/{os.getpid()}@{socket.gethostname()}"[:63],
     # A server that vanished must not hold us up for TCP's two hours.
     "keepalives_idle": 30,
     "keepalives_interval": 10,

@@ -168,7 +168,7 @@ class Lake:
             hint = "check S3_ENDPOINT, S3_BUCKET and its keys, or the folder's rights and free space"
             raise TemporaryError("the lake is not available", detail=" ".join(str(error).split()), hint=hint) from error
 
-    def open(self, client: LakeClient) -> None:
+    def open(self, client: LakeClient, *, takes_lock: bool) -> None:
         """Takes the writer's lock of a folder, or asks a bucket whether it enforces conditions. Safe to repeat.
 
         Raises:
@@ -183,6 +183,8 @@ class Lake:
                         "lake.conditions_ignored",
                         hint="the store does not enforce conditional writes: run one writer, no backfill beside it",
                     )
+                return
+            if not takes_lock:
                 return
             Path(client.bucket_path).mkdir(parents=True, exist_ok=True)
             self._lock = lock_path(client.bucket_path, "writer").open("a+")

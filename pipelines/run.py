@@ -86,12 +86,12 @@ def run(
         if settings.stores.postgres is None:
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
-        client = stack.enter_context(_client(settings, stop, clock))
+        client = stack.enter_context(client_for(settings, stop, clock))
         destinations = stack.enter_context(_destinations(settings))
         show_progress = stack.enter_context(_progress())
         loop = Loop(
             settings,
-            _page_fetcher(client, settings, stop, clock),
+            page_fetcher(client, settings, stop, clock),
             destinations,
             clock=clock,
             stop=stop,
@@ -115,7 +115,9 @@ def _log_start(settings: Settings) -> None:
     )
 
 
-def _client(settings: Settings, stop: threading.Event, clock: Clock) -> AuditLogsClient:
+def client_for(settings: Settings, stop: threading.Event, clock: Clock) -> AuditLogsClient:
+    """The API as the settings say. While it waits, `stop` ends it: `StopRequestedError`."""
+
     def sleep(seconds: float) -> None:
         if stop.wait(seconds):
             raise StopRequestedError
@@ -132,7 +134,9 @@ def _client(settings: Settings, stop: threading.Event, clock: Clock) -> AuditLog
     )
 
 
-def _page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Event, clock: Clock) -> FetchPages:
+def page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Event, clock: Clock) -> FetchPages:
+    """Reads windows page by page, decoded, as the settings say; `stop` ends it between two pages."""
+
     def get(path: str, params: Mapping[str, str | int]) -> Answer:
         if stop.is_set():
             raise StopRequestedError

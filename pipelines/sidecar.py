@@ -25,6 +25,15 @@ class Sidecar:
         self._pipeline = ScratchPipeline(store, f"{store.pipeline_name}_{purpose}", pipelines_dir, is_stateful=False)
         self._known: dict[Stream, Known] = {}
 
+    def open(self) -> None:
+        """Opens the store as well, where no loop in this process has.
+
+        Raises:
+            AuditLogsError: the store is down, or not ours.
+        """
+        with self._pipeline.client() as client:
+            self._store.open(client, takes_lock=False)
+
     def load(self, step: Step) -> dict[Stream, Batch]:
         """Writes what the store lacks of the step, and returns that.
 

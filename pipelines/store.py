@@ -25,8 +25,8 @@ class Store(Protocol):
     def translated_errors(self) -> AbstractContextManager[None]:
         """A block that raises the store's errors as ours."""
 
-    def open(self, client: Any) -> None:
-        """Takes the writer's lock and prepares the store; safe to repeat."""
+    def open(self, client: Any, *, takes_lock: bool) -> None:
+        """Prepares the store, for the loop with the writer's lock, for whoever works beside it without; repeatable."""
 
     def verify_lock(self) -> None:
         """Raises if the lock may be lost."""

@@ -127,8 +127,8 @@ class Warehouse:
     ) -> None:
         self.dataset_name = schema
         self._owner, self._ensure_server = owner, ensure_server
-        self._lock: Connection | None = None
-        """The connection that holds the writer's lock, and asks what has to be asked."""
+        self._connection: Connection | None = None
+        """The connection that asks what has to be asked, and holds the writer's lock."""
         self._session: Session | None = None
 
     def destination(self) -> AuditWarehouse:
@@ -147,8 +147,8 @@ class Warehouse:
             hint = "check PG_HOST, PG_USER, PG_PASSWORD and PG_DATABASE"
             raise TemporaryError("the warehouse is not available", detail=" ".join(lines.split()), hint=hint) from error
 
-    def open(self, client: PostgresClient) -> None:
-        """Takes the writer's lock and makes the tables. Safe to repeat.
+    def open(self, client: PostgresClient, *, takes_lock: bool) -> None:
+        """Makes the tables, and takes the writer's lock if told to. Safe to repeat.
 
         Raises:
             TemporaryError: another process loads this schema, or the server is down.
@@ -158,8 +158,9 @@ class Warehouse:
         self._ensure_server()
         credentials = client.config.credentials
         with self.translated_errors():
-            self._lock = connect(credentials, autocommit=True)
-            self._take_lock()
+            self._connection = connect(credentials, autocommit=True)
+            if takes_lock:
+                self._take_lock()
             set_up(credentials, self._owner, self.dataset_name)
 
     def verify_lock(self) -> None:
@@ -178,9 +179,9 @@ class Warehouse:
 
     def close(self) -> None:
         """Gives the lock back."""
-        if self._lock is not None:
-            self._lock.close()
-        self._lock = self._session = None
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._session = None
 
     def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
         """The keys of the stream's events in `[since, before)`, those that are quarantined for PostgreSQL included."""
@@ -200,9 +201,9 @@ class Warehouse:
             return set(self._query(sql, stream.account_id, stream.api_version)["digest"].to_pylist())
 
     def _query(self, sql: str, *parameters: Any) -> Any:
-        if self._lock is None:
+        if self._connection is None:
             raise TemporaryError("the warehouse is not open")
-        with self._lock.cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return cursor.fetch_arrow_table()
 

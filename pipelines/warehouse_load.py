@@ -24,6 +24,9 @@ from sources.cloudflare_audit_logs.schema import (
 
 JSON_COLUMNS = ("metadata", "raw_event")
 
+PAUSE_LIMIT_SECONDS = 10
+"""How long the server lets a load's transaction stand still before it ends it."""
+
 _STAGE = "staged_batch"
 _COLUMN_TYPES = {pa.string(): "text", pa.timestamp("us", tz="UTC"): "timestamptz"}
 
@@ -62,6 +65,8 @@ def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table)
 @contextmanager
 def _transaction(cursor: Cursor) -> Iterator[None]:
     cursor.execute("BEGIN")
+    # A process that is paused in here holds its rows' keys: others that load the same rows would wait for it.
+    cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{PAUSE_LIMIT_SECONDS}s'")
     try:
         yield
     except BaseException:

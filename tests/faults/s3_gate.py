@@ -1,7 +1,9 @@
 """A gate before a real S3 server: passes requests on, notes them, or answers as a store in trouble would."""
 
 import http.client
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +37,7 @@ class Gate(ThreadingHTTPServer):
         self.target = urlsplit(target).netloc
         self.refuse: Callable[[S3Request], Refusal | None] = lambda _: None
         self.requests: list[S3Request] = []
+        self.drops_next_body = False
 
     @property
     def url(self) -> str:
@@ -66,6 +69,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         requests = _meaning(self.command, self.path, body)
         self.server.requests += requests
+        if self.server.drops_next_body and self.command == "PUT":
+            self.server.drops_next_body = False
+            self._send_headers_alone()
+            self._answer(500, [], b"")
+            return
         refusal = next((found for request in requests if (found := self.server.refuse(request))), None)
         if refusal:
             status, code = refusal
@@ -75,9 +83,21 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
         upstream = http.client.HTTPConnection(self.server.target, timeout=60)
         upstream.request(self.command, self.path, body, headers)
+        if len(body) < int(self.headers.get("Content-Length", 0)):
+            upstream.close()  # the client died; so do we
+            return
         response = upstream.getresponse()
         self._answer(response.status, response.getheaders(), response.read())
         upstream.close()
+
+    def _send_headers_alone(self) -> None:
+        """What the store sees of a client that is killed between headers and body."""
+        host, port = self.server.target.split(":")
+        del self.headers["Expect"]  # answered already, by us: as proxies do
+        with socket.create_connection((host, int(port))) as store:
+            store.sendall(f"PUT {self.path} HTTP/1.1\r\n{self.headers}".encode())
+            time.sleep(0.2)
+        time.sleep(0.2)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any  # http.server's names
 

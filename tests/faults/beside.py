@@ -1,0 +1,47 @@
+"""`python -m tests.faults.beside`: reads the last day again and again into both stores beside the loop, until SIGTERM.
+
+What a backfill does, on the main job's settings: sidecars, which take no writer's lock.
+"""
+
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from threading import Event
+
+from pipelines.lake import Lake
+from pipelines.reading import Reading, StepLimits
+from pipelines.run import client_for, page_fetcher
+from pipelines.settings import read_environment, read_settings
+from pipelines.sidecar import Sidecar
+from pipelines.store import Store
+from pipelines.warehouse import Warehouse
+from sources.cloudflare_audit_logs.streams import Window
+
+
+def main() -> int:
+    """Loads until stopped."""
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    settings = read_settings(read_environment(), now=_now())
+    pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
+    stores: list[Store] = [Warehouse(settings.stores.postgres_schema), Lake()]
+    sidecars = [Sidecar(store, "beside", pipelines_dir=pipelines_dir) for store in stores]
+    for sidecar in sidecars:
+        sidecar.open()
+    with client_for(settings, stop, _now) as client:
+        fetch_pages = page_fetcher(client, settings, Event(), _now)
+        while not stop.is_set():
+            window = Window(_now() - timedelta(days=1), _now())
+            reading = Reading(fetch_pages, dict.fromkeys(settings.streams, window), limits=StepLimits(300))
+            for step in reading.steps():
+                for sidecar in sidecars:
+                    sidecar.load(step)
+    return 0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

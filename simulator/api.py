@@ -73,6 +73,7 @@ class Behaviour:
     repeats_cursor: bool = False
     ignores_direction: bool = False
     clock_offset_seconds: float = 0
+    sends_date: bool = True
     requests_per_window: int = 1200
     window_seconds: float = 300
 

@@ -83,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, reply: Reply) -> None:
         api, body = self.server.api, reply.body
         now = api.clock() + timedelta(seconds=api.behaviour.clock_offset_seconds)
-        headers = {"Content-Type": "application/json", "Date": format_datetime(now, usegmt=True), **reply.headers}
+        date = {"Date": format_datetime(now, usegmt=True)} if api.behaviour.sends_date else {}
+        headers = {"Content-Type": "application/json", **date, **reply.headers}
         if "gzip" in self.headers.get("Accept-Encoding", "") and len(body) > _WORTH_COMPRESSING:
             body = gzip.compress(body, 1)
             headers["Content-Encoding"] = "gzip"

@@ -130,3 +130,17 @@ def test_the_loop_loads_what_appears_while_it_runs_and_ends_on_sigterm(
 
     assert loop.returncode == 0, err
     assert stores.ids() == (sorted(ids(events)),) * 2
+
+
+def test_wrong_settings_are_all_reported_and_nothing_is_touched(
+    command: Command, environment: Mapping[str, str]
+) -> None:
+    """Exit 2, a hint for each, no folder made, no request sent."""
+    done = command(
+        "pipelines/run.py", "--once", CLOUDFLARE_API_TOKEN=None, CLOUDFLARE_PER_PAGE="0", POLL_INTERVAL_SECONDS="soon"
+    )
+
+    assert done.code == 2
+    for name in ("CLOUDFLARE_API_TOKEN", "CLOUDFLARE_PER_PAGE", "POLL_INTERVAL_SECONDS"):
+        assert name in done.err
+    assert not Path(environment["DATA_DIR"]).exists()

@@ -71,6 +71,9 @@ class LakeClient(FilesystemClient):
         super().__init__(schema, config, capabilities)
         if self.is_local_filesystem:
             self.fs_client = AtomicLocalFileSystem(Path(self.bucket_path))
+        else:
+            # There are no folders in a bucket; to make one, s3fs would make the bucket if it may not list its root.
+            self.fs_client.makedirs = lambda *_, **__: None
 
     @property
     def objects(self) -> Objects:

@@ -1,8 +1,6 @@
 -- The warehouse's tables, each statement safe to repeat. {schema} is PG_SCHEMA.
 -- Made before the first load: dlt would make no key, and a unique index of its own that stops create_hypertable.
 
-CREATE SCHEMA IF NOT EXISTS {schema};
-
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs (
     event_id         text        NOT NULL,
     "timestamp"      timestamptz NOT NULL,

@@ -41,6 +41,9 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
         statements += statements_of(_GRANTS, schema=schema, ingest=f'"{credentials.username}"')
     try:
         with _transaction(_as_owner(credentials, owner)) as cursor:
+            # IF NOT EXISTS alone would ask for the right to make schemas even where there is nothing to make.
+            if not _value(cursor, f"SELECT to_regnamespace('{schema}') IS NOT NULL AS value"):
+                cursor.execute(f"CREATE SCHEMA {schema}")
             for statement in statements:
                 cursor.execute(statement)
     except adbc_driver_manager.Error as error:
@@ -77,15 +80,23 @@ def _transaction(credentials: PostgresCredentials) -> Iterator[Cursor]:
 
 
 def _check_rights(cursor: Cursor, schema: str, user: str) -> None:
+    """Asks the catalogs, which everyone may read: the tables themselves may be out of sight."""
     for table in (EVENTS_TABLE, QUARANTINE_TABLE):
-        name = f"{schema}.{table}"
-        if not _value(cursor, f"SELECT to_regclass('{name}') IS NOT NULL AS value"):
+        may_use = _value(
+            cursor,
+            "SELECT bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')"  # noqa: S608  # names are ours
+            " AND has_table_privilege(c.oid, 'INSERT')) AS value FROM pg_class c JOIN pg_namespace n"
+            f" ON n.oid = c.relnamespace WHERE n.nspname = '{schema}' AND c.relname = '{table}'",
+        )
+        if may_use is None:
             raise AuditLogsError(
-                f"there is no table {name}, and {user} may not make it",
+                f"there is no table {schema}.{table}, and {user} may not make it",
                 hint="set PG_OWNER_USER and PG_OWNER_PASSWORD, or have its owner run pipelines/warehouse.sql",
             )
-        if not _value(cursor, f"SELECT has_table_privilege('{name}', 'SELECT, INSERT') AS value"):
-            raise AuditLogsError(f"{user} may not read and insert into {name}", hint="GRANT SELECT, INSERT ON it")
+        if not may_use:
+            raise AuditLogsError(
+                f"{user} may not read and insert into {schema}.{table}", hint="GRANT it what pipelines/grants.sql says"
+            )
 
 
 def _check_key(cursor: Cursor, schema: str) -> None:

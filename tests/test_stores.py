@@ -155,6 +155,7 @@ def warehouse(postgres: PostgresSettings, tmp_path: Path) -> Iterator[tuple[Any,
     uri = f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
     with adbc.connect(uri, autocommit=True) as connection:
         with connection.cursor() as cursor:
+            cursor.execute(f"CREATE SCHEMA {schema}")
             for statement in statements_of(_TABLES, schema=schema):
                 cursor.execute(statement)
         yield connection, schema

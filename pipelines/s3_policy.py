@@ -1,0 +1,48 @@
+"""`python pipelines/s3_policy.py`: the smallest S3 policy under which the lake of these settings works, as JSON.
+
+Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are.
+"""
+
+import json
+import sys
+from typing import Any
+
+from pipelines.partitions import DATASET
+from pipelines.settings import SettingsError, read_environment, read_store_settings
+
+
+def main() -> int:
+    """Prints the policy and returns the exit code."""
+    try:
+        stores = read_store_settings(read_environment())
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if stores.s3 is None:
+        print("S3_BUCKET is not set: a folder lake needs no policy", file=sys.stderr)
+        return 2
+    print(json.dumps(policy(stores.s3.bucket, stores.lake_prefix), indent=2))
+    return 0
+
+
+def policy(bucket: str, prefix: str) -> dict[str, Any]:
+    """The policy document for a bucket and `S3_PREFIX`."""
+    root = f"{prefix}/{DATASET}" if prefix else DATASET
+    objects = f"arn:aws:s3:::{bucket}/{root}"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": [f"{objects}/*"]},
+            {"Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": [f"{objects}/_dlt_*"]},
+            {
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket"],
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+                "Condition": {"StringLike": {"s3:prefix": [root, f"{root}/*"]}},
+            },
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

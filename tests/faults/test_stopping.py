@@ -1,0 +1,100 @@
+"""SIGTERM and SIGINT let the load in hand finish, in bounded time; a second one ends at once, and loses nothing."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from simulator.api import Api, Fault
+from tests.conftest import Finished, Stores, process_of, wait_until
+from tests.factory import ACCOUNT, ago, event_at, ids, spread
+
+from .proxy import Proxy
+
+pytestmark = pytest.mark.integration
+
+Command = Callable[..., Finished]
+ONCE = ("pipelines/run.py", "--once", "--json")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_idle_ends_well_at_once(
+    environment: Mapping[str, str], tmp_path: Path, signal_number: signal.Signals
+) -> None:
+    """Exit 0, whatever the interval."""
+    with (tmp_path / "log").open("wb") as log, process_of(environment, "pipelines/run.py", output=log) as loop:
+        wait_until(lambda: "load.finished destination=lake" in (tmp_path / "log").read_text())
+        loop.send_signal(signal_number)
+
+        assert loop.wait(5) == 0
+
+
+def test_a_signal_in_the_middle_of_a_load_lets_it_finish(
+    api: Api, environment: dict[str, str], stores: Stores, warehouse_proxy: Proxy, tmp_path: Path
+) -> None:
+    """A load that takes some seconds is in the warehouse after it, cursor and all."""
+    events = spread(400, ago(hours=3), ago(minutes=1), newValue="x" * 1000)
+    api.world.add(ACCOUNT, "v1", events)
+    warehouse_proxy.bytes_per_second = 200_000
+    with (tmp_path / "log").open("wb") as log, process_of(environment, "pipelines/run.py", output=log) as loop:
+        wait_until(lambda: len(stores.lake_ids()) == len(events))
+        loop.terminate()
+
+        assert loop.wait(60) == 0
+    assert stores.ids() == (sorted(ids(events)),) * 2
+    assert "load.finished destination=warehouse new=400" in (tmp_path / "log").read_text()
+
+
+def test_a_signal_while_the_api_makes_us_wait_ends_well_at_once(api: Api, environment: Mapping[str, str]) -> None:
+    """Retries are waited for with an ear open, and a window in hand is let go between two pages."""
+    api.faults.append(Fault(times=None, status=503))
+    waiting = {"CLOUDFLARE_BACKOFF_SECONDS": "60"}
+    with process_of(environment, "pipelines/run.py", **waiting) as loop:
+        wait_until(lambda: bool(api.requests))
+        loop.terminate()
+
+        assert loop.wait(5) == 0
+
+
+def test_a_second_signal_ends_at_once_and_loses_nothing(
+    api: Api, environment: dict[str, str], command: Command, stores: Stores, warehouse_proxy: Proxy
+) -> None:
+    """Even if the warehouse hangs."""
+    events = spread(20, ago(hours=3), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", events)
+    with process_of(environment, "pipelines/run.py", POLL_INTERVAL_SECONDS="0.2") as loop:
+        wait_until(lambda: len(stores.warehouse_ids()) == len(events))
+        warehouse_proxy.hang()
+        more = [event_at(ago(seconds=1))]
+        api.world.add(ACCOUNT, "v1", more)
+        wait_until(lambda: len(stores.lake_ids()) == len(events + more))
+        loop.terminate()
+        time.sleep(1)
+        assert loop.poll() is None
+        loop.terminate()
+        assert loop.wait(5) == -signal.SIGTERM
+    warehouse_proxy.go_on()
+
+    assert command(*ONCE).code == 0
+    assert stores.ids() == (sorted(ids(events + more)),) * 2
+
+
+def test_a_load_that_hangs_ends_the_process_after_a_while(
+    api: Api, environment: dict[str, str], command: Command, stores: Stores, warehouse_proxy: Proxy
+) -> None:
+    """With a deadline of 2 seconds instead of a minute for the stop: the process ends as if killed."""
+    api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=1))])
+    code = "import sys; from pipelines import run; run.LONGEST_STOP_SECONDS = 2; sys.exit(run.main([]))"
+    with process_of(environment, "-c", code, POLL_INTERVAL_SECONDS="0.2") as loop:
+        wait_until(lambda: len(stores.warehouse_ids()) == 1)
+        warehouse_proxy.hang()
+        api.world.add(ACCOUNT, "v1", [event_at(ago(seconds=1))])
+        wait_until(lambda: len(stores.lake_ids()) == 2)
+        loop.terminate()
+
+        assert loop.wait(10) == -signal.SIGALRM
+    warehouse_proxy.go_on()
+    assert command(*ONCE).code == 0
+    assert len(stores.warehouse_ids()) == 2

@@ -100,7 +100,7 @@ class Api:
         self.behaviour = Behaviour()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
-        self._token = token
+        self.token = token
         self._times: deque[datetime] = deque()
         self._blocked_until = datetime.min.replace(tzinfo=UTC)
         self._lock = threading.Lock()
@@ -126,7 +126,7 @@ class Api:
         return self._misbehave(fault, lambda: self._answer(request, authorization))
 
     def _answer(self, request: Request, authorization: str) -> Reply:
-        if authorization != f"Bearer {self._token}":
+        if authorization != f"Bearer {self.token}":
             return _failure(403, {"code": 10000, "message": "Authentication error"})
         if request.account_id not in self.world.account_ids:
             return _failure(404, _NOT_FOUND)

@@ -43,6 +43,18 @@ S3_KEYS = {"S3_ACCESS_KEY": "test-access-key", "S3_SECRET_KEY": "test-secret-key
 _numbers = count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long`."""
+    parser.addoption("--long", action="store_true", help="run the long tests, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the long ones out, and says how many."""
+    left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def server_dir() -> Iterator[Path]:
     """A folder for servers that may not run as root: readable to all, unlike pytest's own."""
@@ -174,7 +186,7 @@ class Stores:
 
     def lake_table(self, table: str = "audit_logs") -> pa.Table:
         """A table of the lake."""
-        bodies = self._bucket_objects(table) if "S3_BUCKET" in self.environment else self._files(table)
+        bodies = self.objects(f"{table}/", ".parquet")
         tables = [pq.ParquetFile(io.BytesIO(body)).read() for body in bodies]
         return pa.concat_tables(tables) if tables else pa.table({"event_id": []})
 
@@ -184,15 +196,18 @@ class Stores:
             self.lake_table().to_pylist(), key=lambda row: (row["account_id"], row["timestamp"], row["event_id"])
         )
 
-    def _files(self, table: str) -> list[bytes]:
-        return [file.read_bytes() for file in sorted((self.lake / "cloudflare" / table).rglob("*.parquet"))]
-
-    def _bucket_objects(self, table: str) -> list[bytes]:
+    def objects(self, prefix: str, suffix: str = "") -> list[bytes]:
+        """The bodies of the objects under a path of the lake."""
+        if "S3_BUCKET" not in self.environment:
+            files = sorted((self.lake / "cloudflare" / prefix).rglob(f"*{suffix}"))
+            return [file.read_bytes() for file in files if file.is_file()]
         client, bucket = s3_client(self.environment["S3_ENDPOINT"]), self.environment["S3_BUCKET"]
         pages = client.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket, Prefix=f"{self.environment['S3_PREFIX']}/cloudflare/{table}/"
+            Bucket=bucket, Prefix=f"{self.environment['S3_PREFIX']}/cloudflare/{prefix}"
         )
-        keys = sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+        keys = sorted(
+            item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(suffix)
+        )
         return [client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
 
     def ids(self) -> tuple[list[str], list[str]]:

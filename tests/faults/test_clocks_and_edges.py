@@ -36,6 +36,7 @@ def test_a_clock_that_is_10_minutes_off_loads_nothing_and_says_so(
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jump", [timedelta(minutes=4), timedelta(minutes=-4)])
 def test_a_clock_that_jumps_within_what_is_allowed_loses_nothing(
     api: Api, poll: Poll, stores: Stores, jump: timedelta
@@ -101,6 +102,7 @@ def test_a_state_in_the_future_closes_no_window(api: Api, poll: Poll, stores: St
     assert stores.ids() == (sorted(ids([first, future, recent, older])),) * 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns", "Pacific/Kiritimati"])
 def test_a_host_in_another_time_zone_holds_the_same(api: Api, command: Command, stores: Stores, zone: str) -> None:
     """Hours and days of the lake are UTC everywhere."""

@@ -64,6 +64,7 @@ def test_a_warehouse_that_is_dropped_in_the_middle_of_a_load_holds_each_event_on
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
+@pytest.mark.long
 def test_a_slow_warehouse_does_not_slow_down_the_lake(
     api: Api, running: RunLoop, stores: Stores, warehouse_proxy: Proxy
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_warehouse_that_is_read_only_is_told_and_waited_for(
         wait_until(lambda: "destination=warehouse new=5" in loop.log)
 
 
+@pytest.mark.long
 def test_a_warehouse_without_space_catches_up_when_it_has_some(
     api: Api, running: RunLoop, environment: dict[str, str], server_dir: Path, stores: Stores
 ) -> None:
@@ -154,7 +156,14 @@ def _small_files(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-@pytest.mark.parametrize("refusal", [SLOW_DOWN, ACCESS_DENIED, STORAGE_FULL], ids=lambda refusal: refusal[1])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(ACCESS_DENIED, id="AccessDenied"),
+        pytest.param(SLOW_DOWN, id="SlowDown", marks=pytest.mark.long),
+        pytest.param(STORAGE_FULL, id="StorageFull", marks=pytest.mark.long),
+    ],
+)
 def test_a_bucket_that_refuses_writes_does_not_hold_back_the_warehouse(
     api: Api, running: RunLoop, stores: Stores, lake_gate: Gate, refusal: Refusal
 ) -> None:
@@ -171,6 +180,7 @@ def test_a_bucket_that_refuses_writes_does_not_hold_back_the_warehouse(
         wait_until(lambda: stores.lake_ids() == sorted(ids(events)), seconds=60)
 
 
+@pytest.mark.long
 def test_a_bucket_that_is_throttled_now_and_then_is_loaded_all_the_same(
     api: Api, running: RunLoop, stores: Stores, lake_gate: Gate
 ) -> None:
@@ -210,6 +220,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 def test_an_embedded_server_that_is_killed_under_the_loop_is_started_again(
     api: Api, environment: dict[str, str], running: RunLoop, server_dir: Path
 ) -> None:

@@ -3,7 +3,8 @@
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,22 @@ ONCE = ("pipelines/run.py", "--once", "--json")
 SETTINGS = {"CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}", "CLOUDFLARE_PER_PAGE": "100"}
 
 
-@pytest.mark.parametrize("point", [*POINTS, *FOLDER_POINTS])
+FAST = {
+    "after extract",
+    "before the warehouse's commit",
+    "before the warehouse's state counts",
+    "before the lake's state",
+    "with a file half in place",
+    "after a sweep's load",
+}
+"""Of the others, `make soak` has all."""
+
+
+def _params(points: Iterable[str]) -> list[Any]:
+    return [pytest.param(point, marks=[] if point in FAST else pytest.mark.long) for point in points]
+
+
+@pytest.mark.parametrize("point", _params([*POINTS, *FOLDER_POINTS]))
 def test_killed_at_a_named_point_nothing_is_lost_and_nothing_doubled(
     api: Api, command: Command, stores: Stores, point: str
 ) -> None:
@@ -28,7 +44,7 @@ def test_killed_at_a_named_point_nothing_is_lost_and_nothing_doubled(
     _killed_and_completed(api, command, stores, point)
 
 
-@pytest.mark.parametrize("point", BUCKET_POINTS)
+@pytest.mark.parametrize("point", _params(BUCKET_POINTS))
 def test_killed_at_a_named_point_of_a_bucket_nothing_is_lost_and_nothing_doubled(
     api: Api, command: Command, environment: dict[str, str], bucket: Bucket, stores: Stores, point: str
 ) -> None:
@@ -60,6 +76,7 @@ def _killed_and_completed(api: Api, command: Command, stores: Stores, point: str
     assert stores.ids() == (sorted(ids(early + other + more)),) * 2
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_doubled(
     api: Api, command: Command, environment: Mapping[str, str], stores: Stores
 ) -> None:

@@ -58,6 +58,7 @@ def test_within_the_sweeps_window_a_sweep_finds_it(
     assert stores.ids() == (sorted(ids([*known, late])),) * 2
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_later_than_that_it_is_left_to_a_reconciliation(api: Api, poll: Poll, stores: Stores) -> None:
     """Three days: no sweep reads that far back by default, but one that is told to does."""
@@ -101,6 +102,7 @@ def test_a_destination_that_was_down_is_swept_as_far_back_as_it_needs(api: Api, 
     assert ids([late]) <= set(stores.warehouse_ids())
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_broken_account_does_not_stop_the_sweep_of_the_others(api: Api, poll: Poll, stores: Stores) -> None:
     """Nor is its own sweep taken for done."""

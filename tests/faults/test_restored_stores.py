@@ -126,6 +126,7 @@ DAMAGES = [_delete, _truncate, _fill_with_rubbish]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=["deleted", "truncated", "from another version"])
+@pytest.mark.long
 def test_a_damaged_working_directory_is_no_obstacle(
     api: Api, command: Command, stores: Stores, environment: Mapping[str, str], damage: Callable[[Path], None]
 ) -> None:

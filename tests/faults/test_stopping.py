@@ -81,6 +81,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(
     assert stores.ids() == (sorted(ids(events + more)),) * 2
 
 
+@pytest.mark.long
 def test_a_load_that_hangs_ends_the_process_after_a_while(
     api: Api, environment: dict[str, str], command: Command, stores: Stores, warehouse_proxy: Proxy
 ) -> None:

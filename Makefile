@@ -4,8 +4,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KILLS := 500
+CYCLES := 5000
 
-.PHONY: help setup setup-dev demo run test check format lock clean
+.PHONY: help setup setup-dev demo run test soak check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +24,12 @@ run: setup ## The main job with your .env, until you stop it
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
+
+soak: setup-dev ## The long part of the faults: every test, 500 kills on each kind of lake, 5,000 cycles; about an hour
+	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long tests/faults
+	$(BIN)/python -m tests.faults.soak --lake folder --kills $(KILLS)
+	$(BIN)/python -m tests.faults.soak --lake bucket --kills $(KILLS)
+	$(BIN)/python -m tests.faults.endurance --cycles $(CYCLES)
 
 check: setup-dev ## Style and types
 	$(BIN)/ruff check .

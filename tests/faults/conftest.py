@@ -42,7 +42,10 @@ def running(environment: Mapping[str, str], tmp_path: Path) -> RunLoop:
         settings = {"POLL_INTERVAL_SECONDS": "0.2", **changes}
         arguments = command or ("pipelines/run.py",)
         with log_file.open("ab") as output, process_of(environment, *arguments, output=output, **settings) as process:
-            yield Running(process, log_file)
+            try:
+                yield Running(process, log_file)
+            finally:
+                print(log_file.read_text())  # pytest shows it if the test fails
             process.send_signal(signal.SIGTERM)
             process.wait(60)
         assert process.returncode in {0, -signal.SIGKILL, 75}, log_file.read_text()

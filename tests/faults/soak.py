@@ -60,7 +60,7 @@ class Table:
     doubled: int = 0
     stuck: int = 0
     restarts: list[float] = field(default_factory=list)
-    """Seconds from a start to the first request."""
+    """Seconds from a start without trouble to the first request."""
 
     def __str__(self) -> str:
         rows: dict[str, object] = {
@@ -135,7 +135,7 @@ class Soak:
         requests = len(self._api.requests)
         with process_of(self._environment, *command) as process:
             started = time.monotonic()
-            if _wait(lambda: len(self._api.requests) > requests, process, 5):
+            if _wait(lambda: len(self._api.requests) > requests, process, 5) and make_trouble != "before":
                 self.table.restarts.append(time.monotonic() - started)
             self._add_events()
             if make_trouble == "meanwhile":

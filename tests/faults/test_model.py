@@ -43,7 +43,7 @@ from tests.factory import ACCOUNT, event_at, ids
 
 pytestmark = pytest.mark.integration
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "3"))
 LAG = timedelta(minutes=15)
 IN_TIME = st.integers(0, 14 * 60).map(lambda seconds: timedelta(seconds=seconds))
 LATE = st.integers(20, 20 * 60).map(lambda minutes: timedelta(minutes=minutes))
@@ -233,7 +233,7 @@ def test_after_any_history_that_settles_both_destinations_hold_what_was_visible_
         machine,
         settings=settings(
             max_examples=EXAMPLES,
-            stateful_step_count=12,
+            stateful_step_count=10,
             deadline=None,
             verbosity=Verbosity.normal,
             suppress_health_check=list(HealthCheck),

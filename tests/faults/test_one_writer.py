@@ -88,6 +88,7 @@ def test_a_paused_holder_that_wakes_up_cannot_move_its_successors_cursor(
         paused.kill()
 
     assert successor.code == 0, successor.err
+    assert "load.finished destination=warehouse" not in log.read_text()
     assert stores.query("SELECT * FROM {schema}._dlt_loads") == states
     assert stores.warehouse_ids() == sorted(ids(early + late))
 

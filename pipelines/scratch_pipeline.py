@@ -41,7 +41,8 @@ class ScratchPipeline:
     @property
     def state(self) -> Any:
         """Dlt's state of the pipeline, as restored or as left by the last load."""
-        return self._opened.state
+        with self.translated_errors():
+            return self._opened.state
 
     def open(self) -> None:
         """Throws the working directory away and, if there is a state, restores it from the store.

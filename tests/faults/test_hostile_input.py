@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.logs import log
 from pipelines.report import Report
 from simulator.api import Api, Fault
 from tests.conftest import Finished, Stores
@@ -64,6 +65,17 @@ def test_hostile_text_forges_no_log_line(api: Api, command: Command, stores: Sto
         assert line[:4].isdigit(), line
         assert line.isprintable(), line
     assert len(stores.query("SELECT 1 AS n FROM {schema}.audit_logs_quarantine")) == 1
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_log_line_is_one_line_whatever_is_in_it(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every field is made printable, with its spaces and quotes told from the line's own."""
+    log.error("event.name", field=text, other=1)
+
+    (message,) = caplog.messages
+    assert message.isprintable()
+    assert message.startswith("event.name field=")
+    assert message.endswith(" other=1")
 
 
 @pytest.mark.parametrize("account", ["../up", "a*b"])

@@ -58,6 +58,18 @@ def test_a_signal_while_the_api_makes_us_wait_ends_well_at_once(api: Api, enviro
         assert loop.wait(5) == 0
 
 
+def test_a_signal_in_the_middle_of_a_long_window_ends_well_at_once(api: Api, environment: Mapping[str, str]) -> None:
+    """What was read and not loaded is let go of: the next run reads it again."""
+    api.world.add(ACCOUNT, "v1", spread(5000, ago(days=1), ago(minutes=1)))
+    api.behaviour.requests_per_window = 1_000_000
+    with process_of(environment, "pipelines/run.py", CLOUDFLARE_PER_PAGE="1") as loop:
+        wait_until(lambda: len(api.requests) > 20)
+        loop.terminate()
+
+        assert loop.wait(5) == 0
+    assert len(api.requests) < 5000
+
+
 def test_a_second_signal_ends_at_once_and_loses_nothing(
     api: Api, environment: dict[str, str], command: Command, stores: Stores, warehouse_proxy: Proxy
 ) -> None:

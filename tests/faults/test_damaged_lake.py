@@ -15,7 +15,14 @@ pytestmark = pytest.mark.integration
 Poll = Callable[..., Report]
 
 
-@pytest.mark.parametrize("damage", ["", "{torn", None], ids=["empty", "torn", "missing"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("", id="empty", marks=pytest.mark.long),
+        pytest.param("{torn", id="torn"),
+        pytest.param(None, id="missing", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("damaged", ["init", "_dlt_pipeline_state/*", "_dlt_version/*", "_dlt_loads/*"])
 def test_a_damaged_file_of_dlt_is_no_obstacle(
     api: Api, poll: Poll, stores: Stores, damaged: str, damage: str | None

@@ -146,7 +146,8 @@ def test_the_lake_works_under_the_policy_that_it_asks_for(
 
     lake_gate.refuse = refuse
     expected = _with_all_kinds(api)
-    for _ in range(12):  # more than the states that are kept
+    environment["DESTINATION__FILESYSTEM__MAX_STATE_FILES"] = "2"
+    for _ in range(4):  # more than the states that are kept
         event = event_at(ago(seconds=1))
         api.world.add(ACCOUNT, "v1", [event])
         expected |= ids([event])

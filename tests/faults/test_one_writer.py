@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from simulator.api import Api
 from tests.conftest import Bucket, Finished, Stores, process_of, wait_until
-from tests.factory import ACCOUNT, ago, ids, spread
+from tests.factory import ACCOUNT, ago, event_at, ids, spread
 
 from .conftest import RunLoop
 
@@ -63,7 +64,12 @@ def test_the_lock_of_a_killed_process_is_free_at_once(api: Api, running: RunLoop
 
 
 @pytest.mark.parametrize(
-    "point", ["in the warehouse's load", "before the warehouse's commit", "before the warehouse's state counts"]
+    "point",
+    [
+        pytest.param("in the warehouse's load", marks=pytest.mark.long),
+        pytest.param("before the warehouse's commit", marks=pytest.mark.long),
+        "before the warehouse's state counts",
+    ],
 )
 def test_a_paused_holder_that_wakes_up_cannot_move_its_successors_cursor(
     api: Api, environment: Mapping[str, str], command: Command, stores: Stores, tmp_path: Path, point: str
@@ -97,7 +103,7 @@ def _is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-@pytest.mark.parametrize("lake", ["folder", "bucket"])
+@pytest.mark.parametrize("lake", ["folder", pytest.param("bucket", marks=pytest.mark.long)])
 def test_a_writer_beside_the_loop_loses_nothing_and_doubles_nothing(
     request: pytest.FixtureRequest, api: Api, running: RunLoop, environment: dict[str, str], stores: Stores, lake: str
 ) -> None:
@@ -108,7 +114,13 @@ def test_a_writer_beside_the_loop_loses_nothing_and_doubles_nothing(
     events = spread(1500, ago(hours=3), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", events)
 
-    with running("-m", "tests.faults.beside", name="beside"), running(CLOUDFLARE_PER_PAGE="100"):
+    with running("-m", "tests.faults.beside", name="beside"), running(POLL_INTERVAL_SECONDS="0.1"):
+        wait_until(lambda: len(stores.lake_ids()) >= len(events))
+        for _ in range(60):
+            more = [event_at(ago(seconds=1)) for _ in range(5)]
+            api.world.add(ACCOUNT, "v1", more)
+            events += more
+            time.sleep(0.1)
         wait_until(lambda: len(stores.warehouse_ids()) >= len(events))
         wait_until(lambda: len(stores.lake_ids()) >= len(events))
 

@@ -117,11 +117,6 @@ def _fill_with_rubbish(folder: Path) -> None:
         file.write_bytes(b'{"engine_version": 99, "_state_engine_version": 99}')
 
 
-def _replace_by_a_file(folder: Path) -> None:
-    shutil.rmtree(folder / "pipelines" / "cloudflare_audit_lake")
-    (folder / "pipelines" / "cloudflare_audit_lake").write_text("in the way")
-
-
 DAMAGES = [_delete, _truncate, _fill_with_rubbish]
 
 
@@ -143,7 +138,14 @@ def test_a_damaged_working_directory_is_no_obstacle(
     assert stores.ids() == (sorted(ids(early + late)),) * 2
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=["deleted", "truncated", "from another version"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(_delete, id="deleted"),
+        pytest.param(_truncate, id="truncated", marks=pytest.mark.long),
+        pytest.param(_fill_with_rubbish, id="from another version", marks=pytest.mark.long),
+    ],
+)
 def test_a_working_directory_that_is_damaged_under_the_loop_is_no_obstacle(
     api: Api, running: RunLoop, stores: Stores, environment: Mapping[str, str], damage: Callable[[Path], None]
 ) -> None:

@@ -70,6 +70,7 @@ def _one_of_each_kind(api: Api) -> None:
     api.world.add(ACCOUNT, "v1", [raw_event(encoded(v1_tree(id="x" * 20_000)), time=ago(minutes=3))])
 
 
+@pytest.mark.long
 def test_a_run_that_goes_well_shows_no_secret(
     api: Api, command: Command, stores: Stores, environment: dict[str, str], canaries: dict[str, str]
 ) -> None:
@@ -95,7 +96,14 @@ def test_debug_level_of_everything_shows_no_secret(
     _assert_clean(done, canaries, stores, environment)
 
 
-@pytest.mark.parametrize("place", ["client.parse_answer", "run.decode_page", "warehouse_load._insert_batch"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("client.parse_answer", marks=pytest.mark.long),
+        pytest.param("run.decode_page", marks=pytest.mark.long),
+        "warehouse_load._insert_batch",
+    ],
+)
 def test_a_traceback_shows_no_secret(
     api: Api, command: Command, stores: Stores, environment: dict[str, str], canaries: dict[str, str], place: str
 ) -> None:
@@ -109,7 +117,7 @@ def test_a_traceback_shows_no_secret(
     _assert_clean(done, canaries, stores, environment)
 
 
-@pytest.mark.parametrize("refused", ["API", "warehouse", "lake"])
+@pytest.mark.parametrize("refused", ["API", *(pytest.param(s, marks=pytest.mark.long) for s in ("warehouse", "lake"))])
 def test_a_refusal_shows_no_secret(
     api: Api,
     command: Command,

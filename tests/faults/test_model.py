@@ -101,10 +101,11 @@ class History(RuleBasedStateMachine):
         }
         self.stores = Stores(self.servers.postgres, self.environment["PG_SCHEMA"], data / "lake")
 
-    @rule(stream=st.sampled_from(STREAMS), age=IN_TIME, delay=IN_TIME)
-    def an_event_becomes_visible_in_time(self, stream: Stream, age: timedelta, delay: timedelta) -> None:
-        time = self.now - age
-        self._add(stream, time, visible_at=max(self.now, time + delay))
+    @rule(events=st.lists(st.tuples(st.sampled_from(STREAMS), IN_TIME, IN_TIME), min_size=1, max_size=6))
+    def events_become_visible_in_time(self, events: list[tuple[Stream, timedelta, timedelta]]) -> None:
+        for stream, age, delay in events:
+            time = self.now - age
+            self._add(stream, time, visible_at=max(self.now, time + delay))
 
     @rule(stream=st.sampled_from(STREAMS), lateness=LATE)
     def an_event_becomes_visible_late(self, stream: Stream, lateness: timedelta) -> None:

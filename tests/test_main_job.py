@@ -123,7 +123,7 @@ def test_the_loop_loads_what_appears_while_it_runs_and_ends_on_sigterm(
         text=True,
     )
     try:
-        wait_until(lambda: len(stores.lake_table()) == len(events))
+        wait_until(lambda: stores.ids() == (sorted(ids(events)),) * 2)
     finally:
         loop.terminate()
         _, err = loop.communicate(timeout=30)

@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,6 +75,7 @@ def _arm(point: Point, nth: int, signal_number: signal.Signals) -> None:
         passed[0] += is_it
         if is_it and passed[0] == nth:
             os.kill(os.getpid(), signal_number)
+            time.sleep(1)  # the signal may take a moment to reach this thread, which must not go on meanwhile
 
     setattr(owner, name, _watched(original, pass_point))
 

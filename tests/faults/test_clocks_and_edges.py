@@ -17,7 +17,7 @@ Command = Callable[..., Finished]
 ONCE = ("pipelines/run.py", "--once", "--json")
 
 
-@pytest.mark.parametrize("minutes", [-10, 10])
+@pytest.mark.parametrize("minutes", [-10, pytest.param(10, marks=pytest.mark.long)])
 def test_a_clock_that_is_10_minutes_off_loads_nothing_and_says_so(
     api: Api, command: Command, stores: Stores, minutes: int
 ) -> None:
@@ -117,7 +117,13 @@ def test_a_host_in_another_time_zone_holds_the_same(api: Api, command: Command, 
 
 
 @pytest.mark.parametrize(
-    "edge", ["2026-03-01T05:00:00Z", "2026-03-02T00:00:00Z", "2026-01-01T00:00:00Z", "2024-02-29T00:00:00Z"]
+    "edge",
+    [
+        pytest.param("2026-03-01T05:00:00Z", marks=pytest.mark.long),
+        pytest.param("2026-03-02T00:00:00Z", marks=pytest.mark.long),
+        "2026-01-01T00:00:00Z",
+        "2024-02-29T00:00:00Z",
+    ],
 )
 def test_events_on_an_edge_lie_on_its_right_side(api: Api, poll: Poll, stores: Stores, edge: str) -> None:
     """Of an hour, a day, a year, a leap day: a microsecond before, at, and after it."""

@@ -44,7 +44,7 @@ FAULTS = {
 FAST = {"429 for seconds", "503", "403", "HTML", "nothing", "no success", "no list", "cut in a gzip"}
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "fault",
     [pytest.param(fault, marks=[] if name in FAST else pytest.mark.long, id=name) for name, fault in FAULTS.items()],
@@ -134,7 +134,7 @@ def test_a_wrong_token_names_the_permission_that_is_needed(command: Command) -> 
     assert "wrong-token" not in done.err + done.out
 
 
-@pytest.mark.parametrize("status", [403, 429, *(pytest.param(code, marks=pytest.mark.long) for code in (404, 500))])
+@pytest.mark.parametrize("status", [429, *(pytest.param(code, marks=pytest.mark.long) for code in (403, 404, 500))])
 def test_a_broken_account_does_not_hold_up_the_others(api: Api, command: Command, stores: Stores, status: int) -> None:
     """The others load, and the exit code says that one did not."""
     events = spread(10, ago(days=1), ago(minutes=1))

@@ -20,7 +20,7 @@ SWEEPING = {"SWEEP_INTERVAL_SECONDS": "0.1"}
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("late_by", [timedelta(seconds=1), timedelta(minutes=7), timedelta(minutes=14, seconds=50)])
+@pytest.mark.parametrize("late_by", [pytest.param(timedelta(seconds=1), marks=pytest.mark.long), timedelta(minutes=7)])
 def test_within_the_lag_the_next_poll_finds_it(api: Api, poll: Poll, stores: Stores, late_by: timedelta) -> None:
     """Without a sweep."""
     newest = event_at(ago(seconds=1))
@@ -36,8 +36,11 @@ def test_within_the_lag_the_next_poll_finds_it(api: Api, poll: Poll, stores: Sto
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("late_by", [timedelta(minutes=30), timedelta(hours=6), timedelta(hours=23, minutes=50)])
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(
+    "late_by",
+    [timedelta(minutes=30), *(pytest.param(timedelta(hours=hours), marks=pytest.mark.long) for hours in (6, 23))],
+)
+@pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
 def test_within_the_sweeps_window_a_sweep_finds_it(
     api: Api, poll: Poll, stores: Stores, version: str, late_by: timedelta
 ) -> None:

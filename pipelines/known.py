@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sources.cloudflare_audit_logs.events import Page
-
 EventKey = tuple[str, int]
 """Event id and time (microseconds since the epoch): the event's key within its stream."""
 
@@ -47,7 +45,7 @@ class Known:
     """From here on nothing more need be asked: the window was read to its end, and only we add to the destination."""
 
     def lacking(self, events: pa.Table, read_keys: ReadKeys) -> pa.Table:
-        """The events that the destination does not hold, each once."""
+        """The events that the destination does not hold, each once; they count as held from then on."""
         for hour in self._unknown_hours(events):
             self.keys |= read_keys(hour, hour + _HOUR)
             self.hours.add(hour)
@@ -55,12 +53,8 @@ class Known:
         for index, key in enumerate(event_keys(events)):
             if key not in self.keys:
                 fresh.setdefault(key, index)
+        self.keys.update(fresh)
         return events if len(fresh) == events.num_rows else events.take(pa.array(fresh.values(), pa.int64()))
-
-    def add(self, page: Page) -> None:
-        """Takes in what the destination holds from now on."""
-        self.keys.update(event_keys(page.events))
-        self.digests = (self.digests or set()) | set(page.quarantined["digest"].to_pylist())
 
     def complete(self, since: datetime) -> None:
         """Says that a window that starts at `since` was read to its end."""

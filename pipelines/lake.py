@@ -21,6 +21,7 @@ from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .atomic_files import AtomicFolder, AtomicLocalFileSystem
+from .file_lock import take_file_lock
 from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
@@ -35,7 +36,6 @@ from .partitions import (
     quarantine_path,
     split,
 )
-from .scratch_pipeline import lock_holder, take_file_lock
 
 PIPELINE_NAME = "cloudflare_audit_lake"
 _KEPT_LOADS = 100
@@ -191,14 +191,8 @@ class Lake:
                 return
             Path(client.bucket_path).mkdir(parents=True, exist_ok=True)
             self._lock = lock_path(client.bucket_path, "writer").open("a+")
-            try:
-                take_file_lock(self._lock)
-            except BlockingIOError as error:
-                raise TemporaryError(
-                    f"another process loads the lake {client.bucket_path}",
-                    detail=lock_holder(self._lock),
-                    hint="one loop per lake: stop the other one",
-                ) from error
+            hint = "one loop per lake: stop the other one"
+            take_file_lock(self._lock, f"loads the lake {client.bucket_path}", hint=hint)
             AtomicFolder(Path(client.bucket_path)).remove_abandoned()
 
     def verify_lock(self) -> None:

@@ -191,10 +191,7 @@ class Loop:
         if ready and (ready == self._due or time.monotonic() > self._called_at + PATIENCE_SECONDS):
             self._due -= ready
             now = self._clock()
-            open_ones = [d for d in self._destinations if d in ready and d.is_open]
-            self._begin(
-                {s: {d: self._poll_window(d, s, now) for d in open_ones} for s in self._streams}, now, is_sweep=False
-            )
+            self._begin({s: self._poll_windows(ready, s, now) for s in self._streams}, now, is_sweep=False)
         elif self._sweep_is_due and not self._due and not self._passes and self._workers.are_idle:
             self._sweep_is_due = False
             now = self._clock()

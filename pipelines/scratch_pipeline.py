@@ -3,10 +3,7 @@
 Left alone, the directory was wedged for good by 3 of 61 kills, and made the pipeline skip events after a restore.
 """
 
-import fcntl
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +17,7 @@ from dlt.common.schema import Schema
 from sources.cloudflare_audit_logs import SOURCE_NAME
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
+from .file_lock import take_file_lock
 from .store import Store
 
 _KEPT_PACKAGES = 10  # of dlt's completed load packages, for `dlt pipeline … info`
@@ -95,17 +93,11 @@ class ScratchPipeline:
         Raises:
             TemporaryError: another one does, and which.
         """
-        try:
-            if self._lock is None:
-                self._pipelines_dir.mkdir(parents=True, exist_ok=True)
-                self._lock = (self._pipelines_dir / f"{self._name}.lock").open("a+")
-            take_file_lock(self._lock)
-        except BlockingIOError as error:
-            raise TemporaryError(
-                f"another process on this host loads the {self._store.name}",
-                detail=lock_holder(self._lock),
-                hint="stop the other one, or give this one a DATA_DIR of its own",
-            ) from error
+        if self._lock is None:
+            self._pipelines_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._pipelines_dir / f"{self._name}.lock").open("a+")
+        hint = "stop the other one, or give this one a DATA_DIR of its own"
+        take_file_lock(self._lock, f"on this host loads the {self._store.name}", hint=hint)
 
     @property
     def _opened(self) -> dlt.Pipeline:
@@ -128,26 +120,6 @@ class ScratchPipeline:
             detail = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
             hint = f"check {self._pipelines_dir}, its rights and space" if isinstance(cause, OSError) else ""
             raise TemporaryError(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
-
-
-def take_file_lock(file: IO[str]) -> None:
-    """Locks the file, which the kernel undoes when the process ends, and writes into it who that is.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-
-
-def lock_holder(file: IO[str] | None) -> str:
-    """Who holds the lock, as they wrote it."""
-    if file is None:
-        return ""
-    file.seek(0)
-    return f"held by {file.read()}"
 
 
 def _root_cause(error: BaseException) -> BaseException:

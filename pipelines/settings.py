@@ -7,23 +7,24 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from sources.cloudflare_audit_logs.events import parse_time
-from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
+from sources.cloudflare_audit_logs.streams import Stream
+
+from . import setting_values as values
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HISTORY = timedelta(days=30)
 OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_", "SWEEP_")
 
+_SECRET = re.compile("TOKEN|PASSWORD|SECRET")
+
 T = TypeVar("T")
-N = TypeVar("N", int, float)
 
 
 class SettingsError(Exception):
@@ -157,22 +158,26 @@ def read_settings(environment: Mapping[str, str], *, now: datetime) -> Settings:
     """
     read = _Reader(environment)
     settings = Settings(
-        api_token=read.required("CLOUDFLARE_API_TOKEN", _token, "a Cloudflare API token"),
-        account_ids=read.required("CLOUDFLARE_ACCOUNT_ID", _account_ids, "one or several account ids, comma separated"),
-        api_url=read.optional("CLOUDFLARE_API_URL", _url, "https://api.cloudflare.com/client/v4"),
-        api_versions=read.optional("CLOUDFLARE_API_VERSION", _api_versions, ("v1",)),
-        poll_interval_seconds=read.optional("POLL_INTERVAL_SECONDS", _seconds(0.1, 86_400), 30.0),
-        per_page=read.optional("CLOUDFLARE_PER_PAGE", _whole(1, 1000), 1000),
-        direction=read.optional("CLOUDFLARE_DIRECTION", _choice("asc", "desc"), "asc"),
-        hide_user_logs=read.optional("CLOUDFLARE_HIDE_USER_LOGS", _boolean, default=False),
-        safety_lag_seconds=read.optional("CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS", _seconds(0, 30 * 86_400), 900.0),
-        request_timeout_seconds=read.optional("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", _seconds(0.1, 3600), 30.0),
-        sweep_interval_seconds=read.optional("SWEEP_INTERVAL_SECONDS", _seconds(0, 30 * 86_400), 3600.0),
-        sweep_window_hours=read.optional("SWEEP_WINDOW_HOURS", _number(float, 0, 24 * 548, "a number of hours"), 24.0),
-        max_retries=read.optional("CLOUDFLARE_MAX_RETRIES", _whole(0, 100), 3),
-        backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", _seconds(0, 3600), 1.0),
-        backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", _seconds(0, 3600), 300.0),
-        initial_checkpoint=read.optional("INITIAL_CHECKPOINT", _past(now), None),
+        api_token=read.required("CLOUDFLARE_API_TOKEN", values.token, "a Cloudflare API token"),
+        account_ids=read.required(
+            "CLOUDFLARE_ACCOUNT_ID", values.account_ids, "one or several account ids, comma separated"
+        ),
+        api_url=read.optional("CLOUDFLARE_API_URL", values.url, "https://api.cloudflare.com/client/v4"),
+        api_versions=read.optional("CLOUDFLARE_API_VERSION", values.api_versions, ("v1",)),
+        poll_interval_seconds=read.optional("POLL_INTERVAL_SECONDS", values.seconds(0.1, 86_400), 30.0),
+        per_page=read.optional("CLOUDFLARE_PER_PAGE", values.whole(1, 1000), 1000),
+        direction=read.optional("CLOUDFLARE_DIRECTION", values.choice("asc", "desc"), "asc"),
+        hide_user_logs=read.optional("CLOUDFLARE_HIDE_USER_LOGS", values.boolean, default=False),
+        safety_lag_seconds=read.optional("CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS", values.seconds(0, 30 * 86_400), 900.0),
+        request_timeout_seconds=read.optional("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", values.seconds(0.1, 3600), 30.0),
+        sweep_interval_seconds=read.optional("SWEEP_INTERVAL_SECONDS", values.seconds(0, 30 * 86_400), 3600.0),
+        sweep_window_hours=read.optional(
+            "SWEEP_WINDOW_HOURS", values.number(float, 0, 24 * 548, "a number of hours"), 24.0
+        ),
+        max_retries=read.optional("CLOUDFLARE_MAX_RETRIES", values.whole(0, 100), 3),
+        backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", values.seconds(0, 3600), 1.0),
+        backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", values.seconds(0, 3600), 300.0),
+        initial_checkpoint=read.optional("INITIAL_CHECKPOINT", values.past(now), None),
         stores=_read_stores(read),
         # Last: by now every name that is a setting has been asked for.
         warnings=tuple(read.unknown_names()),
@@ -201,26 +206,26 @@ def _read_stores(read: "_Reader") -> StoreSettings:
     return StoreSettings(
         postgres=_read_postgres(read),
         postgres_owner=_read_owner(read),
-        postgres_schema=read.optional("PG_SCHEMA", _identifier, "public"),
+        postgres_schema=read.optional("PG_SCHEMA", values.identifier, "public"),
         s3=_read_s3(read),
-        lake_prefix=read.optional("S3_PREFIX", _prefix, ""),
+        lake_prefix=read.optional("S3_PREFIX", values.prefix, ""),
         data_dir=PROJECT_ROOT / read.optional("DATA_DIR", Path, Path("data")),
     )
 
 
 def _read_postgres(read: "_Reader") -> PostgresSettings | None:
-    host = read.optional("PG_HOST", _hostname, None)
+    host = read.optional("PG_HOST", values.hostname, None)
     details = ("PG_PORT", "PG_DATABASE", "PG_USER", "PG_PASSWORD", "PG_SSLMODE", "PG_OWNER_USER", "PG_OWNER_PASSWORD")
     if host is None:
         read.refuse(details, "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL")
         return None
     return PostgresSettings(
         host=host,
-        port=read.optional("PG_PORT", _whole(1, 65_535), 5432),
+        port=read.optional("PG_PORT", values.whole(1, 65_535), 5432),
         database=read.optional("PG_DATABASE", str, "postgres"),
         user=read.optional("PG_USER", str, "postgres"),
         password=read.optional("PG_PASSWORD", str, ""),
-        sslmode=read.optional("PG_SSLMODE", _choice(*_SSLMODES), "prefer"),
+        sslmode=read.optional("PG_SSLMODE", values.choice(*values.SSLMODES), "prefer"),
     )
 
 
@@ -233,14 +238,14 @@ def _read_owner(read: "_Reader") -> OwnerSettings | None:
 
 
 def _read_s3(read: "_Reader") -> S3Settings | None:
-    bucket = read.optional("S3_BUCKET", _bucket, None)
+    bucket = read.optional("S3_BUCKET", values.bucket, None)
     if bucket is None:
         details = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION")
         read.refuse(details, "has no effect without S3_BUCKET: set S3_BUCKET, or remove it to use the folder data/lake")
         return None
     settings = S3Settings(
         bucket=bucket,
-        endpoint=read.optional("S3_ENDPOINT", _url, None),
+        endpoint=read.optional("S3_ENDPOINT", values.url, None),
         access_key=read.optional("S3_ACCESS_KEY", str, None),
         secret_key=read.optional("S3_SECRET_KEY", str, None),
         region=read.optional("S3_REGION", str, None),
@@ -292,115 +297,3 @@ class _Reader:
     def _suggestion(self, name: str) -> str:
         close = get_close_matches(name, self._names, n=1)
         return f": did you mean {close[0]}?" if close else ""
-
-
-_SECRET = re.compile("TOKEN|PASSWORD|SECRET")
-_SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
-
-def _token(text: str) -> str:
-    if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("has spaces or characters that no token has: copy it again")
-    return text
-
-
-def _account_ids(text: str) -> tuple[str, ...]:
-    ids = [part.strip() for part in text.split(",") if part.strip()]
-    if not ids or not all(_ACCOUNT_ID.fullmatch(part) for part in ids):
-        raise ValueError("is not a list of account ids: letters, digits, - and _ only, comma separated")
-    return tuple(dict.fromkeys(ids))
-
-
-def _api_versions(text: str) -> tuple[str, ...]:
-    versions = [part.strip().lower() for part in text.split(",")]
-    if not set(versions) <= set(API_VERSIONS):
-        raise ValueError("is not v1, v2 or v1,v2")
-    return tuple(dict.fromkeys(versions))
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("is not a URL: write it as https://host/path")
-    if parts.username or parts.password:
-        raise ValueError("has a password in it: use the settings meant for secrets")
-    return text.rstrip("/")
-
-
-def _hostname(text: str) -> str:
-    if "://" in text or "@" in text or any(char.isspace() for char in text):
-        raise ValueError("is not a host name: write the name or address alone, the port goes to PG_PORT")
-    return text
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    return _number(float, low, high, "a number of seconds")
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    return _number(int, low, high, "a whole number")
-
-
-def _number(kind: Callable[[str], N], low: float, high: float, what: str) -> Callable[[str], N]:
-    def parse(text: str) -> N:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            msg = f"is not {what} from {low} to {high}"
-            raise ValueError(msg)
-        return value
-
-    return parse
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError(f"is not one of {', '.join(choices)}")
-        return text.lower()
-
-    return parse
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in _BOOLEANS:
-        raise ValueError("is neither true nor false")
-    return _BOOLEANS[text.lower()]
-
-
-def _past(now: datetime) -> Callable[[str], datetime | None]:
-    def parse(text: str) -> datetime:
-        is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
-        time = parse_time(f"{text}T00:00:00Z" if is_day else text)
-        if time is None:
-            raise ValueError("is not a time: write it as 2026-01-31T00:00:00Z")
-        if time > now.astimezone(UTC):
-            raise ValueError("is in the future: the events before it would never be read")
-        return time
-
-    return parse
-
-
-def _identifier(text: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", text):
-        raise ValueError("is not a schema name: small letters, digits and _ only, a letter first")
-    return text
-
-
-def _bucket(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
-        raise ValueError(
-            "is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX"
-        )
-    return text
-
-
-def _prefix(text: str) -> str:
-    parts = text.strip("/").split("/")
-    if not all(re.fullmatch(r"(?!\.\.?$)[A-Za-z0-9._=-]+", part) for part in parts):
-        raise ValueError("is not a path: letters, digits and . _ = - between single slashes, no ..")
-    return "/".join(parts)

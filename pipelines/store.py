@@ -54,7 +54,7 @@ def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
         if known.digests is None:
             known.digests = store.quarantined_digests(stream)
         events = known.lacking(page.events, lambda since, before: store.event_keys(stream, since, before))
-        is_new = [digest not in known.digests for digest in page.quarantined["digest"].to_pylist()]
-    fresh = Page(events, page.quarantined.filter(pa.array(is_new, pa.bool_())))
-    known.add(fresh)
-    return fresh
+    digests = page.quarantined["digest"].to_pylist()
+    is_new = pa.array([digest not in known.digests for digest in digests], pa.bool_())
+    known.digests.update(digests)
+    return Page(events, page.quarantined.filter(is_new))

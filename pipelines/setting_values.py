@@ -1,0 +1,143 @@
+"""The kinds of values that settings have: each takes the text, and returns the value or raises ValueError.
+
+The error's text goes on from the setting's name: "PG_PORT ('x') is not a whole number from 1 to 65535".
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from sources.cloudflare_audit_logs.events import parse_time
+from sources.cloudflare_audit_logs.streams import API_VERSIONS
+
+N = TypeVar("N", int, float)
+
+SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+"""How strictly PostgreSQL's certificate is checked, least first."""
+_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def token(text: str) -> str:
+    """A string that can be an HTTP bearer token."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("has spaces or characters that no token has: copy it again")
+    return text
+
+
+def account_ids(text: str) -> tuple[str, ...]:
+    """Several account ids, comma separated, each once; nothing in them that a path or a query could read as more."""
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    if not ids or not all(_ACCOUNT_ID.fullmatch(part) for part in ids):
+        raise ValueError("is not a list of account ids: letters, digits, - and _ only, comma separated")
+    return tuple(dict.fromkeys(ids))
+
+
+def api_versions(text: str) -> tuple[str, ...]:
+    """`v1`, `v2` or both, comma separated."""
+    versions = [part.strip().lower() for part in text.split(",")]
+    if not set(versions) <= set(API_VERSIONS):
+        raise ValueError("is not v1, v2 or v1,v2")
+    return tuple(dict.fromkeys(versions))
+
+
+def url(text: str) -> str:
+    """An http or https URL without password, query, or slash at its end."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("is not a URL: write it as https://host/path")
+    if parts.username or parts.password:
+        raise ValueError("has a password in it: use the settings meant for secrets")
+    return text.rstrip("/")
+
+
+def hostname(text: str) -> str:
+    """A host name or address alone."""
+    if "://" in text or "@" in text or any(char.isspace() for char in text):
+        raise ValueError("is not a host name: write the name or address alone, the port goes to PG_PORT")
+    return text
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """A number of seconds from `low` to `high`."""
+    return number(float, low, high, "a number of seconds")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from `low` to `high`."""
+    return number(int, low, high, "a whole number")
+
+
+def number(kind: Callable[[str], N], low: float, high: float, what: str) -> Callable[[str], N]:
+    """A number from `low` to `high`; `what` names it in the error."""
+
+    def parse(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            msg = f"is not {what} from {low} to {high}"
+            raise ValueError(msg)
+        return value
+
+    return parse
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    """One of the words, in small or capital letters."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """true, yes, on, 1, or their opposites."""
+    if text.lower() not in _BOOLEANS:
+        raise ValueError("is neither true nor false")
+    return _BOOLEANS[text.lower()]
+
+
+def past(now: datetime) -> Callable[[str], datetime | None]:
+    """A time (RFC 3339) or a day that is not after `now`."""
+
+    def parse(text: str) -> datetime:
+        is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
+        time = parse_time(f"{text}T00:00:00Z" if is_day else text)
+        if time is None:
+            raise ValueError("is not a time: write it as 2026-01-31T00:00:00Z")
+        if time > now.astimezone(UTC):
+            raise ValueError("is in the future: the events before it would never be read")
+        return time
+
+    return parse
+
+
+def identifier(text: str) -> str:
+    """The name of a schema that needs no quotes."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", text):
+        raise ValueError("is not a schema name: small letters, digits and _ only, a letter first")
+    return text
+
+
+def bucket(text: str) -> str:
+    """The name of a bucket."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
+        raise ValueError(
+            "is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX"
+        )
+    return text
+
+
+def prefix(text: str) -> str:
+    """A relative path without `..`, and without what a glob or a URL would read as more."""
+    parts = text.strip("/").split("/")
+    if not all(re.fullmatch(r"(?!\.\.?$)[A-Za-z0-9._=-]+", part) for part in parts):
+        raise ValueError("is not a path: letters, digits and . _ = - between single slashes, no ..")
+    return "/".join(parts)

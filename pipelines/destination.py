@@ -113,7 +113,7 @@ class Destination:
         """
         with self._pipeline.client() as client, client:
             newest = _newest_state(client, self._store.pipeline_name)
-        ahead = float(newest._dlt_load_id or 0) - time.time() if newest else -1.0  # noqa: SLF001  # a field of dlt's  # a field of dlt's
+        ahead = float(newest._dlt_load_id or 0) - time.time() if newest else -1.0  # noqa: SLF001  # a field of dlt's
         if ahead >= 0:
             raise TemporaryError(
                 f"the newest load of the {self.name} is {ahead:.0f} s ahead of this host's clock",

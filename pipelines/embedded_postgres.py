@@ -156,6 +156,8 @@ def _without_root() -> list[str]:
         f"--reuid={user}",
         f"--regid={user}",
         "--clear-groups",
+        # PostgreSQL asks access(2) for its own binaries, which would look without the capability (below /root, say).
+        "--securebits=+no_setuid_fixup",
         f"--inh-caps={keep}",
         f"--ambient-caps={keep}",
     ]

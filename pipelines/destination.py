@@ -41,6 +41,8 @@ class Destination:
         """The pipeline's state as last seen in the store."""
         self._known: dict[Stream, Known] = {}
         self._loads = 0
+        self._is_settled = False
+        """Whether the steps after the load have been taken, since it was opened."""
 
     @property
     def is_open(self) -> bool:
@@ -54,6 +56,7 @@ class Destination:
             AuditLogsError: the store is down, locked by another process, or not ours.
         """
         self._known.clear()
+        self._is_settled = False
         with self._pipeline.client() as client:
             self._pipeline.take_lock()
             self._store.open(client, takes_lock=True)
@@ -90,6 +93,9 @@ class Destination:
             self._known[stream].forget_before(batches[stream].cursor - self._lag)
             if part.is_last:
                 self._known[stream].complete(part.window.since)
+        if not self._is_settled:
+            with self._pipeline.client() as client:
+                self._is_settled = self._store.after_load(client)
         return new
 
     def load_late(self, step: Step) -> dict[Stream, Batch]:

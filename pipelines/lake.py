@@ -153,6 +153,7 @@ class Lake:
     name = "lake"
     pipeline_name = PIPELINE_NAME
     dataset_name = DATASET
+    oldest_kept = None
 
     def __init__(self) -> None:
         self._objects: Objects | None = None
@@ -197,6 +198,10 @@ class Lake:
 
     def verify_lock(self) -> None:
         """A file lock lives as long as the process, and a bucket needs none."""
+
+    def after_load(self, client: LakeClient) -> bool:  # noqa: ARG002  # a store's signature
+        """Nothing: an object is all there is to it."""
+        return True
 
     def prune(self, client: LakeClient) -> None:
         """Keeps the newest load markers; dlt itself keeps no more states than it is told to."""

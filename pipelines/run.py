@@ -87,7 +87,7 @@ def run(
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
         client = stack.enter_context(client_for(settings, stop, clock))
-        destinations = stack.enter_context(_destinations(settings))
+        destinations = stack.enter_context(_destinations(settings, clock))
         show_progress = stack.enter_context(_progress())
         loop = Loop(
             settings,
@@ -157,12 +157,18 @@ def page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Ev
 
 
 @contextmanager
-def _destinations(settings: Settings) -> Iterator[list[Destination]]:
+def _destinations(settings: Settings, clock: Clock) -> Iterator[list[Destination]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
     is_embedded = settings.stores.postgres is None
     revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
-    warehouse = Warehouse(settings.stores.postgres_schema, owner=settings.stores.postgres_owner, ensure_server=revive)
+    warehouse = Warehouse(
+        settings.stores.postgres_schema,
+        owner=settings.stores.postgres_owner,
+        timescale=settings.stores.timescale,
+        ensure_server=revive,
+        clock=clock,
+    )
     destinations = [
         Destination(store, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in (warehouse, Lake())
     ]

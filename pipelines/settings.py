@@ -20,7 +20,7 @@ from . import setting_values as values
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HISTORY = timedelta(days=30)
-OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_", "SWEEP_")
+OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_", "SWEEP_", "TIMESCALE_")
 
 _SECRET = re.compile("TOKEN|PASSWORD|SECRET")
 
@@ -56,6 +56,18 @@ class OwnerSettings:
 
 
 @dataclass(frozen=True)
+class TimescaleSettings:
+    """What TimescaleDB makes of the warehouse's table, where it is there."""
+
+    chunk_days: int = 7
+    """Zero: the table stays a plain one."""
+    compress_after_days: int = 30
+    """Zero: never."""
+    retention_days: int = 0
+    """Zero: nothing is deleted. Also how old an event may be to be loaded into the warehouse, TimescaleDB or not."""
+
+
+@dataclass(frozen=True)
 class S3Settings:
     """How to reach the lake's bucket. Without keys, the usual AWS chain is asked."""
 
@@ -74,6 +86,7 @@ class StoreSettings:
     """None: the embedded PostgreSQL."""
     postgres_owner: OwnerSettings | None
     postgres_schema: str
+    timescale: TimescaleSettings
     s3: S3Settings | None
     """None: the folder `data/lake`."""
     lake_prefix: str
@@ -207,6 +220,7 @@ def _read_stores(read: "_Reader") -> StoreSettings:
         postgres=_read_postgres(read),
         postgres_owner=_read_owner(read),
         postgres_schema=read.optional("PG_SCHEMA", values.identifier, "public"),
+        timescale=_read_timescale(read),
         s3=_read_s3(read),
         lake_prefix=read.optional("S3_PREFIX", values.prefix, ""),
         data_dir=PROJECT_ROOT / read.optional("DATA_DIR", Path, Path("data")),
@@ -235,6 +249,15 @@ def _read_owner(read: "_Reader") -> OwnerSettings | None:
         read.refuse(("PG_OWNER_PASSWORD",), "has no effect without PG_OWNER_USER: set that as well, or remove it")
         return None
     return OwnerSettings(user, read.optional("PG_OWNER_PASSWORD", str, ""))
+
+
+def _read_timescale(read: "_Reader") -> TimescaleSettings:
+    days = values.whole(0, 36_500)
+    return TimescaleSettings(
+        chunk_days=read.optional("TIMESCALE_CHUNK_DAYS", days, TimescaleSettings.chunk_days),
+        compress_after_days=read.optional("TIMESCALE_COMPRESS_AFTER_DAYS", days, TimescaleSettings.compress_after_days),
+        retention_days=read.optional("TIMESCALE_RETENTION_DAYS", days, TimescaleSettings.retention_days),
+    )
 
 
 def _read_s3(read: "_Reader") -> S3Settings | None:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.streams import Stream
@@ -19,6 +20,10 @@ class Store(Protocol):
     pipeline_name: str
     dataset_name: str
 
+    @property
+    def oldest_kept(self) -> datetime | None:
+        """Events before this time are not to be loaded: they were deleted for their age. None: all are kept."""
+
     def destination(self) -> Any:
         """The dlt destination."""
 
@@ -30,6 +35,9 @@ class Store(Protocol):
 
     def verify_lock(self) -> None:
         """Raises if the lock may be lost."""
+
+    def after_load(self, client: Any) -> bool:
+        """After an opening's first load: brings up to date what is around the events; False: to be called again."""
 
     def prune(self, client: Any) -> None:
         """Removes what dlt keeps of loads that nobody needs any more, so that its own tables do not grow for ever."""
@@ -48,12 +56,15 @@ def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
     """The part of a page that the store does not hold, which counts as known from then on.
 
     The store is asked for hours that are not known yet. Should the load fail, `known` is to be thrown away. Events
-    older than was asked for are kept: what the API shows is not for us to drop.
+    older than was asked for are kept: what the API shows is not for us to drop; only the store's retention is.
     """
     with store.translated_errors():
         if known.digests is None:
             known.digests = store.quarantined_digests(stream)
-        events = known.lacking(page.events, lambda since, before: store.event_keys(stream, since, before))
+        oldest, events = store.oldest_kept, page.events
+        if oldest is not None:
+            events = events.filter(pc.greater_equal(events["timestamp"], oldest))
+        events = known.lacking(events, lambda since, before: store.event_keys(stream, since, before))
     digests = page.quarantined["digest"].to_pylist()
     is_new = pa.array([digest not in known.digests for digest in digests], pa.bool_())
     known.digests.update(digests)

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import adbc_driver_manager
@@ -21,17 +20,19 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
+from .after_load import prepare
 from .known import EventKey, event_keys
 from .logs import log
-from .settings import OwnerSettings
+from .postgres import as_owner, connect, message_of
+from .settings import OwnerSettings, TimescaleSettings
+from .statements import statements_of
 from .warehouse_load import load_events, load_quarantined
-from .warehouse_setup import connect, set_up, statements_of
+from .warehouse_setup import set_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PIPELINE_NAME = "cloudflare_audit_warehouse"
-_PRUNING = Path(__file__).with_name("pruning.sql")
 _IS_ALIVE = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND backend_start::text = %s"
 _KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
 """A host that vanished must not hold the lock for TCP's two hours."""
@@ -123,10 +124,17 @@ class Warehouse:
     pipeline_name = PIPELINE_NAME
 
     def __init__(
-        self, schema: str, *, owner: OwnerSettings | None = None, ensure_server: Callable[[], None] = lambda: None
+        self,
+        schema: str,
+        *,
+        timescale: TimescaleSettings,
+        owner: OwnerSettings | None = None,
+        ensure_server: Callable[[], None] = lambda: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.dataset_name = schema
-        self._owner, self._ensure_server = owner, ensure_server
+        self._owner, self._timescale = owner, timescale
+        self._ensure_server, self._clock = ensure_server, clock
         self._connection: Connection | None = None
         """The connection that asks what has to be asked, and holds the writer's lock."""
         self._session: Session | None = None
@@ -143,9 +151,14 @@ class Warehouse:
         try:
             yield
         except adbc_driver_manager.Error as error:
-            lines = str(error).partition("[libpq]")[2].strip() or str(error)
             hint = "check PG_HOST, PG_USER, PG_PASSWORD and PG_DATABASE"
-            raise TemporaryError("the warehouse is not available", detail=" ".join(lines.split()), hint=hint) from error
+            raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=hint) from error
+
+    @property
+    def oldest_kept(self) -> datetime | None:
+        """Before it, the retention has deleted: loading it again would bring it back."""
+        days = self._timescale.retention_days
+        return self._clock() - timedelta(days=days) if days else None
 
     def open(self, client: PostgresClient, *, takes_lock: bool) -> None:
         """Makes the tables, and takes the writer's lock if told to. Safe to repeat.
@@ -172,9 +185,22 @@ class Warehouse:
         with self.translated_errors():
             self._query("SELECT 1")
 
+    def after_load(self, client: PostgresClient, *, is_patient: bool = False) -> bool:
+        """Takes the steps that come after a load, where they are due; False if some may succeed if tried again soon."""
+        credentials, is_settled = client.config.credentials, True
+        owner, reader = as_owner(credentials, self._owner), str(credentials.username)
+        with self.translated_errors():
+            for outcome in prepare(owner, self.dataset_name, self._timescale, reader=reader, is_patient=is_patient):
+                is_settled = is_settled and not outcome.is_passing
+                if outcome.reason is None:
+                    log.info("warehouse.prepared", step=outcome.step)
+                else:
+                    log.warning("warehouse.not_prepared", step=outcome.step, reason=outcome.reason)
+        return is_settled
+
     def prune(self, client: PostgresClient) -> None:
         """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""
-        for statement in statements_of(_PRUNING, schema=self.dataset_name, pipeline=PIPELINE_NAME):
+        for statement in statements_of("pruning.sql", schema=self.dataset_name, pipeline=PIPELINE_NAME):
             client.sql_client.execute_sql(statement)
 
     def close(self) -> None:

@@ -26,8 +26,8 @@ from pipelines.embedded_postgres import embedded_postgres, running_server
 from pipelines.objects import Bucket as S3Objects
 from pipelines.objects import ConflictError, Folder, Objects, update
 from pipelines.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.statements import statements_of
 from pipelines.warehouse_load import load_events, storable_json
-from pipelines.warehouse_setup import _TABLES, statements_of
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -156,7 +156,7 @@ def warehouse(postgres: PostgresSettings, tmp_path: Path) -> Iterator[tuple[Any,
     with adbc.connect(uri, autocommit=True) as connection:
         with connection.cursor() as cursor:
             cursor.execute(f"CREATE SCHEMA {schema}")
-            for statement in statements_of(_TABLES, schema=schema):
+            for statement in statements_of("tables.sql", schema=schema):
                 cursor.execute(statement)
         yield connection, schema
 

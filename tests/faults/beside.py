@@ -24,7 +24,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = read_settings(read_environment(), now=_now())
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
-    stores: list[Store] = [Warehouse(settings.stores.postgres_schema), Lake()]
+    stores: list[Store] = [Warehouse(settings.stores.postgres_schema, timescale=settings.stores.timescale), Lake()]
     sidecars = [Sidecar(store, "beside", pipelines_dir=pipelines_dir) for store in stores]
     for sidecar in sidecars:
         sidecar.open()

@@ -38,7 +38,14 @@ def roles(stores: Stores, environment: dict[str, str]) -> dict[str, str]:
     server = stores.postgres
     login = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user, "PGPASSWORD": server.password}
     variables = [f"-vschema={stores.schema}", f"-vowner={owner}", f"-vingest={ingest}"]
-    command = [shutil.which("psql") or str(BINARIES / "psql"), "-d", database, *variables, "-f", "pipelines/roles.sql"]
+    command = [
+        shutil.which("psql") or str(BINARIES / "psql"),
+        "-d",
+        database,
+        *variables,
+        "-f",
+        "pipelines/sql/roles.sql",
+    ]
     subprocess.run(command, env={**os.environ, **login}, cwd=PROJECT_ROOT, check=True)
     for role in (owner, ingest):
         stores.query(f"ALTER ROLE {role} PASSWORD 'secret-of-{role}'")
@@ -53,10 +60,10 @@ def roles(stores: Stores, environment: dict[str, str]) -> dict[str, str]:
     return settings
 
 
-def _execute(stores: Stores, roles: Mapping[str, str], sql: str) -> list[dict[str, Any]]:
-    """As the loading role."""
-    server = stores.postgres
-    uri = f"postgresql://{roles['PG_USER']}:{roles['PG_PASSWORD']}@{server.host}:{server.port}/{roles['PG_DATABASE']}"
+def _execute(stores: Stores, roles: Mapping[str, str], sql: str, role: str = "PG") -> list[dict[str, Any]]:
+    """As the loading role, or as the owner."""
+    server, user, password = stores.postgres, roles[f"{role}_USER"], roles[f"{role}_PASSWORD"]
+    uri = f"postgresql://{user}:{password}@{server.host}:{server.port}/{roles['PG_DATABASE']}"
     with adbc.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute(sql.replace("{schema}", stores.schema))
         return cursor.fetch_arrow_table().to_pylist() if cursor.description else []
@@ -108,11 +115,14 @@ def test_without_ownership_the_set_up_looks_and_alters_nothing(
     api.world.add(ACCOUNT, "v1", events)
 
     done = command(*ONCE)
+    _execute(stores, roles, "DROP VIEW {schema}.audit_activity_hourly", role="PG_OWNER")
+    lacking = command(*ONCE)
 
     assert missing.code == 1
     assert "PG_OWNER_USER" in missing.err
     assert done.code == 0, done.err
-    assert "warehouse.not_owned" in done.err
+    assert "warehouse.not_prepared" not in done.err
+    assert 'step="view audit_activity_hourly" reason="the tables are another role' in lacking.err
     assert len(_execute(stores, roles, "SELECT 1 AS one FROM {schema}.audit_logs")) == 3
 
 

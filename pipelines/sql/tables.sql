@@ -27,16 +27,6 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_logs (
 
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs_rehydrated (LIKE {schema}.audit_logs INCLUDING ALL);
 
-CREATE OR REPLACE VIEW {schema}.audit_logs_all AS
-    SELECT * FROM {schema}.audit_logs
-    UNION ALL
-    SELECT * FROM {schema}.audit_logs_rehydrated AS r
-    WHERE NOT EXISTS (
-        SELECT FROM {schema}.audit_logs AS a
-        WHERE (a.account_id, a."timestamp", a.event_id, a.api_version)
-            = (r.account_id, r."timestamp", r.event_id, r.api_version)
-    );
-
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs_quarantine (
     digest      text        NOT NULL,
     account_id  text        NOT NULL,

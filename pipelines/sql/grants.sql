@@ -6,5 +6,3 @@
 GRANT USAGE, CREATE ON SCHEMA {schema} TO {ingest};
 
 GRANT SELECT, INSERT ON {schema}.audit_logs, {schema}.audit_logs_quarantine, {schema}.audit_logs_rehydrated TO {ingest};
-
-GRANT SELECT ON {schema}.audit_logs_all TO {ingest};

@@ -1,5 +1,5 @@
 -- Makes the two roles for PG_OWNER_USER and PG_USER; a superuser runs it once, on the database of PG_DATABASE:
---   psql -d <database> -v schema=audit -v owner=audit_owner -v ingest=audit_ingest -f pipelines/roles.sql
+--   psql -d <database> -v schema=audit -v owner=audit_owner -v ingest=audit_ingest -f pipelines/sql/roles.sql
 -- Then \password audit_owner and \password audit_ingest. The owner grants the rest at the start of a run (grants.sql).
 
 \set ON_ERROR_STOP on

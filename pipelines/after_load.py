@@ -1,0 +1,223 @@
+"""The step after the load: indexes, views and TimescaleDB, done where the warehouse is not as the settings say.
+
+Each step stands alone: one that fails is told with its reason, and holds up neither the others nor the loads. What is
+due is found by comparing what the warehouse is with what it should be; so nothing is done twice, and a setting that
+was changed takes effect. The SQL is `sql/after_load.sql`, a section a step.
+"""
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import NamedTuple
+
+from adbc_driver_manager import Error
+from adbc_driver_manager.dbapi import Cursor
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
+
+from .postgres import message_of, rows_of, transaction, value_of
+from .settings import TimescaleSettings
+from .statements import sections_of
+
+_FILE = "after_load.sql"
+
+LARGE_TABLE_ROWS = 100_000
+"""A larger table is left to `pipelines/convert.py`: to rewrite or index it takes longer than a loop may wait."""
+
+LOCK_TIMEOUT_SECONDS = 5
+"""How long a step of the loop waits for the table: who waits for it exclusively holds up everyone behind."""
+
+_TABLES = (EVENTS_TABLE, f"{EVENTS_TABLE}_rehydrated")
+_INDEXES = ("timestamp", "actor", "resource", "failure", "event_id")
+_ALL_VIEW, _ACTIVITY_VIEW = "audit_logs_all", "audit_activity_hourly"
+
+# SQLSTATE of what an older TimescaleDB does not know: a function, an option.
+_UNKNOWN_FORM = {"42883", "22023"}
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class Found(NamedTuple):
+    """What the warehouse is."""
+
+    extension: str | None = None
+    """TimescaleDB's version in this database."""
+    is_available: bool = False
+    """Whether the server has TimescaleDB."""
+    license: str | None = None
+    """None: its library is not loaded."""
+    is_owner: bool = True
+    indexes: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    """Name and comment of each: the digest of what it was made from."""
+    chunk_days: float | None = None
+    """None: the table is a plain one."""
+    is_columnar: bool = False
+    compress_after_days: float | None = None
+    retention_days: float | None = None
+    is_continuous: bool = False
+    """Whether the hourly activity is a continuous aggregate."""
+    refresh_days: float | None = None
+    """How far back that is refreshed; 0: all of it; None: never."""
+
+    @property
+    def has_timescale(self) -> bool:
+        """Whether TimescaleDB can be used."""
+        return self.extension is not None and self.license is not None
+
+    @property
+    def is_licensed(self) -> bool:
+        """Whether the table can have what the Apache edition has not: columnstore, policies, aggregates."""
+        return self.chunk_days is not None and self.license == "timescale"
+
+
+class Step(NamedTuple):
+    """One change of the warehouse."""
+
+    section: str
+    """In the SQL file."""
+    takes_long: bool = False
+    """On a large table."""
+
+
+class Outcome(NamedTuple):
+    """What became of a step."""
+
+    step: str
+    reason: str | None = None
+    """Why it was not done; None: it was."""
+    is_passing: bool = False
+    """Whether the reason may be gone soon."""
+
+
+def prepare(
+    owner: PostgresCredentials, schema: str, wanted: TimescaleSettings, *, reader: str, is_patient: bool = False
+) -> Iterator[Outcome]:
+    """Makes the warehouse what the settings say; yields what was done, and what was not and why.
+
+    Every step has a connection of its own: one that the server ends (as CREATE EXTENSION does where the library was not
+    loaded at the server's start) takes nothing else with it. A role that owns nothing changes nothing.
+
+    Args:
+        owner: who owns the tables.
+        schema: where they are.
+        wanted: the settings.
+        reader: the role that may read the views.
+        is_patient: a large table is rewritten and indexed, and locks are waited for, however long it takes.
+
+    Raises:
+        adbc_driver_manager.Error: the server is down.
+    """
+    names = {"schema": schema, "reader": f'"{reader}"', **_numbers(wanted)}
+    definitions = {section: _digest(statements) for section, statements in sections_of(_FILE, **names).items()}
+    found = _find(owner, names)
+    tried: set[Step] = set()
+    while due := [step for step in due_steps(found, wanted, definitions) if step not in tried]:
+        if not found.is_owner:
+            reason = "the tables are another role's: PG_OWNER_USER may name it"
+            yield Outcome(", ".join(step.section for step in due), reason)
+            return
+        for step in due:
+            sections = sections_of(_FILE, **names, definition=definitions[step.section])
+            yield _take(owner, schema, step, sections, is_patient=is_patient)
+        tried.update(due)
+        found = _find(owner, names)
+    yield from _out_of_reach(found, wanted)
+
+
+def due_steps(found: Found, wanted: TimescaleSettings, definitions: Mapping[str, str]) -> Iterator[Step]:
+    """What the warehouse lacks, in the order in which the steps build on each other. Pure."""
+    for index in _INDEXES:
+        if not {f"{table}_{index}" for table in _TABLES} <= set(found.indexes):
+            yield Step(f"index {index}", takes_long=True)
+    yield from _due_views(found, definitions)
+    if wanted.chunk_days:
+        if found.is_available and found.extension is None:
+            yield Step("extension")
+        if found.has_timescale and found.chunk_days is None:
+            yield Step("hypertable", takes_long=True)
+        if found.has_timescale and found.chunk_days not in {None, wanted.chunk_days}:
+            yield Step("chunk interval")
+    if found.is_licensed:
+        yield from _due_policies(found, wanted)
+
+
+def _due_views(found: Found, definitions: Mapping[str, str]) -> Iterator[Step]:
+    wanted = [_ALL_VIEW] if found.is_licensed or found.is_continuous else [_ALL_VIEW, _ACTIVITY_VIEW]
+    for view in wanted:
+        if f"{view} {definitions[f'view {view}']}" not in found.views:
+            yield Step(f"view {view}")
+
+
+def _due_policies(found: Found, wanted: TimescaleSettings) -> Iterator[Step]:
+    if wanted.compress_after_days and not found.is_columnar:
+        yield Step("columnstore")
+    if (found.compress_after_days or 0) != wanted.compress_after_days:
+        yield Step("columnstore policy" if wanted.compress_after_days else "no columnstore policy")
+    if (found.retention_days or 0) != wanted.retention_days:
+        yield Step("retention policy" if wanted.retention_days else "no retention policy")
+    if not found.is_continuous:
+        yield Step("hourly aggregate")
+    elif found.refresh_days != _numbers(wanted)["refresh_days"]:
+        yield Step("refresh policy")
+
+
+def _out_of_reach(found: Found, wanted: TimescaleSettings) -> Iterator[Outcome]:
+    """What the settings ask for, but this server does not offer."""
+    if wanted.chunk_days and found.extension and found.license is None:
+        yield Outcome("timescaledb", "its library is not loaded: set shared_preload_libraries and restart the server")
+    if found.chunk_days is not None and found.license not in {None, "timescale"}:
+        yield Outcome(
+            "columnstore, policies, hourly aggregate",
+            f"not with the licence {found.license}; pipelines/retention.py deletes what is too old",
+        )
+
+
+def _numbers(wanted: TimescaleSettings) -> dict[str, float]:
+    return {
+        "chunk_days": wanted.chunk_days,
+        "compress_after_days": wanted.compress_after_days,
+        "retention_days": wanted.retention_days,
+        # Not into what the retention drops.
+        "refresh_days": wanted.retention_days - 0.5 if wanted.retention_days else 0,
+    }
+
+
+def _find(owner: PostgresCredentials, names: Mapping[str, object]) -> Found:
+    sections = sections_of(_FILE, **names)
+    with transaction(owner) as cursor:
+        found = Found(**rows_of(cursor, *sections["found"])[0])
+        if found.has_timescale:
+            found = found._replace(**rows_of(cursor, *sections["found in timescaledb"])[0])
+    return found
+
+
+def _take(
+    owner: PostgresCredentials, schema: str, step: Step, sections: Mapping[str, list[str]], *, is_patient: bool
+) -> Outcome:
+    forms = [statements for title, statements in sections.items() if title.partition(", before")[0] == step.section]
+    outcome = Outcome(step.section, "no such section")
+    for statements in forms:
+        try:
+            with transaction(owner) as cursor:
+                if not is_patient:
+                    cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+                    if step.takes_long and any(_is_large(cursor, f"{schema}.{table}") for table in _TABLES):
+                        reason = f"a table has more than {LARGE_TABLE_ROWS:,} rows: run pipelines/convert.py"
+                        return Outcome(step.section, reason)
+                for statement in statements:
+                    cursor.execute(statement)
+            return Outcome(step.section)
+        except Error as error:
+            outcome = Outcome(step.section, message_of(error), is_passing=error.sqlstate == _LOCK_NOT_AVAILABLE)
+            if error.sqlstate not in _UNKNOWN_FORM:
+                break
+    return outcome
+
+
+def _is_large(cursor: Cursor, table: str) -> bool:
+    some = f"SELECT FROM {table} LIMIT {LARGE_TABLE_ROWS + 1}"
+    return bool(value_of(cursor, f"SELECT count(*) > {LARGE_TABLE_ROWS} FROM ({some}) AS some_rows"))  # noqa: S608  # names are ours
+
+
+def _digest(statements: list[str]) -> str:
+    return sha256("\n".join(statements).encode()).hexdigest()[:16]

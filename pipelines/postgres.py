@@ -1,0 +1,54 @@
+"""How the warehouse's PostgreSQL is reached: as dlt would, as the loading role or as the owner of the tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from adbc_driver_manager import Error
+from adbc_driver_manager.dbapi import Connection, Cursor
+from adbc_driver_postgresql import dbapi as adbc
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+from .settings import OwnerSettings
+
+
+def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
+    """A connection to the warehouse, as dlt would reach it."""
+    connection: Connection = adbc.connect(credentials.to_native_representation(), autocommit=autocommit)
+    return connection
+
+
+@contextmanager
+def transaction(credentials: PostgresCredentials) -> Iterator[Cursor]:
+    """A connection of its own, whose work counts as a whole when the block ends."""
+    with connect(credentials) as connection, connection.cursor() as cursor:
+        yield cursor
+        connection.commit()
+
+
+def rows_of(cursor: Cursor, sql: str) -> list[dict[str, Any]]:
+    """The rows that a query answers."""
+    cursor.execute(sql)
+    rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+    return rows
+
+
+def value_of(cursor: Cursor, sql: str) -> Any:
+    """The one value that a query answers."""
+    (row,) = rows_of(cursor, sql)
+    (value,) = row.values()
+    return value
+
+
+def as_owner(credentials: PostgresCredentials, owner: OwnerSettings | None) -> PostgresCredentials:
+    """The credentials of the role that makes the tables: the owner's where there is one."""
+    if owner is None:
+        return credentials
+    own: PostgresCredentials = credentials.copy()
+    own.username, own.password = owner.user, owner.password
+    return own
+
+
+def message_of(error: Error) -> str:
+    """What the server said, in one line."""
+    return " ".join((str(error).partition("[libpq]")[2].strip() or str(error)).split())

@@ -1,0 +1,151 @@
+-- What comes after the load: indexes, views, and TimescaleDB where it is there. Each section is one step, run in one
+-- transaction by pipelines/after_load.py when the warehouse is not as the settings say; "before 2.x" is the form that
+-- an older TimescaleDB understands. {schema} is PG_SCHEMA, {reader} is PG_USER, {definition} a digest of the section;
+-- the other names are numbers of the settings.
+
+-- [found]
+SELECT
+    (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS extension,
+    EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') AS is_available,
+    -- Null where the extension is there but its library was not loaded at the server's start.
+    current_setting('timescaledb.license', true) AS license,
+    (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = '{schema}.audit_logs'::regclass) AS is_owner,
+    ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('i', 'I'))
+        AS indexes,
+    ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class
+          WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'v') AS views;
+
+-- [found in timescaledb]
+SELECT
+    (SELECT extract(epoch FROM time_interval)::float8 / 86400 FROM timescaledb_information.dimensions
+     WHERE hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs' AND column_name = 'timestamp')
+        AS chunk_days,
+    coalesce((SELECT compression_enabled FROM timescaledb_information.hypertables
+              WHERE hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs'), false) AS is_columnar,
+    (SELECT extract(epoch FROM (config ->> 'compress_after')::interval)::float8 / 86400
+     FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'
+        AND hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs') AS compress_after_days,
+    (SELECT extract(epoch FROM (config ->> 'drop_after')::interval)::float8 / 86400
+     FROM timescaledb_information.jobs WHERE proc_name = 'policy_retention'
+        AND hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs') AS retention_days,
+    EXISTS (SELECT FROM timescaledb_information.continuous_aggregates
+            WHERE view_schema = '{schema}' AND view_name = 'audit_activity_hourly') AS is_continuous,
+    -- How many days back the aggregate is refreshed; 0 for all of them, null without a policy.
+    (SELECT coalesce(extract(epoch FROM (config ->> 'start_offset')::interval)::float8 / 86400, 0)
+     FROM timescaledb_information.jobs AS j JOIN timescaledb_information.continuous_aggregates AS a
+        ON (j.hypertable_schema, j.hypertable_name) IN (
+            (a.view_schema, a.view_name), (a.materialization_hypertable_schema, a.materialization_hypertable_name))
+     WHERE j.proc_name = 'policy_refresh_continuous_aggregate'
+        AND a.view_schema = '{schema}' AND a.view_name = 'audit_activity_hourly') AS refresh_days;
+
+-- [index timestamp]
+CREATE INDEX IF NOT EXISTS audit_logs_timestamp ON {schema}.audit_logs ("timestamp" DESC);
+CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_timestamp ON {schema}.audit_logs_rehydrated ("timestamp" DESC);
+
+-- [index actor]
+CREATE INDEX IF NOT EXISTS audit_logs_actor ON {schema}.audit_logs (actor_email, "timestamp" DESC);
+CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_actor ON {schema}.audit_logs_rehydrated (actor_email, "timestamp" DESC);
+
+-- [index resource]
+CREATE INDEX IF NOT EXISTS audit_logs_resource ON {schema}.audit_logs (resource_id, "timestamp" DESC);
+CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_resource ON {schema}.audit_logs_rehydrated (resource_id, "timestamp" DESC);
+
+-- [index failure]
+CREATE INDEX IF NOT EXISTS audit_logs_failure ON {schema}.audit_logs ("timestamp" DESC) WHERE action_result = 'failure';
+CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_failure ON {schema}.audit_logs_rehydrated ("timestamp" DESC) WHERE action_result = 'failure';
+
+-- [index event_id]
+CREATE INDEX IF NOT EXISTS audit_logs_event_id ON {schema}.audit_logs (event_id);
+CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_event_id ON {schema}.audit_logs_rehydrated (event_id);
+
+-- [view audit_logs_all]
+-- Each event once. An event older than all of audit_logs needs no look there; for the others the OR keeps the planner
+-- from joining all of both tables: each asks the key's index, of the one chunk that its time is in.
+CREATE OR REPLACE VIEW {schema}.audit_logs_all AS
+    SELECT * FROM {schema}.audit_logs
+    UNION ALL
+    SELECT * FROM {schema}.audit_logs_rehydrated AS r
+    WHERE r."timestamp" < (SELECT min("timestamp") FROM {schema}.audit_logs)
+        OR NOT EXISTS (
+            SELECT FROM {schema}.audit_logs AS a
+            WHERE (a.account_id, a."timestamp", a.event_id, a.api_version)
+                = (r.account_id, r."timestamp", r.event_id, r.api_version)
+        );
+COMMENT ON VIEW {schema}.audit_logs_all IS '{definition}';
+GRANT SELECT ON {schema}.audit_logs_all TO {reader};
+
+-- [view audit_activity_hourly]
+CREATE OR REPLACE VIEW {schema}.audit_activity_hourly AS
+    SELECT date_trunc('hour', "timestamp", 'UTC') AS hour,
+        account_id, api_version, action_type, action_result, resource_type, count(*) AS events
+    FROM {schema}.audit_logs
+    GROUP BY 1, 2, 3, 4, 5, 6;
+COMMENT ON VIEW {schema}.audit_activity_hourly IS '{definition}';
+GRANT SELECT ON {schema}.audit_activity_hourly TO {reader};
+
+-- [extension]
+CREATE EXTENSION IF NOT EXISTS timescaledb;
+
+-- [hypertable]
+SELECT create_hypertable('{schema}.audit_logs', by_range('timestamp', INTERVAL '{chunk_days} days'),
+    create_default_indexes => false, migrate_data => true);
+
+-- [hypertable, before 2.13]
+SELECT create_hypertable('{schema}.audit_logs', 'timestamp', chunk_time_interval => INTERVAL '{chunk_days} days',
+    create_default_indexes => false, migrate_data => true);
+
+-- [chunk interval]
+SELECT set_chunk_time_interval('{schema}.audit_logs', INTERVAL '{chunk_days} days');
+
+-- [columnstore]
+-- Left to itself, TimescaleDB segments by the key's event_id, which makes the table 2.2 times bigger. event_id is not
+-- in the order either: then its index gives compressed batches a bloom filter that finds one event by its id.
+ALTER TABLE {schema}.audit_logs SET (
+    timescaledb.enable_columnstore, timescaledb.segmentby = 'account_id, api_version',
+    timescaledb.orderby = '"timestamp" DESC');
+
+-- [columnstore, before 2.18]
+ALTER TABLE {schema}.audit_logs SET (
+    timescaledb.compress, timescaledb.compress_segmentby = 'account_id, api_version',
+    timescaledb.compress_orderby = '"timestamp" DESC');
+
+-- [columnstore policy]
+CALL remove_columnstore_policy('{schema}.audit_logs', if_exists => true);
+CALL add_columnstore_policy('{schema}.audit_logs', after => INTERVAL '{compress_after_days} days');
+
+-- [columnstore policy, before 2.18]
+SELECT remove_compression_policy('{schema}.audit_logs', if_exists => true);
+SELECT add_compression_policy('{schema}.audit_logs', compress_after => INTERVAL '{compress_after_days} days');
+
+-- [no columnstore policy]
+CALL remove_columnstore_policy('{schema}.audit_logs', if_exists => true);
+
+-- [no columnstore policy, before 2.18]
+SELECT remove_compression_policy('{schema}.audit_logs', if_exists => true);
+
+-- [retention policy]
+SELECT remove_retention_policy('{schema}.audit_logs', if_exists => true);
+SELECT add_retention_policy('{schema}.audit_logs', drop_after => INTERVAL '{retention_days} days');
+
+-- [no retention policy]
+SELECT remove_retention_policy('{schema}.audit_logs', if_exists => true);
+
+-- [hourly aggregate]
+-- In place of the plain view of the same name and columns. What is not materialised yet is counted when it is asked for.
+DROP VIEW IF EXISTS {schema}.audit_activity_hourly;
+CREATE MATERIALIZED VIEW {schema}.audit_activity_hourly
+    WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+    SELECT time_bucket(INTERVAL '1 hour', "timestamp") AS hour,
+        account_id, api_version, action_type, action_result, resource_type, count(*) AS events
+    FROM {schema}.audit_logs
+    GROUP BY 1, 2, 3, 4, 5, 6
+    WITH NO DATA;
+GRANT SELECT ON {schema}.audit_activity_hourly TO {reader};
+
+-- [refresh policy]
+-- Only hours that events came to are counted again, however wide the window; hours that the retention has dropped
+-- must not be in it: they would be counted as empty.
+SELECT remove_continuous_aggregate_policy('{schema}.audit_activity_hourly', if_exists => true);
+SELECT add_continuous_aggregate_policy('{schema}.audit_activity_hourly',
+    start_offset => nullif(INTERVAL '{refresh_days} days', INTERVAL '0 days'), end_offset => INTERVAL '1 hour',
+    schedule_interval => INTERVAL '30 minutes');

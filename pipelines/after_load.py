@@ -109,7 +109,7 @@ def prepare(
     """
     names = {"schema": schema, "reader": f'"{reader}"', **_numbers(wanted)}
     definitions = {section: _digest(statements) for section, statements in sections_of(_FILE, **names).items()}
-    found = _find(owner, names)
+    found = find(owner, schema)
     tried: set[Step] = set()
     while due := [step for step in due_steps(found, wanted, definitions) if step not in tried]:
         if not found.is_owner:
@@ -120,7 +120,7 @@ def prepare(
             sections = sections_of(_FILE, **names, definition=definitions[step.section])
             yield _take(owner, schema, step, sections, is_patient=is_patient)
         tried.update(due)
-        found = _find(owner, names)
+        found = find(owner, schema)
     yield from _out_of_reach(found, wanted)
 
 
@@ -182,8 +182,9 @@ def _numbers(wanted: TimescaleSettings) -> dict[str, float]:
     }
 
 
-def _find(owner: PostgresCredentials, names: Mapping[str, object]) -> Found:
-    sections = sections_of(_FILE, **names)
+def find(owner: PostgresCredentials, schema: str) -> Found:
+    """What the warehouse is, as the catalogs say."""
+    sections = sections_of(_FILE, schema=schema)
     with transaction(owner) as cursor:
         found = Found(**rows_of(cursor, *sections["found"])[0])
         if found.has_timescale:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines.destination import Destination
+from pipelines.dlt_hooks import verify_hooks
 from pipelines.embedded_postgres import embedded_postgres, ensure_running
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
@@ -81,7 +82,9 @@ def run(
 
     Raises:
         TemporaryError: the embedded PostgreSQL does not start.
+        AuditLogsError: the dlt that is installed is another one than this was built for.
     """
+    verify_hooks()
     with ExitStack() as stack:
         if settings.stores.postgres is None:
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import dlt
-from dlt.common.destination.client import JobClientBase
 from dlt.common.exceptions import DltException
 from dlt.common.schema import Schema
 
@@ -81,11 +80,8 @@ class ScratchPipeline:
     @contextmanager
     def client(self) -> Iterator[Any]:
         """Dlt's client of the store, without the pipeline: what has to come before it is opened."""
-        destination = self._store.destination()
-        bound = destination.spec()._bind_dataset_name(self._store.dataset_name)  # noqa: SLF001  # as dlt does
         with self.translated_errors():
-            client: JobClientBase = destination.client(Schema(SOURCE_NAME), bound)
-            yield client
+            yield client_of(self._store)
 
     def take_lock(self) -> None:
         """One process on this host works in the directory, whatever lock the store itself has.
@@ -120,6 +116,13 @@ class ScratchPipeline:
             detail = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
             hint = f"check {self._pipelines_dir}, its rights and space" if isinstance(cause, OSError) else ""
             raise TemporaryError(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
+
+
+def client_of(store: Store) -> Any:
+    """Dlt's client of a store."""
+    destination = store.destination()
+    bound = destination.spec()._bind_dataset_name(store.dataset_name)  # noqa: SLF001  # as dlt does
+    return destination.client(Schema(SOURCE_NAME), bound)
 
 
 def _root_cause(error: BaseException) -> BaseException:

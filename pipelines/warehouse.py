@@ -20,11 +20,13 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .after_load import prepare
+from .after_load import Outcome, prepare
+from .dlt_hooks import verify_hooks
 from .known import EventKey, event_keys
 from .logs import log
 from .postgres import as_owner, connect, message_of
-from .settings import OwnerSettings, TimescaleSettings
+from .scratch_pipeline import client_of
+from .settings import OwnerSettings, StoreSettings, TimescaleSettings
 from .statements import statements_of
 from .warehouse_load import load_events, load_quarantined
 from .warehouse_setup import set_up
@@ -185,18 +187,21 @@ class Warehouse:
         with self.translated_errors():
             self._query("SELECT 1")
 
-    def after_load(self, client: PostgresClient, *, is_patient: bool = False) -> bool:
+    def after_load(self, client: PostgresClient) -> bool:
         """Takes the steps that come after a load, where they are due; False if some may succeed if tried again soon."""
-        credentials, is_settled = client.config.credentials, True
+        return not [outcome for outcome in self.prepare(client) if outcome.is_passing]
+
+    def prepare(self, client: PostgresClient, *, is_patient: bool = False) -> Iterator[Outcome]:
+        """The same one by one, and if told to, however long they take."""
+        credentials = client.config.credentials
         owner, reader = as_owner(credentials, self._owner), str(credentials.username)
         with self.translated_errors():
             for outcome in prepare(owner, self.dataset_name, self._timescale, reader=reader, is_patient=is_patient):
-                is_settled = is_settled and not outcome.is_passing
                 if outcome.reason is None:
                     log.info("warehouse.prepared", step=outcome.step)
                 else:
                     log.warning("warehouse.not_prepared", step=outcome.step, reason=outcome.reason)
-        return is_settled
+                yield outcome
 
     def prune(self, client: PostgresClient) -> None:
         """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""
@@ -246,6 +251,23 @@ class Warehouse:
             detail=f"held by {', '.join(holder)}",
             hint="one loop per warehouse: stop the other one",
         )
+
+
+@contextmanager
+def open_warehouse(stores: StoreSettings, *, takes_lock: bool) -> Iterator[tuple[Warehouse, WarehouseClient]]:
+    """The warehouse with its tables, as the one writer if told to.
+
+    Raises:
+        AuditLogsError: it is down, loaded by another process, or not ours; or dlt is another one.
+    """
+    verify_hooks()
+    warehouse = Warehouse(stores.postgres_schema, timescale=stores.timescale, owner=stores.postgres_owner)
+    client: WarehouseClient = client_of(warehouse)
+    warehouse.open(client, takes_lock=takes_lock)
+    try:
+        yield warehouse, client
+    finally:
+        warehouse.close()
 
 
 _SESSION = "SELECT pid, backend_start::text AS started FROM pg_stat_activity WHERE pid = pg_backend_pid()"

@@ -49,9 +49,13 @@ class World:
             if event.visible_at <= now and not (hide_user_logs and event.is_user_level)
         ]
 
+    def events(self, account_id: str, version: str) -> list[SimulatedEvent]:
+        """Every event of the account, oldest first."""
+        return list(self._events.get((account_id, version), []))
+
     def raw(self, account_id: str, version: str) -> list[bytes]:
-        """Every event of the account, as sent."""
-        return [event.raw for event in self._events.get((account_id, version), [])]
+        """The same, as sent."""
+        return [event.raw for event in self.events(account_id, version)]
 
 
 @dataclass(frozen=True)

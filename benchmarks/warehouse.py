@@ -1,0 +1,337 @@
+"""`python -m benchmarks.warehouse [--rows 1000000,5000000,10000000] [--write]`: what the warehouse costs as it grows.
+
+Fills tables in a plain PostgreSQL (the embedded one, or that of --dsn) and, where TEST_TIMESCALE_DSN names a server
+with TimescaleDB, in a hypertable and in a compressed one, with events evenly spread so that 10 million are 90 days. The
+first size stands beside the growing table, and both are measured in turn, so their ratio is of one run. Prints tables,
+and with --write puts them into docs/warehouse.md.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+from tqdm import tqdm
+
+from pipelines.after_load import prepare
+from pipelines.embedded_postgres import embedded_postgres
+from pipelines.postgres import connect, rows_of, transaction, value_of
+from pipelines.settings import PROJECT_ROOT, PostgresSettings, TimescaleSettings
+from pipelines.statements import sections_of
+from pipelines.warehouse_load import load_events
+from pipelines.warehouse_setup import set_up
+from simulator.world import Plan, build_world
+from sources.cloudflare_audit_logs import Stream
+from sources.cloudflare_audit_logs.events import decode_page
+
+from .documents import Row, as_markdown, put_into
+from .polls import Poller
+
+DOCUMENT = PROJECT_ROOT / "docs" / "warehouse.md"
+EVENTS_A_DAY = 10_000_000 / 90
+ACCOUNT = "b5e2fd7a9c1f4b6e8d0a3c5e7f9b1d3a"
+REPEATS = 7
+SERVER_OPTIONS = ("shared_buffers=1GB", "max_wal_size=8GB", "synchronous_commit=on")
+KINDS = {
+    "plain": TimescaleSettings(chunk_days=0),
+    "hypertable": TimescaleSettings(compress_after_days=0),
+    "compressed": TimescaleSettings(compress_after_days=36_500),  # by us, below
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of events in a schema of its own."""
+
+    server: PostgresSettings
+    kind: str
+    rows: int
+    schema: str
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} {self.kind}"
+
+    @property
+    def credentials(self) -> PostgresCredentials:
+        """How dlt would reach it."""
+        server = self.server
+        return PostgresCredentials(
+            {
+                "host": server.host,
+                "port": server.port,
+                "database": server.database,
+                "username": server.user,
+                "password": server.password or "none",
+                "query": {"sslmode": server.sslmode},
+            }
+        )
+
+    def value(self, sql: str) -> float:
+        """The one value that a query answers."""
+        with transaction(self.credentials) as cursor:
+            return float(value_of(cursor, sql.replace("{schema}", self.schema)))
+
+    def execute(self, *statements: str) -> None:
+        """Runs statements, each by itself (VACUUM is in no transaction)."""
+        with connect(self.credentials, autocommit=True) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement.replace("{schema}", self.schema))
+
+    def load(self, batch: pa.Table) -> float:
+        """Merges a batch as the main job does, and returns the seconds that it took."""
+        with connect(self.credentials, autocommit=True) as connection:
+            begun = time.perf_counter()
+            load_events(connection, self.schema, batch)
+            return time.perf_counter() - begun
+
+    def prepare(self) -> None:
+        """Its DDL, as the main job makes it."""
+        self.execute("DROP SCHEMA IF EXISTS {schema} CASCADE")
+        set_up(self.credentials, None, self.schema)
+        self.settle()
+
+    def settle(self) -> None:
+        """The steps after the load."""
+        for outcome in prepare(
+            self.credentials, self.schema, KINDS[self.kind], reader=self.server.user, is_patient=True
+        ):
+            if outcome.reason:
+                sys.exit(f"{self}: {outcome.step}: {outcome.reason}")
+
+    def grown(self, rows: int, before: datetime) -> "Table":
+        """The same with as many rows, the new ones before those that it has."""
+        newest = before - timedelta(days=self.rows / EVENTS_A_DAY)
+        seconds = (rows - self.rows) / EVENTS_A_DAY * 86_400
+        names = {"events": rows - self.rows, "seconds": seconds, "before": newest.isoformat(), "schema": self.schema}
+        sql = (Path(__file__).with_name("events.sql")).read_text()
+        for name, value in names.items():
+            sql = sql.replace(f"{{{name}}}", str(value))
+        self.execute(sql, "VACUUM (ANALYZE) {schema}.audit_logs")
+        return replace(self, rows=rows)
+
+    def compressed(self) -> "Table":
+        """The same, with everything compressed that is in no chunk of the last week."""
+        table = replace(self, kind="compressed")
+        table.settle()
+        chunks = "SELECT count(compress_chunk(c)) FROM show_chunks('{schema}.audit_logs', older_than => now()) AS c"
+        table.value(chunks)
+        table.execute("VACUUM (ANALYZE) {schema}.audit_logs")
+        return table
+
+
+def batches(size: int, step: int, count: int, before: datetime, seed: int) -> list[pa.Table]:
+    """Batches of events of the hour before a time, each beginning `step` events after the one before."""
+    plan = Plan((ACCOUNT,), ("v1",), step * count + size, before - timedelta(hours=1), before, seed=seed)
+    slices = build_world(plan).raw(ACCOUNT, "v1")
+    events = decode_page(slices, Stream(ACCOUNT, "v1"), datetime.now(UTC)).events
+    return [events.slice(number * step, size) for number in range(count)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints."""
+    options = _parse_arguments(arguments)
+    sizes = [int(size) for size in options.rows.split(",")]
+    now = datetime.now(UTC)
+    tables: dict[str, list[Row]] = {"merge": [], "poll": [], "queries": [], "indexes": [], "size": []}
+    with _servers(options.dsn) as servers:
+        for kind, server in servers.items():
+            print(f"{kind} …", file=sys.stderr)
+            _measure(server, kind, sizes, now, tables)
+        tables["indexes"] += _index_costs(servers["plain"], sizes[0], now)
+        versions = ", ".join(sorted({_version(Table(server, kind, 0, "public")) for kind, server in servers.items()}))
+    where = f"{now:%Y-%m-%d}, {versions}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
+    for title, rows in tables.items():
+        text = as_markdown(rows)
+        print(f"\n{title}\n{text}")
+        if options.write and rows:
+            put_into(DOCUMENT, title, f"{text}\nMeasured {where}.\n")
+
+
+def _measure(
+    server: PostgresSettings, kind: str, sizes: Sequence[int], now: datetime, tables: dict[str, list[Row]]
+) -> None:
+    empty, small, growing = (Table(server, kind, 0, f"bench_{name}") for name in ("empty", "small", "growing"))
+    for table in (empty, small, growing):
+        table.prepare()
+    small = small.grown(sizes[0], now)
+    for size in sizes[1:]:
+        growing = growing.grown(size, now)
+        tables["merge"] += _merges([empty, small, growing], now, seed=size)
+    tables["poll"] += _polls([small, growing], now)
+    tables["queries"] += _queries(growing)
+    if kind == "plain":
+        tables["size"].append({"table": str(growing), "bytes an event": f"{_bytes(growing) / growing.rows:.0f}"})
+        return
+    before = _bytes(growing)
+    begun = time.monotonic()
+    small, growing = small.compressed(), growing.compressed()
+    rate = (small.rows + growing.rows) / (time.monotonic() - begun)
+    after = _bytes(growing)
+    tables["size"] += [
+        {"table": f"{growing.rows:,} hypertable", "bytes an event": f"{before / growing.rows:.0f}"},
+        {
+            "table": str(growing),
+            "bytes an event": f"{after / growing.rows:.0f}",
+            "against not compressed": f"{after / before:.2f}",
+            "events a second": f"{rate:,.0f}",
+        },
+    ]
+    tables["merge"] += _merges([empty, small, growing], now, seed=1)
+    tables["poll"] += _polls([small, growing], now + timedelta(days=1))
+    tables["queries"] += _queries(growing)
+
+
+def _merges(tables: Sequence[Table], now: datetime, seed: int) -> Iterator[Row]:
+    """Median milliseconds of `load_events`, half of whose events are known; the tables in turn."""
+    shapes = {
+        "1,000": batches(1_000, 500, REPEATS + 1, now, seed),
+        "10,000": batches(10_000, 5_000, REPEATS + 1, now - timedelta(hours=1), seed),
+        "1,000 late": batches(1_000, 500, REPEATS + 1, now - timedelta(days=8, hours=6), seed),
+    }
+    times: dict[tuple[Table, str], list[float]] = {}
+    for name, some in shapes.items():
+        for number, batch in enumerate(tqdm(some, desc=f"merge {name}", leave=False)):
+            for table in tables:
+                spent = table.load(batch)
+                if number:  # the first one makes half of the second known
+                    times.setdefault((table, name), []).append(spent * 1000)
+    first = tables[1]
+    for table in tables:
+        medians = {name: statistics.median(times[table, name]) for name in shapes}
+        ratio = statistics.median(a / b for a, b in zip(times[table, "1,000"], times[first, "1,000"], strict=True))
+        shown = {f"{name} (ms)": f"{median:.0f}" for name, median in medians.items()}
+        yield {"table": str(table), **shown, f"1,000 against {first.rows:,} rows": f"{ratio:.2f}"}
+
+
+def _polls(tables: Sequence[Table], now: datetime) -> Iterator[Row]:
+    """Median milliseconds of a poll of the main job that finds 500 new events; the tables in turn."""
+    times: dict[Table, list[float]] = {table: [] for table in tables}
+    with tempfile.TemporaryDirectory() as folder:
+        pollers = {table: Poller(table.server, table.schema, Path(folder) / table.schema, now) for table in tables}
+        for number in tqdm(range(REPEATS + 1), desc="poll", leave=False):
+            for table, poller in pollers.items():
+                spent = poller.poll(events=500)
+                if number:
+                    times[table].append(spent * 1000)
+    first = tables[0]
+    for table in tables:
+        ratio = statistics.median(a / b for a, b in zip(times[table], times[first], strict=True))
+        yield {
+            "table": str(table),
+            "poll (ms)": f"{statistics.median(times[table]):.0f}",
+            f"against {first.rows:,} rows": f"{ratio:.2f}",
+        }
+
+
+def _queries(table: Table) -> Iterator[Row]:
+    """Median milliseconds of the questions in the docs, each asked three times after a first one."""
+    for title, sql in questions():
+        times = []
+        for _ in range(4):
+            begun = time.perf_counter()
+            with transaction(table.credentials) as cursor:
+                cursor.execute(f"SET search_path = {table.schema}")
+                rows_of(cursor, sql)
+            times.append((time.perf_counter() - begun) * 1000)
+        yield {"question": title, "table": str(table), "ms": f"{statistics.median(times[1:]):.0f}"}
+
+
+def questions() -> Iterator[tuple[str, str]]:
+    """The example questions of the docs: title and SQL."""
+    for title, sql in re.findall(r"\*\*(.+?)\*\*\n+```sql\n(.+?)```", DOCUMENT.read_text(), re.DOTALL):
+        yield title, sql.strip().rstrip(";")
+
+
+def _index_costs(server: PostgresSettings, rows: int, now: datetime) -> Iterator[Row]:
+    """What each index adds to an insert of 1,000 events: time, WAL (which no other job disturbs), and its own size."""
+    table = Table(server, "plain", 0, "bench_indexes")
+    table.prepare()
+    statements = index_statements(table.schema)
+    for name in statements:
+        table.execute(f"DROP INDEX IF EXISTS {{schema}}.{name}")
+    table = table.grown(rows, now)
+    coming = iter(batches(1_000, 1_000, 3 * (len(statements) + 1), now, seed=99))
+    yield {"index": "the key alone", **_cost(table, coming)}
+    for name, statement in statements.items():
+        table.execute(statement)
+        size = table.value(f"SELECT pg_relation_size('{{schema}}.{name}')") / rows
+        yield {"index": name, **_cost(table, coming), "bytes an event": f"{size:.0f}"}
+        table.execute(f"DROP INDEX {{schema}}.{name}")
+
+
+def _cost(table: Table, coming: Iterator[pa.Table]) -> Row:
+    lsn = "SELECT pg_current_wal_insert_lsn() - '0/0'"
+    table.execute("CHECKPOINT")
+    before = table.value(lsn)
+    times = [table.load(next(coming)) for _ in range(3)]
+    written = (table.value(lsn) - before) / 3_000
+    return {"1,000 new (ms)": f"{statistics.median(times) * 1000:.0f}", "WAL bytes an event": f"{written:.0f}"}
+
+
+def index_statements(schema: str) -> dict[str, str]:
+    """The indexes of audit_logs by name: ours, and the one on all of the payload that the docs name as an option."""
+    after_load = sections_of("after_load.sql", schema=schema)
+    ours = [statements[0] for section, statements in after_load.items() if section.startswith("index ")]
+    option = re.findall(r"CREATE INDEX \w+ ON audit_logs [^;]+", DOCUMENT.read_text())
+    statements = [*ours, *(text.replace(" ON audit_logs", f" ON {schema}.audit_logs") for text in option)]
+    return {statement.partition(" ON ")[0].split()[-1]: statement for statement in statements}
+
+
+def _bytes(table: Table) -> float:
+    if table.kind == "plain":
+        return table.value("SELECT pg_total_relation_size('{schema}.audit_logs')")
+    return table.value("SELECT hypertable_size('{schema}.audit_logs')")
+
+
+def _version(table: Table) -> str:
+    with transaction(table.credentials) as cursor:
+        server = value_of(cursor, "SELECT current_setting('server_version')")
+        found = rows_of(cursor, "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+    return f"PostgreSQL {server}" + "".join(f" with TimescaleDB {row['extversion']}" for row in found)
+
+
+@contextmanager
+def _servers(dsn: str | None) -> Iterator[dict[str, PostgresSettings]]:
+    """The server of each kind of table."""
+    timescale = os.environ.get("TEST_TIMESCALE_DSN")
+    servers = {"hypertable": _server_of(timescale)} if timescale else {}
+    if not timescale:
+        print("TEST_TIMESCALE_DSN is not set: plain tables only", file=sys.stderr)
+    if dsn:
+        yield {"plain": _server_of(dsn), **servers}
+        return
+    with tempfile.TemporaryDirectory(prefix="audit-benchmark-") as folder:
+        Path(folder).chmod(0o755)
+        with embedded_postgres(Path(folder) / "postgres", *SERVER_OPTIONS) as server:
+            yield {"plain": server, **servers}
+
+
+def _server_of(dsn: str) -> PostgresSettings:
+    url = urlsplit(dsn)
+    database = url.path.lstrip("/") or "postgres"
+    return PostgresSettings(url.hostname or "", url.port or 5432, database, url.username or "", url.password or "none")
+
+
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.warehouse", description=__doc__)
+    parser.add_argument("--rows", default="100000,500000", help="sizes, comma separated; the first is compared with")
+    parser.add_argument(
+        "--dsn", help="a plain PostgreSQL, instead of the embedded one; its schemas bench_… are replaced"
+    )
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/warehouse.md")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""`python pipelines/convert.py`: what the step after the load leaves to you, because a large table takes it minutes.
+
+Indexes a table that has grown, and makes a hypertable of it where TimescaleDB is there: in one transaction, so it is
+done or nothing is changed. Readers wait meanwhile, and it is the one writer: the loop goes on loading the lake, and
+catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from pipelines.after_load import Outcome
+from pipelines.command import run_command
+from pipelines.postgres import rows_of, transaction
+from pipelines.settings import PostgresSettings, StoreSettings
+from pipelines.warehouse import open_warehouse
+
+EVENTS_PER_SECOND = 20_000
+"""What was measured on two cores with events of 1.5 KB: docs/warehouse.md."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Takes all steps that are due, however long they take, and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="convert.py", description=__doc__)
+    parser.parse_args(arguments)
+    return run_command(convert)
+
+
+def convert(stores: StoreSettings, _: PostgresSettings) -> int:
+    """The command itself."""
+    with open_warehouse(stores, takes_lock=True) as (warehouse, client):
+        with transaction(client.config.credentials) as cursor:
+            (size,) = rows_of(cursor, f"SELECT count(*) AS events FROM {stores.postgres_schema}.audit_logs")  # noqa: S608  # names are ours
+        minutes = size["events"] / EVENTS_PER_SECOND / 60
+        print(f"{size['events']:,} events: up to {minutes:.0f} minutes for a hypertable", file=sys.stderr)
+        begun, outcomes = time.monotonic(), list[Outcome]()
+        for outcome in warehouse.prepare(client, is_patient=True):
+            outcomes.append(outcome)
+    failed = [outcome for outcome in outcomes if outcome.reason is not None]
+    print(f"{len(outcomes) - len(failed)} steps done, {len(failed)} not, in {time.monotonic() - begun:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

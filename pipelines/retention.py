@@ -1,0 +1,69 @@
+"""`python pipelines/retention.py [--dry-run] [--json]`: deletes what is older than `TIMESCALE_RETENTION_DAYS`.
+
+For a warehouse that does it by no policy of its own: plain PostgreSQL, and TimescaleDB under the Apache licence. A
+plain table loses its events some thousand at a time, a hypertable whole chunks. The lake keeps everything. Runs beside
+the loop, as the owner of the tables. Exit codes: 0 done, 1 failed, 2 no retention is set, 75 the server is down.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tqdm import tqdm
+
+from pipelines.after_load import find
+from pipelines.command import run_command
+from pipelines.postgres import as_owner, transaction, value_of
+from pipelines.settings import PostgresSettings, StoreSettings
+from pipelines.statements import sections_of
+from pipelines.warehouse import open_warehouse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Deletes, or says what would be deleted, and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="retention.py", description=__doc__)
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    options = parser.parse_args(arguments)
+    return run_command(partial(delete_old, dry_run=options.dry_run, as_json=options.json))
+
+
+def delete_old(stores: StoreSettings, _: PostgresSettings, *, dry_run: bool, as_json: bool) -> int:
+    """The command itself."""
+    with open_warehouse(stores, takes_lock=False) as (warehouse, client), warehouse.translated_errors():
+        oldest = warehouse.oldest_kept
+        if oldest is None:
+            print(
+                "TIMESCALE_RETENTION_DAYS is 0: nothing is to be deleted; set it to a number of days", file=sys.stderr
+            )
+            return 2
+        owner = as_owner(client.config.credentials, stores.postgres_owner)
+        sections = sections_of("retention.sql", schema=stores.postgres_schema, oldest=oldest.isoformat())
+        is_hypertable = find(owner, stores.postgres_schema).chunk_days is not None
+        what = "chunks" if is_hypertable else "events"
+
+        def execute(section: str) -> int:
+            with transaction(owner) as cursor:
+                return int(value_of(cursor, *sections[section]))
+
+        if dry_run:
+            count = execute(f"count {what}")
+        else:
+            count = execute("drop chunks") if is_hypertable else _delete_all(partial(execute, "delete some events"))
+    result = {"before": oldest.isoformat(), what: count, "dry_run": dry_run}
+    text = f"{count:,} {what} from before {oldest:%Y-%m-%d %H:%M} UTC {'would be' if dry_run else 'were'} deleted"
+    print(json.dumps(result) if as_json else text)
+    return 0
+
+
+def _delete_all(delete_some: Callable[[], int]) -> int:
+    with tqdm(unit=" events", desc="deleted", disable=not sys.stderr.isatty()) as bar:
+        while count := delete_some():
+            bar.update(count)
+        return int(bar.n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

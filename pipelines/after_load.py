@@ -13,7 +13,7 @@ from adbc_driver_manager import Error
 from adbc_driver_manager.dbapi import Cursor
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
-from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE
 
 from .postgres import message_of, rows_of, transaction, value_of
 from .settings import TimescaleSettings
@@ -28,6 +28,7 @@ LOCK_TIMEOUT_SECONDS = 5
 """How long a step of the loop waits for the table: who waits for it exclusively holds up everyone behind."""
 
 _TABLES = (EVENTS_TABLE, f"{EVENTS_TABLE}_rehydrated")
+_COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
 _INDEXES = ("timestamp", "actor", "resource", "failure", "event_id")
 _ALL_VIEW, _ACTIVITY_VIEW = "audit_logs_all", "audit_activity_hourly"
 
@@ -107,7 +108,7 @@ def prepare(
     Raises:
         adbc_driver_manager.Error: the server is down.
     """
-    names = {"schema": schema, "reader": f'"{reader}"', **_numbers(wanted)}
+    names = {"schema": schema, "reader": f'"{reader}"', "columns": _COLUMNS, **_numbers(wanted)}
     definitions = {section: _digest(statements) for section, statements in sections_of(_FILE, **names).items()}
     found = find(owner, schema)
     tried: set[Step] = set()

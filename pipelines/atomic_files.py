@@ -41,6 +41,8 @@ class AtomicFolder:
         """Removes what killed writers left; what is younger than a minute may be that of a writer beside us."""
         for path in self._partial.glob("*"):
             with suppress(FileNotFoundError):
+                if path.is_dir():  # not ours: S3_PREFIX may have named this place
+                    continue
                 if path.stat().st_mtime < time.time() - _ABANDONED_AFTER_SECONDS:
                     path.unlink()
 

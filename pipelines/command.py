@@ -21,6 +21,8 @@ def run_command(work: Callable[[StoreSettings, PostgresSettings], int]) -> int:
     except SettingsError as error:
         print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
         return 2
-    except AuditLogsError as error:
+    except (AuditLogsError, OSError) as error:
         log.error("command.failed", error=error)
         return 75 if isinstance(error, TemporaryError) else 1
+    except KeyboardInterrupt:
+        return 130

@@ -27,6 +27,7 @@ BINARIES = Path(
 )
 _PORT_LINE = 3  # of postmaster.pid
 _UNPRIVILEGED = 65_534  # nobody: PostgreSQL refuses to run as root
+_DAC_READ_SEARCH, _SETPCAP = 2, 8  # numbers of capabilities(7)
 
 
 @contextmanager
@@ -50,8 +51,17 @@ def embedded_postgres(folder: Path, *options: str) -> Iterator[PostgresSettings]
 
 
 def ensure_running(folder: Path) -> None:
-    """Starts the server again, at its old port, if it was ended behind the back of its holders."""
+    """Starts the server again, at its old port, if it was ended behind the back of its holders.
+
+    Raises:
+        TemporaryError: it does not start, or another program has that port now.
+    """
     with _one_at_a_time(folder):
+        if not _is_running(folder) and not _is_free(port := _last_port(folder)):
+            raise TemporaryError(
+                f"the port {port} of the embedded PostgreSQL is taken by another program",
+                hint="end that one, or start this one again: it takes another port then",
+            )
         _start(folder, ())
 
 
@@ -78,7 +88,8 @@ def _initialise(folder: Path) -> None:
     if os.geteuid() == 0:
         os.chown(folder, _UNPRIVILEGED, _UNPRIVILEGED)
         os.chown(password, _UNPRIVILEGED, _UNPRIVILEGED)
-    _run("initdb", "-D", folder, "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8")
+    options = ["--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C"]
+    _run("initdb", "-D", folder, "-U", "postgres", *options)
 
 
 def _start(folder: Path, options: tuple[str, ...]) -> None:
@@ -114,18 +125,28 @@ def _password_file(folder: Path) -> Path:
 
 def _port(folder: Path) -> int:
     """The port of the last time, so that whoever knew the server finds it again; another one if that is taken."""
-    file = Path(f"{folder}.port")
-    try:
-        port = _bindable(int(file.read_text()))
-    except (OSError, ValueError):
-        port = _bindable(0)
-    file.write_text(str(port))
+    port = _last_port(folder)
+    if not _is_free(port):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+    Path(f"{folder}.port").write_text(str(port))
     return port
 
 
-def _bindable(port: int) -> int:
-    with socket.create_server(("127.0.0.1", port)) as server:
-        return int(server.getsockname()[1])
+def _last_port(folder: Path) -> int:
+    """Zero if it is not known."""
+    try:
+        return int(Path(f"{folder}.port").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return port > 0
+    except (OSError, OverflowError):
+        return False
 
 
 def _run(program: str, *arguments: str | Path) -> None:
@@ -141,23 +162,25 @@ def _run(program: str, *arguments: str | Path) -> None:
 
 def _execute(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [*_without_root(), str(BINARIES / program), *map(str, arguments)]
-    # A session of its own: Ctrl-C in the terminal must not reach the server before us.
-    return subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
+    # The user's locale may be one that this host does not have. A session of its own: Ctrl-C in the terminal must not
+    # reach the server before us.
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False, env=environment)
 
 
 def _without_root() -> list[str]:
     """As root (in a container): become nobody, who may still read the virtual environment wherever it lies."""
     if os.geteuid() != 0:
         return []
-    user = str(_UNPRIVILEGED)
+    become = ["setpriv", f"--reuid={_UNPRIVILEGED}", f"--regid={_UNPRIVILEGED}", "--clear-groups"]
+    if not _has_capabilities(_SETPCAP, _DAC_READ_SEARCH):  # as in most containers; /root is out of reach then
+        return become
     keep = "+dac_read_search"
-    return [
-        "setpriv",
-        f"--reuid={user}",
-        f"--regid={user}",
-        "--clear-groups",
-        # PostgreSQL asks access(2) for its own binaries, which would look without the capability (below /root, say).
-        "--securebits=+no_setuid_fixup",
-        f"--inh-caps={keep}",
-        f"--ambient-caps={keep}",
-    ]
+    # PostgreSQL asks access(2) for its own binaries, which would look without the capability (below /root, say).
+    return [*become, "--securebits=+no_setuid_fixup", f"--inh-caps={keep}", f"--ambient-caps={keep}"]
+
+
+def _has_capabilities(*numbers: int) -> bool:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    bounds = int(lines.get("CapBnd", "0"), 16) & int(lines.get("CapEff", "0"), 16)
+    return all(bounds >> number & 1 for number in numbers)

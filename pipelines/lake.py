@@ -1,17 +1,19 @@
 """The lake: dlt's filesystem destination with a load job of ours, and what the loop asks of it."""
 
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import LoadJob, RunnableLoadJob, StateInfo, StorageSchemaInfo
 from dlt.common.destination.typing import PreparedTableSchema
+from dlt.common.versioned_state import decompress_state
 from dlt.destinations import filesystem
 from dlt.destinations.impl.filesystem.configuration import FilesystemDestinationClientConfiguration
 from dlt.destinations.impl.filesystem.filesystem import CURRENT_VERSION, FilesystemClient
@@ -41,6 +43,8 @@ PIPELINE_NAME = "cloudflare_audit_lake"
 _KEPT_LOADS = 100
 _PROBE = "_dlt_conditional_write_probe"
 
+T = TypeVar("T")
+
 
 class LakeLoadJob(RunnableLoadJob):
     """A batch in, an idempotent write out: every object is read, merged by id and replaced only if something is new."""
@@ -53,10 +57,11 @@ class LakeLoadJob(RunnableLoadJob):
         if self.load_table_name == QUARANTINE_TABLE:
             for account_id in table["account_id"].unique().to_pylist():
                 rows = table.filter(pc.equal(table["account_id"], account_id))
-                update(objects, quarantine_path(account_id), _merging(merge_quarantined, rows))
+                path = quarantine_path(account_id)
+                update(objects, path, _merging(path, merge_quarantined, rows))
             return
         for partition, events in split(table):
-            update(objects, partition.path, _merging(merge_events, events))
+            update(objects, partition.path, _merging(partition.path, merge_events, events))
 
 
 class LakeClient(FilesystemClient):
@@ -95,14 +100,14 @@ class LakeClient(FilesystemClient):
         """The newest state that can be read."""
         listed = self._list_dlt_table_files(self.schema.state_table_name, pipeline_name)
         for _, path in sorted(((parts[1], path) for path, parts in listed), reverse=True):
-            document = self._read_document(path)
-            if document is not None:
-                return StateInfo(**document)
+            state = self._read_document(path, _as_state)
+            if state is not None:
+                return state
         return None
 
     def get_storage_versions(self) -> tuple[int, int]:
         """What `init` says; made anew if it says nothing."""
-        if self._read_document(self.init_file_path) is None:
+        if self._read_document(self.init_file_path, _as_versions) is None:
             versions = {"initial_version": CURRENT_VERSION, "current_version": CURRENT_VERSION}
             self.fs_client.write_text(self.init_file_path, json.dumps(versions), encoding="utf-8")
         return super().get_storage_versions()
@@ -110,24 +115,44 @@ class LakeClient(FilesystemClient):
     def _get_stored_schema_by_hash_or_newest(self, *wanted: Any, **named: Any) -> StorageSchemaInfo | None:
         """The stored schema that was asked for, after the ones that cannot be read have been removed."""
         try:
-            return super()._get_stored_schema_by_hash_or_newest(*wanted, **named)
-        except (ValueError, TypeError):
-            for path, _ in list(self._iter_stored_schema_files()):
-                if self._read_document(path) is None:
-                    self._delete_file(path)
-            return super()._get_stored_schema_by_hash_or_newest(*wanted, **named)
+            stored = super()._get_stored_schema_by_hash_or_newest(*wanted, **named)
+            if stored is None or _as_schema(stored._asdict()):
+                return stored
+        except UNREADABLE:
+            pass
+        for path, _ in list(self._iter_stored_schema_files()):
+            if self._read_document(path, _as_schema) is None:
+                self._delete_file(path)
+        return super()._get_stored_schema_by_hash_or_newest(*wanted, **named)
 
     def load_markers(self) -> list[str]:
         """The files that say which loads are complete, oldest first."""
         return sorted(self.list_table_files(self.schema.loads_table_name))
 
-    def _read_document(self, path: str) -> dict[str, Any] | None:
+    def _read_document(self, path: str, interpret: Callable[[Any], T]) -> T | None:
+        """A file of dlt's, or None if it is torn, or JSON that says something else."""
         try:
-            document = json.loads(self.fs_client.read_text(path, encoding="utf-8"))
-        except ValueError as error:
-            log.warning("lake.unreadable", path=path, error=error)
+            return interpret(json.loads(self.fs_client.read_text(path, encoding="utf-8")))
+        except UNREADABLE as error:
+            log.warning("lake.unreadable", path=path, error=repr(error))
             return None
-        return document if isinstance(document, dict) else None
+
+
+UNREADABLE = (ValueError, TypeError, LookupError, zlib.error)
+
+
+def _as_state(document: Any) -> StateInfo:
+    decompress_state(document["state"])
+    return StateInfo(**document)
+
+
+def _as_versions(document: Any) -> tuple[int, int]:
+    return int(document["initial_version"]), int(document["current_version"])
+
+
+def _as_schema(document: Any) -> StorageSchemaInfo:
+    json.loads(document["schema"])["name"]
+    return StorageSchemaInfo(**document)
 
 
 class AuditLake(filesystem):
@@ -191,7 +216,7 @@ class Lake:
             if not takes_lock:
                 return
             Path(client.bucket_path).mkdir(parents=True, exist_ok=True)
-            self._lock = lock_path(client.bucket_path, "writer").open("a+")
+            self._lock = lock_path(client.bucket_path, "writer").open("a+", errors="replace")
             hint = "one loop per lake: stop the other one"
             take_file_lock(self._lock, f"loads the lake {client.bucket_path}", hint=hint)
             AtomicFolder(Path(client.bucket_path)).remove_abandoned()
@@ -246,17 +271,26 @@ def lock_path(lake_folder: str, purpose: str) -> Path:
     return folder.with_name(f".{folder.name}.{purpose}.lock")
 
 
-def _merging(merge: Any, rows: Any) -> Any:
+def _merging(path: str, merge: Any, rows: Any) -> Any:
     def change(body: bytes | None) -> bytes | None:
-        merged = merge(None if body is None else _decode("", body), rows)
+        existing = None if body is None else _decode(path, body)
+        with _telling_what_is_wrong(path):
+            merged = merge(existing, rows)
         return None if merged is None else encode(merged)
 
     return change
 
 
 def _decode(path: str, body: bytes, columns: list[str] | None = None) -> Any:
-    try:
+    with _telling_what_is_wrong(path):
         return decode(body, columns)
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def _telling_what_is_wrong(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError) as error:
         hint = "move it out of the lake; the next polls or a repair bring its events back"
-        raise AuditLogsError(f"the object {path} is not readable as Parquet", detail=str(error), hint=hint) from error
+        problem = f"the object {path} is not Parquet of our columns"
+        raise AuditLogsError(problem, detail=str(error), hint=hint) from error

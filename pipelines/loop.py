@@ -218,6 +218,7 @@ class Loop:
         position, lag = destination.position(stream), self._settings.safety_lag
         if position is None:
             return Window(self._first_begin, now)
+        self._sweeps.note(destination.name, stream, position.cursor)
         # A cursor of a clock that was ahead must not close the window: the lag before now is always read.
         return Window(min(max(position.cursor - lag, position.begin), now - lag), now)
 
@@ -285,8 +286,11 @@ class Loop:
         self.report.destinations_failed.pop(destination.name, None)
         for stream in step.finished:
             position, since = destination.position(stream), step.parts[stream].window.since
-            if entry.is_sweep or (position and self._sweeps.is_covered_by(since, position.begin, entry.begun)):
-                self._sweeps.mark(destination.name, stream, entry.begun)
+            if position is None:
+                continue
+            is_first = since <= position.begin
+            if entry.is_sweep or is_first or self._sweeps.is_covered_by(destination.name, stream, since, entry.begun):
+                self._sweeps.mark(destination.name, stream, entry.begun, position.cursor)
         if new:
             self.report.add_load(destination.name, new, is_late=entry.is_sweep)
             self._on_progress(self.report)

@@ -93,5 +93,11 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(body: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of an object."""
-    return pq.ParquetFile(BytesIO(body)).read(columns)
+    """The rows of an object.
+
+    Raises:
+        ValueError, OSError: it is not Parquet.
+        LookupError: it lacks one of the columns.
+    """
+    table = pq.ParquetFile(BytesIO(body)).read(columns)
+    return table if columns is None else table.select(columns)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed or an account failed, 2 wrong usage or settings, 75
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -200,9 +201,14 @@ def _stop_on_signals() -> threading.Event:
     """The first SIGTERM or SIGINT lets the loads in hand finish, for a minute; a second one ends us at once."""
     stop = threading.Event()
 
+    def end_now(*_: Any) -> None:
+        log.error("run.stopped", hint="a load took too long to finish; the next start goes on from the destinations")
+        os._exit(75)
+
     def request_stop(number: int, _: Any) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, end_now)
         signal.alarm(LONGEST_STOP_SECONDS)
         log.info("run.stopping", signal=signal.Signals(number).name)
 

@@ -91,7 +91,7 @@ class ScratchPipeline:
         """
         if self._lock is None:
             self._pipelines_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = (self._pipelines_dir / f"{self._name}.lock").open("a+")
+            self._lock = (self._pipelines_dir / f"{self._name}.lock").open("a+", errors="replace")
         hint = "stop the other one, or give this one a DATA_DIR of its own"
         take_file_lock(self._lock, f"on this host loads the {self._store.name}", hint=hint)
 

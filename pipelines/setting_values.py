@@ -6,10 +6,11 @@ The error's text goes on from the setting's name: "PG_PORT ('x') is not a whole 
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from sources.cloudflare_audit_logs.events import parse_time
+from sources.cloudflare_audit_logs.events import EARLIEST, parse_time
 from sources.cloudflare_audit_logs.streams import API_VERSIONS
 
 N = TypeVar("N", int, float)
@@ -112,6 +113,8 @@ def past(now: datetime) -> Callable[[str], datetime | None]:
         time = parse_time(f"{text}T00:00:00Z" if is_day else text)
         if time is None:
             raise ValueError("is not a time: write it as 2026-01-31T00:00:00Z")
+        if time < EARLIEST:
+            raise ValueError("is before 1970: no event is as old")
         if time > now.astimezone(UTC):
             raise ValueError("is in the future: the events before it would never be read")
         return time
@@ -119,10 +122,17 @@ def past(now: datetime) -> Callable[[str], datetime | None]:
     return parse
 
 
+def folder(text: str) -> Path:
+    """A folder, without the characters that dlt or the shell would read as something else."""
+    if re.search(r"[%$\x00-\x1f]", text):
+        raise ValueError("is not a folder to use: % and $ in its name mean something else to dlt and to PostgreSQL")
+    return Path(text)
+
+
 def identifier(text: str) -> str:
-    """The name of a schema that needs no quotes."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", text):
-        raise ValueError("is not a schema name: small letters, digits and _ only, a letter first")
+    """The name of a schema that needs no quotes and that dlt does not rename: it folds `__`, and an `_` at the end."""
+    if not re.fullmatch(r"(?!pg_)(?=.{1,63}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", text):
+        raise ValueError("is not a schema name: small letters and digits, words joined by single _, a letter first")
     return text
 
 

@@ -158,8 +158,15 @@ class Settings:
 
 
 def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
-    """The environment over the project's `.env`; a variable that is set to nothing counts as not set."""
-    merged = {**dotenv_values(root / ".env"), **os.environ}
+    """The environment over the project's `.env`; a variable that is set to nothing counts as not set.
+
+    Raises:
+        SettingsError: `.env` is not text.
+    """
+    try:
+        merged = {**dotenv_values(root / ".env"), **os.environ}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{root / '.env'} is not readable as UTF-8 text: {error}; save it as that"]) from error
     return {name: value for name, value in merged.items() if value}
 
 
@@ -223,7 +230,7 @@ def _read_stores(read: "_Reader") -> StoreSettings:
         timescale=_read_timescale(read),
         s3=_read_s3(read),
         lake_prefix=read.optional("S3_PREFIX", values.prefix, ""),
-        data_dir=PROJECT_ROOT / read.optional("DATA_DIR", Path, Path("data")),
+        data_dir=PROJECT_ROOT / read.optional("DATA_DIR", values.folder, Path("data")),
     )
 
 

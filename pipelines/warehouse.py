@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PIPELINE_NAME = "cloudflare_audit_warehouse"
-_IS_ALIVE = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND backend_start::text = %s"
+# As a number: as text, it would depend on the DateStyle of each session.
+_STARTED = "extract(epoch FROM backend_start)::text"
+_IS_ALIVE = f"SELECT 1 FROM pg_stat_activity WHERE pid = %s AND {_STARTED} = %s"  # noqa: S608  # names are ours
 _KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
 """A host that vanished must not hold the lock for TCP's two hours."""
 
@@ -270,7 +272,7 @@ def open_warehouse(stores: StoreSettings, *, takes_lock: bool) -> Iterator[tuple
         warehouse.close()
 
 
-_SESSION = "SELECT pid, backend_start::text AS started FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_SESSION = f"SELECT pid, {_STARTED} AS started FROM pg_stat_activity WHERE pid = pg_backend_pid()"  # noqa: S608  # names are ours
 
 _HOLDER = f"""
     SELECT concat_ws(' ', nullif(a.application_name, ''), 'from', coalesce(host(a.client_addr), 'this host'),

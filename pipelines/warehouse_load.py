@@ -18,6 +18,8 @@ from adbc_driver_manager.dbapi import Connection, Cursor
 from sources.cloudflare_audit_logs.schema import (
     EVENT_SCHEMA,
     EVENTS_TABLE,
+    PRIMARY_KEY,
+    QUARANTINE_KEY,
     QUARANTINE_SCHEMA,
     QUARANTINE_TABLE,
 )
@@ -81,14 +83,14 @@ def _insert_quarantined(cursor: Cursor, schema: str, quarantined: pa.Table) -> N
     raw = pc.replace_substring(quarantined["raw_event"], "\x00", "\\u0000")
     quarantined = quarantined.set_column(QUARANTINE_SCHEMA.get_field_index("raw_event"), "raw_event", raw)
     _create_stage(cursor, QUARANTINE_SCHEMA)
-    _insert_batch(cursor, _qualified(schema, QUARANTINE_TABLE), quarantined, json_columns=())
+    _insert_batch(cursor, _qualified(schema, QUARANTINE_TABLE), quarantined, QUARANTINE_KEY)
 
 
 def _insert(cursor: Cursor, table: str, batch: pa.Table) -> Iterator[tuple[pa.Table, str]]:
     """Inserts what PostgreSQL accepts; yields each row that it does not, with the reason."""
     cursor.execute("SAVEPOINT batch")
     try:
-        _insert_batch(cursor, table, batch, json_columns=JSON_COLUMNS)
+        _insert_batch(cursor, table, batch, PRIMARY_KEY, JSON_COLUMNS)
     except adbc_driver_manager.Error as error:
         if not (error.sqlstate or "").startswith(_REFUSALS):
             raise
@@ -101,11 +103,17 @@ def _insert(cursor: Cursor, table: str, batch: pa.Table) -> Iterator[tuple[pa.Ta
         yield from _insert(cursor, table, batch.slice(half))
 
 
-def _insert_batch(cursor: Cursor, table: str, batch: pa.Table, *, json_columns: Collection[str]) -> None:
+def _insert_batch(
+    cursor: Cursor, table: str, batch: pa.Table, key: Collection[str], json_columns: Collection[str] = ()
+) -> None:
     cursor.adbc_ingest(_STAGE, batch, mode="append", temporary=True)
     columns = ", ".join(f'"{name}"' for name in batch.column_names)
     values = ", ".join(f'"{name}"::jsonb' if name in json_columns else f'"{name}"' for name in batch.column_names)
-    cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_STAGE} ON CONFLICT DO NOTHING")  # noqa: S608  # names are ours
+    # With its target: against another unique index, that of an administrator, an event must not vanish unheard.
+    conflict = ", ".join(f'"{name}"' for name in key)
+    cursor.execute(
+        f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_STAGE} ON CONFLICT ({conflict}) DO NOTHING"  # noqa: S608  # names are ours
+    )
     cursor.execute(f"TRUNCATE {_STAGE}")
 
 

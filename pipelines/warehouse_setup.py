@@ -13,6 +13,7 @@ from .settings import OwnerSettings
 from .statements import statements_of
 
 _INSUFFICIENT_PRIVILEGE = "42501"
+_STATE_TABLE = "_dlt_pipeline_state"
 
 
 def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str) -> None:
@@ -24,6 +25,7 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
         AuditLogsError: they are missing, may not be written, or have another key.
         adbc_driver_manager.Error: the server is down.
     """
+    _forget_state_without_events(credentials, schema)
     statements = statements_of("tables.sql", schema=schema)
     if owner is not None:
         statements += statements_of("grants.sql", schema=schema, ingest=f'"{credentials.username}"')
@@ -41,6 +43,18 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
     with transaction(credentials) as cursor:
         _check_rights(cursor, schema, str(credentials.username))
         _check_key(cursor, schema)
+
+
+def _forget_state_without_events(credentials: PostgresCredentials, schema: str) -> None:
+    """Where someone has dropped the events, the cursor that says how far they went must go, too."""
+    with transaction(credentials) as cursor:
+        exists = "SELECT to_regclass('{schema}.{table}') IS NOT NULL"
+        events, states = (
+            value_of(cursor, exists.format(schema=schema, table=table)) for table in (EVENTS_TABLE, _STATE_TABLE)
+        )
+        if states and not events:
+            cursor.execute(f"DELETE FROM {schema}.{_STATE_TABLE}")  # noqa: S608  # names are ours
+            log.warning("warehouse.dropped", schema=schema, hint="its events are read again, as at a first start")
 
 
 def _check_rights(cursor: Cursor, schema: str, user: str) -> None:

@@ -1,7 +1,7 @@
 -- What comes after the load: indexes, views, and TimescaleDB where it is there. Each section is one step, run in one
 -- transaction by pipelines/after_load.py when the warehouse is not as the settings say; "before 2.x" is the form that
--- an older TimescaleDB understands. {schema} is PG_SCHEMA, {reader} is PG_USER, {definition} a digest of the section;
--- the other names are numbers of the settings.
+-- an older TimescaleDB understands. {schema} is PG_SCHEMA, {reader} is PG_USER, {columns} ours in
+-- the order of the tables, {definition} a digest of the section; the other names are numbers of the settings.
 
 -- [found]
 SELECT
@@ -62,9 +62,9 @@ CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_event_id ON {schema}.audit_logs
 -- Each event once. An event older than all of audit_logs needs no look there; for the others the OR keeps the planner
 -- from joining all of both tables: each asks the key's index, of the one chunk that its time is in.
 CREATE OR REPLACE VIEW {schema}.audit_logs_all AS
-    SELECT * FROM {schema}.audit_logs
+    SELECT {columns} FROM {schema}.audit_logs
     UNION ALL
-    SELECT * FROM {schema}.audit_logs_rehydrated AS r
+    SELECT {columns} FROM {schema}.audit_logs_rehydrated AS r
     WHERE r."timestamp" < (SELECT min("timestamp") FROM {schema}.audit_logs)
         OR NOT EXISTS (
             SELECT FROM {schema}.audit_logs AS a

@@ -19,7 +19,7 @@ class Answer(NamedTuple):
 
 
 class _Envelope(msgspec.Struct):
-    success: Any = True
+    success: Any = None
     result: list[msgspec.Raw] | None = None
     result_info: Any = None
 

@@ -268,14 +268,20 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?([Zz
 _LEAP_SECOND = "60"
 
 
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+"""What lies outside is no event's time (Go writes the year 1 for none), and Python cannot reckon with all of it."""
+
+
 def parse_times(values: Sequence[Any]) -> pa.Array:
     """Times in UTC, cut (never rounded) to microseconds; null where there is no readable time."""
     texts = [value if isinstance(value, str) else None for value in values]
     try:
-        return pc.cast(pa.array(texts, pa.string()), TIME)
+        times = pc.cast(pa.array(texts, pa.string()), TIME)
     except (pa.ArrowInvalid, UnicodeError):
         # One value of 7 to 9 fraction digits, or an odd one, makes Arrow refuse the column.
-        return pa.array([None if text is None else parse_time(text) for text in texts], TIME)
+        times = pa.array([None if text is None else parse_time(text) for text in texts], TIME)
+    is_possible = pc.and_(pc.greater_equal(times, EARLIEST), pc.less(times, LATEST))
+    return pc.if_else(is_possible, times, pa.scalar(None, TIME))
 
 
 def parse_time(text: str) -> datetime | None:
@@ -305,7 +311,11 @@ def _text_column(values: Sequence[Any]) -> pa.Array:
 
 
 def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    """A value of another type as its JSON; none where it is nested deeper than can be written: `raw_event` has it."""
+    try:
+        return value if value is None or isinstance(value, str) else json.dumps(value)
+    except RecursionError:
+        return None
 
 
 def _storable(text: str | None) -> str | None:
@@ -324,17 +334,20 @@ def _result(value: Any) -> Any:
 def _event_id(value: Any, text: str) -> str:
     """The event's id as text; without one, the hash of its canonical JSON.
 
-    An id that the stores cannot hold is escaped as in JSON: still readable, and still told apart from every other.
+    An id that is no text is its JSON; characters that the stores cannot hold are escaped as in JSON.
     """
-    if value is None or value == "":
+    id_text = _as_text(value)
+    if not id_text:
         return canonical_hash(text)
-    id_text = str(_as_text(value))
     return json.dumps(id_text)[1:-1] if _NOT_STORABLE.search(id_text) else id_text
 
 
 def canonical_hash(text: str) -> str:
     """SHA-256 of the event with sorted keys and no spaces: the same event gives the same id however it is written."""
-    canonical = json.dumps(_load_leniently(text), sort_keys=True, separators=(",", ":"))
+    try:
+        canonical = json.dumps(_load_leniently(text), sort_keys=True, separators=(",", ":"))
+    except RecursionError:  # nested deeper than can be written again
+        canonical = text
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -44,22 +44,33 @@ def read_window(
 
 
 def _read_v1(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[list[bytes]]:
-    number, seen = 1, _SeenPages()
+    number, events, seen = 1, 0, _SeenPages()
     while True:
         answer = get(path, {**params, "page": number})
         seen.check(answer.slices)
         if answer.slices:
             yield answer.slices
-        if _is_last_v1_page(answer, number, asked=int(params["per_page"])):
+        events += len(answer.slices)
+        if _is_last_v1_page(answer, number, events, asked=int(params["per_page"])):
             return
         number += 1
 
 
-def _is_last_v1_page(answer: Answer, number: int, *, asked: int) -> bool:
-    """The spec promises no `result_info`; where there is one, it is believed only when it says that there is more."""
-    total_pages = _whole_number(answer.info.get("total_pages"))
-    if not answer.slices or (total_pages is not None and number < total_pages):
-        return not answer.slices
+def _is_last_v1_page(answer: Answer, number: int, events: int, *, asked: int) -> bool:
+    """The spec promises no `result_info`; where there is one, its totals are believed when they say that there is more.
+
+    Args:
+        answer: of page `number`.
+        number: of the page, from 1.
+        events: read so far.
+        asked: events a page.
+    """
+    if not answer.slices:
+        return True
+    for total, read in ("total_pages", number), ("total_count", events):
+        stated = _whole_number(answer.info.get(total))
+        if stated is not None and read < stated:
+            return False
     full = _whole_number(answer.info.get("per_page")) or min(asked, SMALLEST_FULL_PAGE)
     return len(answer.slices) < full
 

@@ -51,7 +51,7 @@ def test_the_newest_state_that_can_be_read_is_taken(api: Api, poll: Poll, stores
     newest = max((stores.lake / "cloudflare" / "_dlt_pipeline_state").iterdir())
     newest.write_text("{torn")
 
-    report = poll()
+    report = poll(SWEEP_INTERVAL_SECONDS="0")
 
     assert report.new["lake"] == 0
     assert report.read < len(early + late) + 3

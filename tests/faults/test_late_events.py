@@ -1,7 +1,8 @@
 """An event that becomes visible late is found: within the lag by the next poll, within a day by the sweep."""
 
+import shutil
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,29 @@ def test_a_destination_that_was_down_is_swept_as_far_back_as_it_needs(api: Api, 
     assert ids([late]) <= set(stores.warehouse_ids())
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("lost", ["nothing", "the host"])
+def test_after_an_outage_the_sweep_reaches_back_behind_it(
+    api: Api, poll: Poll, stores: Stores, environment: dict[str, str], lost: str
+) -> None:
+    """It finds what became visible in an outage longer than its window; on a new host, too."""
+    before = [*spread(10, ago(days=9), ago(hours=32)), event_at(ago(hours=31))]
+    api.world.add(ACCOUNT, "v1", before)
+    outage = timedelta(hours=31)
+    api.clock = lambda: datetime.now(UTC) - outage
+    poll(ahead=-outage, INITIAL_CHECKPOINT=ago(days=10).isoformat())
+    api.clock = lambda: datetime.now(UTC)
+    late, new = event_at(ago(hours=32)), event_at(ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", [late, new])
+    if lost == "the host":
+        shutil.rmtree(Path(environment["DATA_DIR"]) / "sweeps")
+
+    report = poll()
+
+    assert report.late == {"warehouse": 1, "lake": 1}
+    assert stores.ids() == (sorted(ids([*before, late, new])),) * 2
+
+
 @pytest.mark.long
 @pytest.mark.integration
 def test_a_broken_account_does_not_stop_the_sweep_of_the_others(api: Api, poll: Poll, stores: Stores) -> None:
@@ -138,24 +162,45 @@ def test_a_sweep_is_due_once_an_interval(tmp_path: Path) -> None:
     plan = SweepPlan(tmp_path, HOUR, timedelta(hours=24))
     polled = NOON - timedelta(minutes=20)
 
-    assert plan.window("lake", STREAM, polled, NOON) == Window(polled - timedelta(hours=25), polled)
-    plan.mark("lake", STREAM, NOON)
+    assert plan.window("lake", STREAM, polled, NOON) == Window(NOON - timedelta(hours=25), polled)
+    plan.mark("lake", STREAM, NOON, NOON)
     assert plan.window("lake", STREAM, polled, NOON + timedelta(minutes=59)) is None
     assert plan.window("warehouse", STREAM, polled, NOON) is not None
     assert plan.window("lake", STREAM, polled, NOON + HOUR) is not None
-    assert plan.window("lake", STREAM, polled, NOON - HOUR) is not None
+    assert plan.window("lake", STREAM, polled, NOON - HOUR) == Window(NOON - timedelta(hours=26), polled)
     assert SweepPlan(tmp_path, timedelta(), HOUR).window("warehouse", STREAM, polled, NOON) is None
 
 
-def test_a_sweep_after_a_pause_reaches_back_to_the_last_one(tmp_path: Path) -> None:
-    """By the time of the last sweep, or by the destination's cursor where it stands further back: a restored backup."""
+@pytest.mark.parametrize(
+    ("mark", "cursor", "since"),
+    [
+        pytest.param((-72, -73), -73, -72 - 25, id="after a pause"),
+        pytest.param(None, -10, -10 - 25, id="on a new host"),
+        pytest.param((-1, -2), -10, -10 - 25, id="after a restored backup"),
+        pytest.param((-2, -50), -50, -2 - 25, id="while nothing happens"),
+    ],
+)
+def test_a_sweep_reaches_back_to_when_all_was_known(
+    tmp_path: Path, mark: tuple[int, int] | None, cursor: int, since: int
+) -> None:
+    """To the last one; or to the cursor, as it was before the poll, where there was none that this store has seen."""
     plan = SweepPlan(tmp_path, HOUR, timedelta(hours=24))
-    plan.mark("lake", STREAM, NOON - timedelta(days=3))
+    if mark:
+        plan.mark("lake", STREAM, NOON + mark[0] * HOUR, NOON + mark[1] * HOUR)
 
-    after_pause = plan.window("lake", STREAM, NOON - timedelta(minutes=20), NOON)
-    after_restore = plan.window("lake", STREAM, NOON - timedelta(days=9), NOON)
+    plan.note("lake", STREAM, NOON + cursor * HOUR)
+    plan.note("lake", STREAM, NOON)  # a poll has moved it
+    window = SweepPlan(tmp_path, HOUR, timedelta(hours=24)).window("lake", STREAM, NOON, NOON)
 
-    assert after_pause is not None
-    assert after_restore is not None
-    assert after_pause.since == NOON - timedelta(days=3, hours=25)
-    assert after_restore.since == NOON - timedelta(days=9, hours=25)
+    assert window == Window(NOON + since * HOUR, NOON)
+
+
+def test_a_mark_that_cannot_be_kept_costs_a_sweep_alone(tmp_path: Path) -> None:
+    """In this process it counts all the same."""
+    (tmp_path / "sweeps").write_text("in the way")
+    plan = SweepPlan(tmp_path / "sweeps", HOUR, timedelta(hours=24))
+
+    plan.mark("lake", STREAM, NOON, NOON)
+
+    assert plan.window("lake", STREAM, NOON, NOON) is None
+    assert SweepPlan(tmp_path / "sweeps", HOUR, HOUR).window("lake", STREAM, NOON, NOON) is not None

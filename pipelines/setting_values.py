@@ -114,7 +114,7 @@ def past(now: datetime) -> Callable[[str], datetime | None]:
         if time is None:
             raise ValueError("is not a time: write it as 2026-01-31T00:00:00Z")
         if time < EARLIEST:
-            raise ValueError("is before 1970: no event is as old")
+            raise ValueError("is before 1900: no event is as old")
         if time > now.astimezone(UTC):
             raise ValueError("is in the future: the events before it would never be read")
         return time

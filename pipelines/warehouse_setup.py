@@ -48,11 +48,9 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
 def _forget_state_without_events(credentials: PostgresCredentials, schema: str) -> None:
     """Where someone has dropped the events, the cursor that says how far they went must go, too."""
     with transaction(credentials) as cursor:
-        exists = "SELECT to_regclass('{schema}.{table}') IS NOT NULL"
-        events, states = (
-            value_of(cursor, exists.format(schema=schema, table=table)) for table in (EVENTS_TABLE, _STATE_TABLE)
-        )
-        if states and not events:
+        tables = f"SELECT array_agg(tablename) FROM pg_tables WHERE schemaname = '{schema}'"  # noqa: S608  # names are ours
+        names = value_of(cursor, tables) or []
+        if _STATE_TABLE in names and EVENTS_TABLE not in names:
             cursor.execute(f"DELETE FROM {schema}.{_STATE_TABLE}")  # noqa: S608  # names are ours
             log.warning("warehouse.dropped", schema=schema, hint="its events are read again, as at a first start")
 

@@ -60,7 +60,11 @@ def test_other_forms_of_time_are_read_as_utc(text: str, meaning: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "when", ["yesterday", "", "2026-13-01T00:00:00Z", "2026-11-20", 1763632800, None, {}, "\ud800"]
+    "when",
+    [
+        *("yesterday", "", "2026-13-01T00:00:00Z", "2026-11-20", 1763632800, None, {}, "\ud800"),
+        *("0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59Z"),
+    ],
 )
 def test_an_event_without_readable_time_is_quarantined_and_the_others_are_not(when: Any) -> None:
     """It is never dropped, and never blocks its page."""
@@ -207,3 +211,18 @@ def test_every_slice_ends_in_exactly_one_table(version: str, values: list[Any]) 
 
     kept = page.events["raw_event"].to_pylist() + page.quarantined["raw_event"].to_pylist()
     assert sorted(kept) == sorted(raw.decode(errors="backslashreplace") for raw in slices)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("depth", [900, 980, 984, 986, 990, 1_000, 5_000])
+def test_text_nested_too_deep_to_be_written_again_holds_up_nothing(version: str, depth: int) -> None:
+    """In a typed column, or in an event without id; somewhere near 985 Python's writer of JSON gives up."""
+    deep = b"[" * depth + b"]" * depth
+    tree = v1_tree(interface="DEEP") if version == "v1" else v2_tree(actor={"context": "DEEP"})
+    raw = encoded(tree).replace(b'"DEEP"', deep)
+    without_id = encoded({name: value for name, value in tree.items() if name != "id"}).replace(b'"DEEP"', deep)
+
+    page = decode(raw, without_id, encoded(v1_tree() if version == "v1" else v2_tree()), version=version)
+
+    assert page.events.num_rows + page.quarantined.num_rows == 3
+    assert page.events.num_rows >= 1

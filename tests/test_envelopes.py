@@ -49,6 +49,7 @@ def test_errors_beside_success_are_not_failures() -> None:
         b'{"success":false,"errors":[{"code":10000,"message":"Authentication error"}],"result":[]}',
         b'{"success":true,"result":null}',
         b'{"success":true}',
+        b'{"result":[]}',
         b'{"success":true,"result":{}}',
         b"[]",
         b'"text"',

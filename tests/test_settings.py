@@ -4,7 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from dlt.common.normalizers.naming.snake_case import NamingConvention as SnakeCase
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pipelines.setting_values import identifier
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -57,6 +61,11 @@ def test_all_problems_are_told_at_once() -> None:
         ("CLOUDFLARE_API_URL", "https://user:pw@host/", "password"),
         ("CLOUDFLARE_BACKOFF_SECONDS", "301", "CLOUDFLARE_BACKOFF_MAX_SECONDS"),
         ("POLL_INTERVAL_SECONDS", "0", "seconds"),
+        ("PG_SCHEMA", "audit__logs", "single _"),
+        ("PG_SCHEMA", "audit_", "single _"),
+        ("PG_SCHEMA", "pg_audit", "schema name"),
+        ("DATA_DIR", "50%", "folder"),
+        ("INITIAL_CHECKPOINT", "0001-01-01", "1900"),
         ("POLL_INTERVAL_SECONDS", "nan", "seconds"),
         ("INITIAL_CHECKPOINT", "last week", "2026-01-31T00:00:00Z"),
         ("INITIAL_CHECKPOINT", "2027-01-01", "future"),
@@ -142,3 +151,22 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     values = read_environment(tmp_path)
 
     assert (values["PG_HOST"], values.get("PG_USER"), values["S3_BUCKET"]) == ("environment", None, "file")
+
+
+@given(st.from_regex(r"[a-z0-9_]{1,63}", fullmatch=True))
+def test_dlt_gives_the_schema_no_other_name(name: str) -> None:
+    """It would load into one schema, and we would look into the other."""
+    try:
+        accepted = identifier(name)
+    except ValueError:
+        return
+
+    assert SnakeCase(max_length=63).normalize_table_identifier(accepted) == name
+
+
+def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+    """With its name."""
+    (tmp_path / ".env").write_bytes(b"S3_PREFIX=caf\xe9\n")
+
+    with pytest.raises(SettingsError, match=r"\.env is not readable as UTF-8"):
+        read_environment(tmp_path)

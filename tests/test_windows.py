@@ -1,7 +1,8 @@
 """A window is read to its end, or it does not count."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,22 @@ def test_a_server_that_caps_its_pages_is_read_whole(api: Api, read: Read, versio
     api.behaviour.page_cap, api.behaviour.sends_result_info = 100, sends_info
 
     assert sorted(read(version, per_page=1000)) == sorted(api.world.raw(ACCOUNT, version))
+
+
+@pytest.mark.parametrize("total", [{"total_count": 250}, {"total_count": "250"}, {"total_pages": 3}])
+def test_a_v1_page_shorter_than_stated_is_not_the_last_if_there_is_more(total: dict[str, Any]) -> None:
+    """A server that caps its pages may still repeat the size that it was asked for."""
+
+    def get(_: str, params: Mapping[str, str | int]) -> Answer:
+        page = int(params["page"])
+        slices = [b"%d" % number for number in range(250)][(page - 1) * 100 : page * 100]
+        return Answer(slices, {"page": page, "per_page": 1000, **total})
+
+    pages = read_window(
+        get, Stream(ACCOUNT, "v1"), Window(SINCE, BEFORE), direction="asc", per_page=1000, hide_user_logs=False
+    )
+
+    assert sum(len(page) for page in pages) == 250
 
 
 def test_a_short_page_ends_v1_in_one_request(api: Api, read: Read) -> None:

@@ -3,12 +3,15 @@
 import shutil
 from collections.abc import Callable
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipelines.partitions import Partition
 from pipelines.report import Report
 from simulator.api import Api
 from tests.conftest import Stores
-from tests.factory import ACCOUNT, ago, ids, spread
+from tests.factory import ACCOUNT, ago, event_at, ids, spread
 
 pytestmark = pytest.mark.integration
 
@@ -20,6 +23,7 @@ Poll = Callable[..., Report]
     [
         pytest.param("", id="empty", marks=pytest.mark.long),
         pytest.param("{torn", id="torn"),
+        pytest.param("{}", id="of another shape"),
         pytest.param(None, id="missing", marks=pytest.mark.long),
     ],
 )
@@ -72,3 +76,21 @@ def test_a_lake_that_was_emptied_is_filled_again_with_what_is_polled(
 
     expected = old + recent if what == "everything" else recent
     assert stores.ids() == (sorted(ids(old + recent)), sorted(ids(expected)))
+
+
+def test_a_foreign_object_stops_its_hour_alone_and_is_named(api: Api, poll: Poll, stores: Stores) -> None:
+    """The warehouse goes on, and so does the lake once it has been moved away."""
+    event = event_at(ago(minutes=30))
+    path = stores.lake / "cloudflare" / Partition(ACCOUNT, event.time.replace(minute=0, second=0, microsecond=0)).path
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"id": [1]}), path)
+    api.world.add(ACCOUNT, "v1", [event])
+
+    report = poll()
+    path.unlink()
+    poll()
+
+    assert "hour=" in str(report.destinations_failed["lake"])
+    assert "move it" in str(report.destinations_failed["lake"])
+    assert report.new["warehouse"] == 1
+    assert stores.ids() == (sorted(ids([event])),) * 2

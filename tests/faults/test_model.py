@@ -1,14 +1,15 @@
 """After whatever happened has settled, both destinations hold what was visible, once, and no cursor is past a gap.
 
 A state machine over: an event becomes visible, in time or late; a poll; a poll that is killed at some step, with all
-that it remembered; a destination fails and returns; the clock moves; a sweep. It runs the main job on a real
-PostgreSQL and a folder, by a clock of its own. The kill is an exception that nothing catches: real ones are
-`test_killed_anywhere`'s business. MODEL_EXAMPLES says how many histories are tried.
+that it remembered; a destination fails and returns; the clock moves, by minutes or days; the host is lost; a sweep. It
+runs the main job on a real PostgreSQL and a folder, by a clock of its own. The kill is an exception that nothing
+catches: real ones are `test_killed_anywhere`'s business. MODEL_EXAMPLES says how many histories are tried.
 """
 
 import fcntl
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -114,6 +115,15 @@ class History(RuleBasedStateMachine):
     @rule(minutes=st.integers(1, 200))
     def the_clock_moves(self, minutes: int) -> None:
         self.now += timedelta(minutes=minutes)
+
+    @rule(hours=st.integers(20, 60))
+    def nothing_runs_for_long(self, hours: int) -> None:
+        self.now += timedelta(hours=hours)
+
+    @rule()
+    def the_host_is_lost(self) -> None:
+        for folder in ("dlt", "sweeps"):
+            shutil.rmtree(Path(self.environment["DATA_DIR"]) / folder, ignore_errors=True)
 
     @rule(minutes=st.integers(0, 60))
     def poll(self, minutes: int) -> None:

@@ -63,6 +63,7 @@ def test_a_database_restored_under_a_running_process_is_filled_again(
     api.world.add(ACCOUNT, "v1", early)
     with running(CLOUDFLARE_BACKOFF_MAX_SECONDS="0.5"):
         wait_until(lambda: database.warehouse_ids() == sorted(ids(early)))
+        wait_until(lambda: bool(database.query("SELECT to_regclass('{schema}.audit_activity_hourly') AS v")[0]["v"]))
         _back_up(database.postgres, tmp_path / "backup")
         api.world.add(ACCOUNT, "v1", late)
         wait_until(lambda: database.warehouse_ids() == sorted(ids(early + late)))

@@ -36,6 +36,7 @@ from sources.cloudflare_audit_logs import Stream
 from sources.cloudflare_audit_logs.events import decode_page
 
 from .documents import Row, as_markdown, put_into
+from .events import insert_events
 from .polls import Poller
 
 DOCUMENT = PROJECT_ROOT / "docs" / "warehouse.md"
@@ -112,11 +113,8 @@ class Table:
     def grown(self, rows: int, before: datetime) -> "Table":
         """The same with as many rows, the new ones before those that it has."""
         newest = before - timedelta(days=self.rows / EVENTS_A_DAY)
-        seconds = (rows - self.rows) / EVENTS_A_DAY * 86_400
-        names = {"events": rows - self.rows, "seconds": seconds, "before": newest.isoformat(), "schema": self.schema}
-        sql = (Path(__file__).with_name("events.sql")).read_text()
-        for name, value in names.items():
-            sql = sql.replace(f"{{{name}}}", str(value))
+        span = timedelta(days=(rows - self.rows) / EVENTS_A_DAY)
+        sql = insert_events(self.schema, rows - self.rows, newest, span)
         self.execute(sql, "VACUUM (ANALYZE) {schema}.audit_logs")
         return replace(self, rows=rows)
 
@@ -249,7 +247,8 @@ def _queries(table: Table) -> Iterator[Row]:
 
 def questions() -> Iterator[tuple[str, str]]:
     """The example questions of the docs: title and SQL."""
-    for title, sql in re.findall(r"\*\*(.+?)\*\*\n+```sql\n(.+?)```", DOCUMENT.read_text(), re.DOTALL):
+    found = re.findall(r"^\*\*([^*]+)\*\*\n\n```sql\n(.+?)```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    for title, sql in found:
         yield title, sql.strip().rstrip(";")
 
 

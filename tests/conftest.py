@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -20,6 +20,7 @@ from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
 import boto3
+import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -176,6 +177,16 @@ class Stores:
         with adbc.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
             cursor.execute(sql.replace("{schema}", self.schema))
             return cursor.fetch_arrow_table().to_pylist() if cursor.description else []
+
+    def plan(self, sql: str) -> str:
+        """What PostgreSQL did to run a statement, which changes nothing in the end."""
+        server = self.postgres
+        connection = psycopg2.connect(
+            host=server.host, port=server.port, dbname=server.database, user=server.user, password=server.password
+        )
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {sql.replace('{schema}', self.schema)}")
+            return "\n".join(line for (line,) in cursor.fetchall())
 
     def warehouse(self) -> list[dict[str, Any]]:
         """The events of the warehouse by key."""

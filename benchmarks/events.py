@@ -1,0 +1,15 @@
+"""Many events in a warehouse at once, made by PostgreSQL itself."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+_SQL = Path(__file__).with_suffix(".sql")
+
+
+def insert_events(schema: str, events: int, before: datetime, span: timedelta) -> str:
+    """The statement that adds so many events to `audit_logs`, evenly over the time before `before`."""
+    text = _SQL.read_text()
+    names = {"schema": schema, "events": events, "before": before.isoformat(), "seconds": span.total_seconds()}
+    for name, value in names.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return text

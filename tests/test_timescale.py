@@ -1,0 +1,349 @@
+"""The warehouse on a real TimescaleDB: TEST_TIMESCALE_DSN is a superuser's URL of a server with its library loaded.
+
+The tests make databases of their own in it, and change its licence for a moment: they run one after the other.
+"""
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from benchmarks.events import insert_events
+from benchmarks.warehouse import questions
+from pipelines.report import Report
+from pipelines.settings import PostgresSettings
+from simulator.api import Api
+
+from .conftest import Finished, Stores, wait_until
+from .factory import ACCOUNT, ago, event_at, ids, spread
+
+DSN = os.environ.get("TEST_TIMESCALE_DSN", "")
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timescaledb,
+    pytest.mark.skipif(not DSN, reason="TEST_TIMESCALE_DSN names no server with TimescaleDB"),
+]
+
+Poll = Callable[..., Report]
+Command = Callable[..., Finished]
+_numbers = count(1)
+
+JOBS = """
+    SELECT proc_name::text AS name, extract(epoch FROM
+        coalesce(config ->> 'compress_after', config ->> 'drop_after', config ->> 'start_offset')::interval
+    )::float8 / 86400 AS days
+    FROM timescaledb_information.jobs WHERE hypertable_schema = '{schema}' ORDER BY 1
+"""
+COMPRESS_ALL = """
+    SELECT count(compress_chunk(c)) AS n FROM show_chunks('{schema}.audit_logs', older_than => now()) AS c
+"""
+
+
+@pytest.fixture
+def timescale() -> Iterator[Stores]:
+    """The server's own database; one test at a time."""
+    url = urlsplit(DSN)
+    server = PostgresSettings(
+        url.hostname or "", url.port or 5432, url.path[1:] or "postgres", url.username or "", url.password or "none"
+    )
+    with (Path(tempfile.gettempdir()) / "audit-timescale-tests.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Stores(server, "public", Path())
+
+
+@pytest.fixture
+def stores(timescale: Stores, environment: dict[str, str]) -> Iterator[Stores]:
+    """A new database on it, without the extension, and the settings that name it."""
+    name = f"audit_{os.getpid()}_{next(_numbers)}"
+    timescale.query(f"CREATE DATABASE {name}")
+    server = timescale.postgres
+    environment |= {
+        "PG_HOST": server.host,
+        "PG_PORT": str(server.port),
+        "PG_DATABASE": name,
+        "PG_USER": server.user,
+        "PG_PASSWORD": server.password,
+    }
+    own = PostgresSettings(server.host, server.port, name, server.user, server.password)
+    yield Stores(own, environment["PG_SCHEMA"], Path(environment["DATA_DIR"]) / "lake", environment)
+    timescale.query(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def filled(poll: Poll, stores: Stores) -> Stores:
+    """120,000 events in 60 days, all but the last week's compressed: more than may be decompressed at once."""
+    poll(TIMESCALE_COMPRESS_AFTER_DAYS="36500")  # by us, not by the policy meanwhile
+    stores.query(insert_events(stores.schema, 120_000, datetime.now(UTC), timedelta(days=60)))
+    stores.query(COMPRESS_ALL)
+    stores.query("ANALYZE {schema}.audit_logs")
+    return stores
+
+
+def _jobs(stores: Stores) -> dict[str, Any]:
+    return {row["name"]: row["days"] for row in stores.query(JOBS)}
+
+
+def test_the_first_poll_makes_it_and_the_second_changes_nothing(
+    api: Api, poll: Poll, stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Extension, hypertable, columnstore, policies and aggregate."""
+    api.world.add(ACCOUNT, "v1", spread(50, ago(days=20), ago(minutes=1)))
+    caplog.set_level("INFO")
+
+    first, told = poll(), caplog.text
+    caplog.clear()
+    second = poll()
+
+    assert "not_prepared" not in told
+    assert "prepared" not in caplog.text
+    assert (first.new["warehouse"], second.new["warehouse"]) == (50, 0)
+    assert stores.query("SELECT count(*) AS n FROM show_chunks('{schema}.audit_logs')")[0]["n"] >= 3
+    settings = "SELECT segmentby, orderby FROM timescaledb_information.hypertable_columnstore_settings"
+    settings += " WHERE hypertable = '{schema}.audit_logs'::regclass"
+    assert stores.query(settings) == [{"segmentby": "account_id,api_version", "orderby": '"timestamp" DESC'}]
+    assert _jobs(stores) == {"policy_compression": 30, "policy_refresh_continuous_aggregate": None}
+    assert stores.query("SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly") == [{"n": 50}]
+    assert stores.query("SELECT count(*) AS n FROM {schema}.audit_logs_all") == [{"n": 50}]
+
+
+def test_a_changed_setting_takes_effect(poll: Poll, stores: Stores) -> None:
+    """`if_not_exists` alone would keep the old interval, with a warning; 0 takes the policy away."""
+    poll()
+    poll(TIMESCALE_CHUNK_DAYS="1", TIMESCALE_COMPRESS_AFTER_DAYS="10", TIMESCALE_RETENTION_DAYS="90")
+    changed = _jobs(stores)
+    interval = "SELECT time_interval::text AS days FROM timescaledb_information.dimensions"
+    interval += " WHERE hypertable_schema = '{schema}'"
+    assert stores.query(interval) == [{"days": "1 day"}]
+
+    poll(TIMESCALE_CHUNK_DAYS="0", TIMESCALE_COMPRESS_AFTER_DAYS="0", TIMESCALE_RETENTION_DAYS="0")
+
+    assert changed == {
+        "policy_compression": 10,
+        "policy_refresh_continuous_aggregate": 89.5,
+        "policy_retention": 90,
+    }
+    assert _jobs(stores) == {"policy_refresh_continuous_aggregate": None}
+    assert stores.query(interval) == [{"days": "1 day"}]
+
+
+def test_late_events_go_into_compressed_chunks_and_decompress_nothing(api: Api, poll: Poll, filled: Stores) -> None:
+    """Known ones as well as new ones, though more rows are compressed than TimescaleDB decompresses for a statement."""
+    late = spread(200, ago(days=21), ago(days=20))
+    api.world.add(ACCOUNT, "v1", late)
+    filled.query("CREATE TABLE {schema}.batch (LIKE {schema}.audit_logs)")
+    filled.query("INSERT INTO {schema}.batch SELECT * FROM {schema}.audit_logs ORDER BY event_id LIMIT 1000")
+    filled.query(
+        "INSERT INTO {schema}.batch SELECT (jsonb_populate_record(b, jsonb_build_object('event_id', md5(event_id)))).*"
+        " FROM {schema}.batch AS b"
+    )
+
+    plan = filled.plan(
+        "INSERT INTO {schema}.audit_logs SELECT * FROM {schema}.batch"
+        ' ON CONFLICT ("account_id", "timestamp", "event_id", "api_version") DO NOTHING'
+    )
+    report = poll()
+
+    assert report.new["warehouse"] == 200
+    assert "Tuples Inserted: 1000" in plan
+    assert "Conflicting Tuples: 1000" in plan
+    assert not re.search(r"(Batches|Tuples) decompressed|Batches deleted|Seq Scan on (audit_logs|_hyper)", plan), plan
+    assert filled.query("SELECT count(*) AS n FROM {schema}.audit_logs") == [{"n": 120_200}]
+
+
+def test_what_the_retention_dropped_is_not_brought_back(api: Api, poll: Poll, stores: Stores) -> None:
+    """By no poll and no sweep: it would make the dropped chunk again."""
+    old, young = spread(20, ago(days=28), ago(days=20)), spread(10, ago(days=2), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", old + young)
+    poll()
+    chunks = "SELECT count(*) AS n FROM show_chunks('{schema}.audit_logs')"
+    stores.query("SELECT drop_chunks('{schema}.audit_logs', older_than => INTERVAL '10 days')")
+    kept, dropped_to = stores.warehouse_ids(), stores.query(chunks)
+    late = event_at(ago(days=25))
+    api.world.add(ACCOUNT, "v1", [late])
+
+    poll(TIMESCALE_RETENTION_DAYS="10", SWEEP_INTERVAL_SECONDS="0.1", SWEEP_WINDOW_HOURS="720")
+
+    assert stores.query(chunks) == dropped_to
+    assert stores.warehouse_ids() == kept
+    assert set(stores.lake_ids()) == ids([*old, *young, late])
+
+
+def test_a_plain_table_with_rows_becomes_a_hypertable(
+    api: Api, poll: Poll, command: Command, stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A small one by itself, a large one by the command; every event is there, and the loop goes on with it."""
+    events = spread(30, ago(days=20), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", events)
+    poll(TIMESCALE_CHUNK_DAYS="0")
+    hypertables = "SELECT count(*) AS n FROM timescaledb_information.hypertables WHERE hypertable_schema = '{schema}'"
+    stores.query("CREATE EXTENSION timescaledb")
+    assert stores.query(hypertables) == [{"n": 0}]
+    stores.query(insert_events(stores.schema, 100_001, ago(days=1), timedelta(days=30)))
+
+    poll(TIMESCALE_CHUNK_DAYS="7")
+    told, before = caplog.text, stores.query(hypertables)
+    done = command("pipelines/convert.py")
+    api.world.add(ACCOUNT, "v1", [event_at(ago(seconds=1))])
+    after = poll()
+
+    assert re.search(r'not_prepared step=hypertable reason="a table has more than 100,000 rows', told)
+    assert before == [{"n": 0}]
+    assert done.code == 0, done.err
+    assert "100,031 events" in done.err
+    assert stores.query(hypertables) == [{"n": 1}]
+    assert after.new["warehouse"] == 1
+    assert stores.query("SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM {schema}.audit_logs") == [
+        {"n": 100_032, "ids": 100_032}
+    ]
+    assert stores.query("SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly") == [{"n": 100_032}]
+
+
+def test_a_small_plain_table_becomes_a_hypertable_by_itself(api: Api, poll: Poll, stores: Stores) -> None:
+    """At the next start; the hourly view makes way for the aggregate."""
+    events = spread(30, ago(days=20), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", events)
+    poll(TIMESCALE_CHUNK_DAYS="0")
+
+    poll(TIMESCALE_CHUNK_DAYS="7")
+
+    assert stores.query("SELECT count(*) AS n FROM timescaledb_information.continuous_aggregates") == [{"n": 1}]
+    assert stores.ids() == (sorted(ids(events)),) * 2
+
+
+def test_the_aggregate_counts_late_events_after_a_refresh(api: Api, poll: Poll, stores: Stores) -> None:
+    """In an hour that was materialised before they came."""
+    api.world.add(ACCOUNT, "v1", spread(30, ago(days=3), ago(minutes=1)))
+    poll()
+    total = "SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly"
+    refresh = "CALL refresh_continuous_aggregate('{schema}.audit_activity_hourly', NULL, now() - INTERVAL '2 hours')"
+    stores.query(refresh)
+    api.world.add(ACCOUNT, "v1", [event_at(ago(hours=5)), event_at(ago(hours=30))])
+    poll(SWEEP_INTERVAL_SECONDS="0.1", SWEEP_WINDOW_HOURS="48")
+    before = stores.query(total)
+
+    stores.query(refresh)
+
+    assert before == [{"n": 30}]
+    assert stores.query(total) == [{"n": 32}]
+
+
+def test_the_view_of_all_prunes_chunks_and_asks_indexes(filled: Stores) -> None:
+    """On both sides, for the days that a question names."""
+    filled.query(
+        "INSERT INTO {schema}.audit_logs_rehydrated"
+        """ SELECT * FROM {schema}.audit_logs WHERE "timestamp" < now() - INTERVAL '45 days'"""
+    )
+    filled.query("SELECT drop_chunks('{schema}.audit_logs', older_than => INTERVAL '50 days')")
+    filled.query("ANALYZE {schema}.audit_logs_rehydrated")
+
+    two_days = (
+        "SELECT event_id FROM {schema}.audit_logs_all"
+        """ WHERE "timestamp" >= now() - INTERVAL '47 days' AND "timestamp" < now() - INTERVAL '45 days'"""
+    )
+    plan = filled.plan(two_days)
+
+    assert len(filled.query(two_days)) == pytest.approx(4_000, abs=2)
+    assert filled.query("SELECT count(*) AS n FROM {schema}.audit_logs_all") == [{"n": 120_000}]
+    assert re.search(r"Index (Only )?Scan using audit_logs_rehydrated_\w+ on audit_logs_rehydrated", plan) or (
+        "Bitmap Index Scan on audit_logs_rehydrated_timestamp" in plan
+    ), plan
+    assert re.search(r"Chunks excluded during (startup|runtime): \d", plan), plan
+    assert "Index Scan using" in plan
+
+
+def test_every_question_of_the_docs_is_answered(filled: Stores) -> None:
+    """From compressed chunks as from others."""
+    filled.query(
+        "INSERT INTO {schema}.audit_logs"
+        """ SELECT (jsonb_populate_record(a, '{"event_id": "new", "ip_address": "203.0.113.250"}')).*"""
+        """ FROM {schema}.audit_logs AS a ORDER BY "timestamp" DESC LIMIT 1"""
+    )
+    columns = "SELECT actor_email, resource_id, event_id FROM {schema}.audit_logs"
+    known = filled.query(f"{columns} WHERE event_id = 'new'")[0]
+    for title, question in questions():
+        sql = re.sub(r"\b(FROM) (audit_\w+)", r"\1 {schema}.\2", question)
+        for column, value in known.items():
+            sql = re.sub(rf"({column} = )'[^']+'", rf"\1'{value}'", sql)
+
+        assert filled.query(sql), title
+
+
+def test_compression_leaves_at_most_four_tenths(filled: Stores) -> None:
+    """By TimescaleDB's own count, over all chunks that are compressed."""
+    sizes = filled.query(
+        "SELECT before_compression_total_bytes AS before, after_compression_total_bytes AS after"
+        " FROM hypertable_columnstore_stats('{schema}.audit_logs')"
+    )[0]
+
+    assert sizes["after"] <= 0.4 * sizes["before"]
+
+
+def test_under_the_apache_licence_it_is_a_hypertable_with_retention_by_command(
+    api: Api, poll: Poll, command: Command, stores: Stores, timescale: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the licence withholds is told once; the hourly activity is a plain view."""
+    old, young = spread(20, ago(days=28), ago(days=20)), spread(10, ago(days=2), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", old + young)
+    with _licence(timescale, "apache"):
+        poll()
+        done = command("pipelines/retention.py", "--json", TIMESCALE_RETENTION_DAYS="10")
+        again = command("pipelines/retention.py", TIMESCALE_RETENTION_DAYS="10")
+
+    assert "not with the licence apache" in caplog.text
+    assert caplog.text.count("not_prepared") == 1
+    assert done.code == 0, done.err
+    assert '"chunks": 0' not in done.out
+    assert again.out.startswith("0 chunks")
+    assert set(stores.warehouse_ids()) >= ids(young)
+    assert len(stores.warehouse_ids()) < 30
+    assert stores.query("SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly")[0]["n"] < 30
+
+
+def test_an_owner_without_superuser_makes_it_all(
+    api: Api, poll: Poll, stores: Stores, timescale: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The owner of the database may make the extension; the loading role only reads and inserts."""
+    database = stores.postgres.database
+    for role in (f"{database}_owner", f"{database}_ingest"):
+        timescale.query(f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
+    timescale.query(f"ALTER DATABASE {database} OWNER TO {database}_owner")
+    roles = {
+        "PG_OWNER_USER": f"{database}_owner",
+        "PG_OWNER_PASSWORD": "p",
+        "PG_USER": f"{database}_ingest",
+        "PG_PASSWORD": "p",
+    }
+    api.world.add(ACCOUNT, "v1", spread(3, ago(minutes=9), ago(minutes=1)))
+
+    report = poll(**roles)
+
+    assert report.new["warehouse"] == 3
+    assert "not_prepared" not in caplog.text
+    assert _jobs(stores)["policy_compression"] == 30
+
+
+@contextmanager
+def _licence(timescale: Stores, name: str) -> Iterator[None]:
+    """The server under another licence, for sessions that begin in the block."""
+    shown = "SELECT current_setting('timescaledb.license', true) AS name"
+
+    def change(sql: str, expected: str) -> None:
+        timescale.query(sql)
+        timescale.query("SELECT pg_reload_conf()")
+        wait_until(lambda: timescale.query(shown) in ([{"name": expected}], [{"name": None}]))
+
+    change(f"ALTER SYSTEM SET timescaledb.license = '{name}'", name)
+    try:
+        yield
+    finally:
+        change("ALTER SYSTEM RESET timescaledb.license", "timescale")

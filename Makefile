@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 KILLS := 500
 CYCLES := 5000
 
-.PHONY: help setup setup-dev demo run test soak check format lock clean
+.PHONY: help setup setup-dev demo run test soak bench bench-full check format lock clean
 
 help: ## Shows this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.ready ## Makes .venv with everything that a run needs
 
@@ -30,6 +30,12 @@ soak: setup-dev ## The long part of the faults: every test, 500 kills on each ki
 	$(BIN)/python -m tests.faults.soak --lake folder --kills $(KILLS)
 	$(BIN)/python -m tests.faults.soak --lake bucket --kills $(KILLS)
 	$(BIN)/python -m tests.faults.endurance --cycles $(CYCLES)
+
+bench: setup-dev ## What the warehouse costs as it grows, with small tables; with TimescaleDB if TEST_TIMESCALE_DSN is set
+	$(BIN)/python -m benchmarks.warehouse --rows 100000,500000
+
+bench-full: setup-dev ## The same with 1, 5 and 10 million events, written into the docs; needs 60 GB and an hour
+	$(BIN)/python -m benchmarks.warehouse --rows 1000000,5000000,10000000 --write
 
 check: setup-dev ## Style and types
 	$(BIN)/ruff check .

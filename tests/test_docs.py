@@ -75,6 +75,18 @@ def test_every_file_and_make_target_that_the_readme_names_exists() -> None:
         assert link.startswith("https:") or (PROJECT_ROOT / link).exists(), link
 
 
+def test_every_command_is_in_the_readme() -> None:
+    """What can be run by itself."""
+    commands = [
+        path.relative_to(PROJECT_ROOT).as_posix()
+        for path in (PROJECT_ROOT / "pipelines").glob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    ]
+
+    assert commands
+    assert [command for command in commands if command not in _read("README.md")] == ["pipelines/demo.py"]
+
+
 def test_compose_reads_no_variable_that_the_example_does_not_set() -> None:
     """`docker compose up` warns of nothing."""
     text = _read("docker-compose.yml")

@@ -342,6 +342,7 @@ def _licence(timescale: Stores, name: str) -> Iterator[None]:
         timescale.query("SELECT pg_reload_conf()")
         wait_until(lambda: timescale.query(shown) in ([{"name": expected}], [{"name": None}]))
 
+    timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")  # without it, the server does not know the setting
     change(f"ALTER SYSTEM SET timescaledb.license = '{name}'", name)
     try:
         yield

@@ -15,7 +15,7 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE
 
-from .postgres import message_of, rows_of, transaction, value_of
+from .postgres import message_of, quoted, rows_of, transaction, value_of
 from .settings import TimescaleSettings
 from .statements import sections_of
 
@@ -108,7 +108,7 @@ def prepare(
     Raises:
         adbc_driver_manager.Error: the server is down.
     """
-    names = {"schema": schema, "reader": f'"{reader}"', "columns": _COLUMNS, **_numbers(wanted)}
+    names = {"schema": schema, "reader": quoted(reader), "columns": _COLUMNS, **_numbers(wanted)}
     definitions = {section: _digest(statements) for section, statements in sections_of(_FILE, **names).items()}
     found = find(owner, schema)
     tried: set[Step] = set()

@@ -49,6 +49,11 @@ def as_owner(credentials: PostgresCredentials, owner: OwnerSettings | None) -> P
     return own
 
 
+def quoted(name: str) -> str:
+    """A role's name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def message_of(error: Error) -> str:
     """What the server said, in one line."""
     return " ".join((str(error).partition("[libpq]")[2].strip() or str(error)).split())

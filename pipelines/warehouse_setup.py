@@ -8,7 +8,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
 
 from .logs import log
-from .postgres import as_owner, transaction, value_of
+from .postgres import as_owner, quoted, transaction, value_of
 from .settings import OwnerSettings
 from .statements import statements_of
 
@@ -28,7 +28,7 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
     _forget_state_without_events(credentials, schema)
     statements = statements_of("tables.sql", schema=schema)
     if owner is not None:
-        statements += statements_of("grants.sql", schema=schema, ingest=f'"{credentials.username}"')
+        statements += statements_of("grants.sql", schema=schema, ingest=quoted(str(credentials.username)))
     try:
         with transaction(as_owner(credentials, owner)) as cursor:
             # IF NOT EXISTS alone would ask for the right to make schemas even where there is nothing to make.

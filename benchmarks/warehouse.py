@@ -174,6 +174,7 @@ def _measure(
     if kind == "plain":
         tables["size"].append({"table": str(growing), "bytes an event": f"{_bytes(growing) / growing.rows:.0f}"})
         return
+    tables["size"].append(_conversion(server, sizes[0], now))
     before = _bytes(growing)
     begun = time.monotonic()
     small, growing = small.compressed(), growing.compressed()
@@ -191,6 +192,16 @@ def _measure(
     tables["merge"] += _merges([empty, small, growing], now, seed=1)
     tables["poll"] += _polls([small, growing], now + timedelta(days=1))
     tables["queries"] += _queries(growing)
+
+
+def _conversion(server: PostgresSettings, rows: int, now: datetime) -> Row:
+    """What `pipelines/convert.py` does: a hypertable of a plain table with rows, its indexes and the rest."""
+    table = Table(server, "plain", 0, "bench_convert")
+    table.prepare()
+    table = table.grown(rows, now)
+    begun = time.monotonic()
+    replace(table, kind="hypertable").settle()
+    return {"table": f"{table}, made a hypertable", "events a second": f"{rows / (time.monotonic() - begun):,.0f}"}
 
 
 def _merges(tables: Sequence[Table], now: datetime, seed: int) -> Iterator[Row]:

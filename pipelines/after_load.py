@@ -5,6 +5,7 @@ due is found by comparing what the warehouse is with what it should be; so nothi
 was changed takes effect. The SQL is `sql/after_load.sql`, a section a step.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import NamedTuple
@@ -31,6 +32,7 @@ _TABLES = (EVENTS_TABLE, f"{EVENTS_TABLE}_rehydrated")
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
 _INDEXES = ("timestamp", "actor", "resource", "failure", "event_id")
 _ALL_VIEW, _ACTIVITY_VIEW = "audit_logs_all", "audit_activity_hourly"
+_IS_OUR_ACTIVITY_VIEW = re.compile(rf"{_ACTIVITY_VIEW} [0-9a-f]{{16}}")
 
 # SQLSTATE of what an older TimescaleDB does not know: a function, an option.
 _UNKNOWN_FORM = {"42883", "22023"}
@@ -42,6 +44,8 @@ class Found(NamedTuple):
 
     extension: str | None = None
     """TimescaleDB's version in this database."""
+    extension_schema: str | None = None
+    """Where its functions are."""
     is_available: bool = False
     """Whether the server has TimescaleDB."""
     license: str | None = None
@@ -57,8 +61,8 @@ class Found(NamedTuple):
     retention_days: float | None = None
     is_continuous: bool = False
     """Whether the hourly activity is a continuous aggregate."""
-    refresh_days: float | None = None
-    """How far back that is refreshed; 0: all of it; None: never."""
+    is_refreshed: bool = False
+    """By itself."""
 
     @property
     def has_timescale(self) -> bool:
@@ -119,7 +123,10 @@ def prepare(
             return
         for step in due:
             sections = sections_of(_FILE, **names, definition=definitions[step.section])
-            yield _take(owner, schema, step, sections, is_patient=is_patient)
+            outcome = _take(owner, schema, found, step, sections, is_patient=is_patient)
+            yield outcome
+            if outcome.is_passing:
+                return  # whoever holds the lock holds up the other steps as well: once is long enough
         tried.update(due)
         found = find(owner, schema)
     yield from _out_of_reach(found, wanted)
@@ -157,8 +164,10 @@ def _due_policies(found: Found, wanted: TimescaleSettings) -> Iterator[Step]:
     if (found.retention_days or 0) != wanted.retention_days:
         yield Step("retention policy" if wanted.retention_days else "no retention policy")
     if not found.is_continuous:
+        if any(_IS_OUR_ACTIVITY_VIEW.fullmatch(view) for view in found.views):
+            yield Step(f"no view {_ACTIVITY_VIEW}")
         yield Step("hourly aggregate")
-    elif found.refresh_days != _numbers(wanted)["refresh_days"]:
+    elif not found.is_refreshed:
         yield Step("refresh policy")
 
 
@@ -178,8 +187,6 @@ def _numbers(wanted: TimescaleSettings) -> dict[str, float]:
         "chunk_days": wanted.chunk_days,
         "compress_after_days": wanted.compress_after_days,
         "retention_days": wanted.retention_days,
-        # Not into what the retention drops.
-        "refresh_days": wanted.retention_days - 0.5 if wanted.retention_days else 0,
     }
 
 
@@ -194,13 +201,20 @@ def find(owner: PostgresCredentials, schema: str) -> Found:
 
 
 def _take(
-    owner: PostgresCredentials, schema: str, step: Step, sections: Mapping[str, list[str]], *, is_patient: bool
+    owner: PostgresCredentials,
+    schema: str,
+    found: Found,
+    step: Step,
+    sections: Mapping[str, list[str]],
+    *,
+    is_patient: bool,
 ) -> Outcome:
     forms = [statements for title, statements in sections.items() if title.partition(", before")[0] == step.section]
-    outcome = Outcome(step.section, "no such section")
-    for statements in forms:
+    failure = Outcome(step.section, "no such section")
+    for number, statements in enumerate(forms):
         try:
             with transaction(owner) as cursor:
+                look_where_timescale_is(cursor, found)
                 if not is_patient:
                     cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
                     if step.takes_long and any(_is_large(cursor, f"{schema}.{table}") for table in _TABLES):
@@ -208,12 +222,21 @@ def _take(
                         return Outcome(step.section, reason)
                 for statement in statements:
                     cursor.execute(statement)
+                    if cursor.description:  # the driver tells what went wrong in a SELECT only when it is fetched
+                        cursor.fetch_arrow_table()
             return Outcome(step.section)
         except Error as error:
-            outcome = Outcome(step.section, message_of(error), is_passing=error.sqlstate == _LOCK_NOT_AVAILABLE)
+            if number == 0:  # an older form's failure says less
+                failure = Outcome(step.section, message_of(error), is_passing=error.sqlstate == _LOCK_NOT_AVAILABLE)
             if error.sqlstate not in _UNKNOWN_FORM:
                 break
-    return outcome
+    return failure
+
+
+def look_where_timescale_is(cursor: Cursor, found: Found) -> None:
+    """Its functions need not be where the role looks by itself."""
+    if found.extension_schema is not None:
+        cursor.execute(f"SET LOCAL search_path = {found.extension_schema}")
 
 
 def _is_large(cursor: Cursor, table: str) -> bool:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def convert(stores: StoreSettings, _: PostgresSettings) -> int:
     """The command itself."""
     with open_warehouse(stores, takes_lock=True) as (warehouse, client):
-        with transaction(client.config.credentials) as cursor:
+        with warehouse.translated_errors(), transaction(client.config.credentials) as cursor:
             (size,) = rows_of(cursor, f"SELECT count(*) AS events FROM {stores.postgres_schema}.audit_logs")  # noqa: S608  # names are ours
         minutes = size["events"] / EVENTS_PER_SECOND / 60
         print(f"{size['events']:,} events: up to {minutes:.0f} minutes for a hypertable", file=sys.stderr)

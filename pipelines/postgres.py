@@ -11,6 +11,9 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from .settings import OwnerSettings
 
+INSUFFICIENT_PRIVILEGE = "42501"
+"""SQLSTATE."""
+
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
     """A connection to the warehouse, as dlt would reach it."""

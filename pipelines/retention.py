@@ -13,7 +13,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from pipelines.after_load import find
+from pipelines.after_load import find, look_where_timescale_is
 from pipelines.command import run_command
 from pipelines.postgres import as_owner, transaction, value_of
 from pipelines.settings import PostgresSettings, StoreSettings
@@ -41,11 +41,13 @@ def delete_old(stores: StoreSettings, _: PostgresSettings, *, dry_run: bool, as_
             return 2
         owner = as_owner(client.config.credentials, stores.postgres_owner)
         sections = sections_of("retention.sql", schema=stores.postgres_schema, oldest=oldest.isoformat())
-        is_hypertable = find(owner, stores.postgres_schema).chunk_days is not None
+        found = find(owner, stores.postgres_schema)
+        is_hypertable = found.chunk_days is not None
         what = "chunks" if is_hypertable else "events"
 
         def execute(section: str) -> int:
             with transaction(owner) as cursor:
+                look_where_timescale_is(cursor, found)
                 return int(value_of(cursor, *sections[section]))
 
         if dry_run:
@@ -60,9 +62,11 @@ def delete_old(stores: StoreSettings, _: PostgresSettings, *, dry_run: bool, as_
 
 def _delete_all(delete_some: Callable[[], int]) -> int:
     with tqdm(unit=" events", desc="deleted", disable=not sys.stderr.isatty()) as bar:
+        deleted = 0
         while count := delete_some():
+            deleted += count
             bar.update(count)
-        return int(bar.n)
+        return deleted
 
 
 if __name__ == "__main__":

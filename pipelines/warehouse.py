@@ -16,7 +16,7 @@ from dlt.common.storages.load_package import ParsedLoadJobFileName
 from dlt.destinations import postgres
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 
-from sources.cloudflare_audit_logs.errors import TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -24,7 +24,7 @@ from .after_load import Outcome, prepare
 from .dlt_hooks import verify_hooks
 from .known import EventKey, event_keys
 from .logs import log
-from .postgres import as_owner, connect, message_of
+from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, connect, message_of
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
 from .statements import statements_of
@@ -155,6 +155,11 @@ class Warehouse:
         try:
             yield
         except adbc_driver_manager.Error as error:
+            if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+                hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
+                raise AuditLogsError(
+                    "a right is missing in the warehouse", detail=message_of(error), hint=hint
+                ) from error
             hint = "check PG_HOST, PG_USER, PG_PASSWORD and PG_DATABASE"
             raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=hint) from error
 
@@ -190,8 +195,15 @@ class Warehouse:
             self._query("SELECT 1")
 
     def after_load(self, client: PostgresClient) -> bool:
-        """Takes the steps that come after a load, where they are due; False if some may succeed if tried again soon."""
-        return not [outcome for outcome in self.prepare(client) if outcome.is_passing]
+        """Takes the steps that come after a load, where they are due; False if some may succeed if tried again soon.
+
+        Whatever happens to them, the load has been made.
+        """
+        try:
+            return not [outcome for outcome in self.prepare(client) if outcome.is_passing]
+        except AuditLogsError as error:
+            log.warning("warehouse.not_prepared", step="all", reason=error)
+            return False
 
     def prepare(self, client: PostgresClient, *, is_patient: bool = False) -> Iterator[Outcome]:
         """The same one by one, and if told to, however long they take."""

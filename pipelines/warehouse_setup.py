@@ -8,11 +8,10 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
 
 from .logs import log
-from .postgres import as_owner, quoted, transaction, value_of
+from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, value_of
 from .settings import OwnerSettings
 from .statements import statements_of
 
-_INSUFFICIENT_PRIVILEGE = "42501"
 _STATE_TABLE = "_dlt_pipeline_state"
 
 
@@ -37,7 +36,7 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
             for statement in statements:
                 cursor.execute(statement)
     except Error as error:
-        if error.sqlstate != _INSUFFICIENT_PRIVILEGE or owner is not None:
+        if error.sqlstate != INSUFFICIENT_PRIVILEGE or owner is not None:
             raise
         log.info("warehouse.not_owned", user=credentials.username, schema=schema)
     with transaction(credentials) as cursor:
@@ -48,6 +47,8 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
 def _forget_state_without_events(credentials: PostgresCredentials, schema: str) -> None:
     """Where someone has dropped the events, the cursor that says how far they went must go, too."""
     with transaction(credentials) as cursor:
+        if value_of(cursor, f"SELECT quote_ident('{schema}')") != schema:
+            raise AuditLogsError(f"PG_SCHEMA={schema} is a word of SQL", hint="choose another name for the schema")
         tables = f"SELECT array_agg(tablename) FROM pg_tables WHERE schemaname = '{schema}'"  # noqa: S608  # names are ours
         names = value_of(cursor, tables) or []
         if _STATE_TABLE in names and EVENTS_TABLE not in names:

@@ -34,7 +34,7 @@ INDEXES = tuple(
 )
 PLAIN = Found(indexes=INDEXES, views=("audit_logs_all d1", "audit_activity_hourly d2"))
 HYPERTABLE = PLAIN._replace(extension="2.29.2", is_available=True, license="timescale", chunk_days=7)
-COMPLETE = HYPERTABLE._replace(is_columnar=True, compress_after_days=30, is_continuous=True, refresh_days=0)
+COMPLETE = HYPERTABLE._replace(is_columnar=True, compress_after_days=30, is_continuous=True, is_refreshed=True)
 WANTED = TimescaleSettings()
 
 
@@ -53,8 +53,14 @@ WANTED = TimescaleSettings()
         (COMPLETE, replace(WANTED, chunk_days=0), []),
         (COMPLETE, replace(WANTED, compress_after_days=10), ["columnstore policy"]),
         (COMPLETE, replace(WANTED, compress_after_days=0), ["no columnstore policy"]),
-        (COMPLETE, replace(WANTED, retention_days=90), ["retention policy", "refresh policy"]),
-        (COMPLETE._replace(retention_days=90, refresh_days=89.5), WANTED, ["no retention policy", "refresh policy"]),
+        (COMPLETE, replace(WANTED, retention_days=90), ["retention policy"]),
+        (COMPLETE._replace(retention_days=90), WANTED, ["no retention policy"]),
+        (COMPLETE._replace(retention_days=-1, is_refreshed=False), WANTED, ["no retention policy", "refresh policy"]),
+        (
+            HYPERTABLE._replace(views=("audit_logs_all d1", "audit_activity_hourly 0123456789abcdef")),
+            replace(WANTED, compress_after_days=0),
+            ["no view audit_activity_hourly", "hourly aggregate"],
+        ),
         (PLAIN._replace(indexes=INDEXES[1:]), WANTED, ["index timestamp"]),
         (PLAIN._replace(views=("audit_logs_all old", "audit_activity_hourly d2")), WANTED, ["view audit_logs_all"]),
     ],
@@ -288,7 +294,7 @@ def test_what_is_older_than_the_retention_is_deleted_and_stays_so(
 
     assert (unset.code, "TIMESCALE_RETENTION_DAYS" in unset.err) == (2, True)
     assert (counted.code, json.loads(counted.out)["events"], len(kept)) == (0, 20, 30)
-    assert done.code == 0, done.err
+    assert (done.code, done.out.split(" from ")[0]) == (0, "20 events"), done.err
     assert +swept.late == {"lake": 1}
     assert stores.ids() == (sorted(ids(young)), sorted(ids([*old, *young, late])))
 
@@ -304,3 +310,13 @@ def test_a_first_start_loads_what_the_warehouse_is_to_keep(api: Api, poll: Poll,
 
     assert stores.ids() == (sorted(ids(young)), sorted(ids(old + young)))
     assert again.new == {}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("program", [("pipelines/run.py", "--once"), ("pipelines/retention.py",)])
+def test_a_schema_that_is_a_word_of_sql_is_told(command: Command, program: tuple[str, ...]) -> None:
+    """By the server's own word; it never passes by itself."""
+    done = command(*program, PG_SCHEMA="order", TIMESCALE_RETENTION_DAYS="5")
+
+    assert done.code == 1
+    assert "PG_SCHEMA=order is a word of SQL" in done.err

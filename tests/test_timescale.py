@@ -129,7 +129,7 @@ def test_a_changed_setting_takes_effect(poll: Poll, stores: Stores) -> None:
 
     assert changed == {
         "policy_compression": 10,
-        "policy_refresh_continuous_aggregate": 89.5,
+        "policy_refresh_continuous_aggregate": None,
         "policy_retention": 90,
     }
     assert _jobs(stores) == {"policy_refresh_continuous_aggregate": None}
@@ -218,6 +218,83 @@ def test_a_small_plain_table_becomes_a_hypertable_by_itself(api: Api, poll: Poll
 
     assert stores.query("SELECT count(*) AS n FROM timescaledb_information.continuous_aggregates") == [{"n": 1}]
     assert stores.ids() == (sorted(ids(events)),) * 2
+
+
+def test_a_step_that_fails_is_told_however_late_the_driver_says_so(
+    poll: Poll, command: Command, stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Functions fail when their rows are fetched; a step that has failed is none that was done."""
+    poll(TIMESCALE_CHUNK_DAYS="0")
+    stores.query("CREATE UNIQUE INDEX mine ON {schema}.audit_logs (event_id)")
+
+    poll(TIMESCALE_CHUNK_DAYS="7")
+    done = command("pipelines/convert.py")
+
+    assert re.search(r'not_prepared step=hypertable reason=".*unique index', caplog.text)
+    assert (done.code, done.out.split(",")[:2]) == (1, ["0 steps done", " 1 not"])
+
+
+def test_what_others_have_set_up_breaks_no_load(api: Api, poll: Poll, stores: Stores) -> None:
+    """A second refresh policy, and policies by the time of creation, which make way for what the settings say."""
+    poll(TIMESCALE_COMPRESS_AFTER_DAYS="0")
+    view = "'{schema}.audit_activity_hourly'"
+    stores.query(f"SELECT count(*) FROM remove_continuous_aggregate_policy({view})")
+    for start, end in ((60, 31), (30, 1)):
+        window = f"start_offset => INTERVAL '{start} days', end_offset => INTERVAL '{end} days'"
+        stores.query(f"SELECT add_continuous_aggregate_policy({view}, {window}, schedule_interval => INTERVAL '1 day')")
+    stores.query("SELECT add_retention_policy('{schema}.audit_logs', drop_created_before => INTERVAL '90 days')")
+    api.world.add(ACCOUNT, "v1", [event_at(ago(seconds=1))])
+
+    report = poll()
+
+    assert report.new["warehouse"] == 1
+    assert not report.destinations_failed
+    assert set(_jobs(stores)) == {"policy_compression", "policy_refresh_continuous_aggregate"}
+
+
+def test_a_view_of_others_is_left_alone(poll: Poll, stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
+    """Under the aggregate's name."""
+    stores.query("CREATE SCHEMA {schema}")
+    stores.query("CREATE VIEW {schema}.audit_activity_hourly AS SELECT 1 AS mine")
+
+    poll()
+
+    assert stores.query("SELECT * FROM {schema}.audit_activity_hourly") == [{"mine": 1}]
+    assert 'not_prepared step="hourly aggregate"' in caplog.text
+
+
+def test_the_extension_may_be_in_a_schema_of_its_own(
+    poll: Poll, stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its functions are found there."""
+    stores.query("CREATE SCHEMA extensions")
+    stores.query("CREATE EXTENSION timescaledb SCHEMA extensions")
+
+    poll(TIMESCALE_RETENTION_DAYS="90")
+
+    assert "not_prepared" not in caplog.text
+    assert set(_jobs(stores)) == {"policy_compression", "policy_refresh_continuous_aggregate", "policy_retention"}
+
+
+def test_the_aggregate_counts_what_is_in_the_table(api: Api, poll: Poll, stores: Stores) -> None:
+    """Whatever the retention was, is, and has dropped meanwhile."""
+    api.world.add(ACCOUNT, "v1", spread(60, ago(days=28), ago(minutes=1)))
+    both = (
+        "SELECT (SELECT sum(events) FROM {schema}.audit_activity_hourly)::bigint AS counted,"
+        " (SELECT count(*) FROM {schema}.audit_logs) AS held"
+    )
+    refresh = "CALL refresh_continuous_aggregate('{schema}.audit_activity_hourly', NULL, now() - INTERVAL '2 hours')"
+
+    seen = []
+    for days in ("0", "15", "40", "0"):
+        poll(TIMESCALE_RETENTION_DAYS=days)
+        if days == "15":
+            stores.query("SELECT drop_chunks('{schema}.audit_logs', older_than => INTERVAL '15 days')")
+        stores.query(refresh)
+        seen += stores.query(both)
+
+    assert all(row["counted"] == row["held"] for row in seen), seen
+    assert seen[1]["held"] < seen[0]["held"] == 60
 
 
 def test_the_aggregate_counts_late_events_after_a_refresh(api: Api, poll: Poll, stores: Stores) -> None:

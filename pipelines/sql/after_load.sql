@@ -6,6 +6,7 @@
 -- [found]
 SELECT
     (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS extension,
+    (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'timescaledb') AS extension_schema,
     EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') AS is_available,
     -- Null where the extension is there but its library was not loaded at the server's start.
     current_setting('timescaledb.license', true) AS license,
@@ -16,27 +17,27 @@ SELECT
           WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'v') AS views;
 
 -- [found in timescaledb]
+-- A policy may be there by creation time, or twice: -1 is told from every setting, so that it makes way for ours.
 SELECT
-    (SELECT extract(epoch FROM time_interval)::float8 / 86400 FROM timescaledb_information.dimensions
+    (SELECT max(extract(epoch FROM time_interval))::float8 / 86400 FROM timescaledb_information.dimensions
      WHERE hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs' AND column_name = 'timestamp')
         AS chunk_days,
-    coalesce((SELECT compression_enabled FROM timescaledb_information.hypertables
-              WHERE hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs'), false) AS is_columnar,
-    (SELECT extract(epoch FROM (config ->> 'compress_after')::interval)::float8 / 86400
+    EXISTS (SELECT FROM timescaledb_information.hypertables
+            WHERE hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs' AND compression_enabled)
+        AS is_columnar,
+    (SELECT max(coalesce(extract(epoch FROM (config ->> 'compress_after')::interval)::float8 / 86400, -1))
      FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'
         AND hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs') AS compress_after_days,
-    (SELECT extract(epoch FROM (config ->> 'drop_after')::interval)::float8 / 86400
+    (SELECT max(coalesce(extract(epoch FROM (config ->> 'drop_after')::interval)::float8 / 86400, -1))
      FROM timescaledb_information.jobs WHERE proc_name = 'policy_retention'
         AND hypertable_schema = '{schema}' AND hypertable_name = 'audit_logs') AS retention_days,
     EXISTS (SELECT FROM timescaledb_information.continuous_aggregates
             WHERE view_schema = '{schema}' AND view_name = 'audit_activity_hourly') AS is_continuous,
-    -- How many days back the aggregate is refreshed; 0 for all of them, null without a policy.
-    (SELECT coalesce(extract(epoch FROM (config ->> 'start_offset')::interval)::float8 / 86400, 0)
-     FROM timescaledb_information.jobs AS j JOIN timescaledb_information.continuous_aggregates AS a
-        ON (j.hypertable_schema, j.hypertable_name) IN (
-            (a.view_schema, a.view_name), (a.materialization_hypertable_schema, a.materialization_hypertable_name))
-     WHERE j.proc_name = 'policy_refresh_continuous_aggregate'
-        AND a.view_schema = '{schema}' AND a.view_name = 'audit_activity_hourly') AS refresh_days;
+    EXISTS (SELECT FROM timescaledb_information.jobs AS j JOIN timescaledb_information.continuous_aggregates AS a
+            ON (j.hypertable_schema, j.hypertable_name) IN (
+                (a.view_schema, a.view_name), (a.materialization_hypertable_schema, a.materialization_hypertable_name))
+            WHERE j.proc_name = 'policy_refresh_continuous_aggregate'
+                AND a.view_schema = '{schema}' AND a.view_name = 'audit_activity_hourly') AS is_refreshed;
 
 -- [index timestamp]
 CREATE INDEX IF NOT EXISTS audit_logs_timestamp ON {schema}.audit_logs ("timestamp" DESC);
@@ -88,15 +89,15 @@ GRANT SELECT ON {schema}.audit_activity_hourly TO {reader};
 CREATE EXTENSION IF NOT EXISTS timescaledb;
 
 -- [hypertable]
-SELECT create_hypertable('{schema}.audit_logs', by_range('timestamp', INTERVAL '{chunk_days} days'),
+SELECT count(*) FROM create_hypertable('{schema}.audit_logs', by_range('timestamp', INTERVAL '{chunk_days} days'),
     create_default_indexes => false, migrate_data => true);
 
 -- [hypertable, before 2.13]
-SELECT create_hypertable('{schema}.audit_logs', 'timestamp', chunk_time_interval => INTERVAL '{chunk_days} days',
+SELECT count(*) FROM create_hypertable('{schema}.audit_logs', 'timestamp', chunk_time_interval => INTERVAL '{chunk_days} days',
     create_default_indexes => false, migrate_data => true);
 
 -- [chunk interval]
-SELECT set_chunk_time_interval('{schema}.audit_logs', INTERVAL '{chunk_days} days');
+SELECT count(*) FROM set_chunk_time_interval('{schema}.audit_logs', INTERVAL '{chunk_days} days');
 
 -- [columnstore]
 -- Left to itself, TimescaleDB segments by the key's event_id, which makes the table 2.2 times bigger. event_id is not
@@ -115,25 +116,27 @@ CALL remove_columnstore_policy('{schema}.audit_logs', if_exists => true);
 CALL add_columnstore_policy('{schema}.audit_logs', after => INTERVAL '{compress_after_days} days');
 
 -- [columnstore policy, before 2.18]
-SELECT remove_compression_policy('{schema}.audit_logs', if_exists => true);
-SELECT add_compression_policy('{schema}.audit_logs', compress_after => INTERVAL '{compress_after_days} days');
+SELECT count(*) FROM remove_compression_policy('{schema}.audit_logs', if_exists => true);
+SELECT count(*) FROM add_compression_policy('{schema}.audit_logs', compress_after => INTERVAL '{compress_after_days} days');
 
 -- [no columnstore policy]
 CALL remove_columnstore_policy('{schema}.audit_logs', if_exists => true);
 
 -- [no columnstore policy, before 2.18]
-SELECT remove_compression_policy('{schema}.audit_logs', if_exists => true);
+SELECT count(*) FROM remove_compression_policy('{schema}.audit_logs', if_exists => true);
 
 -- [retention policy]
-SELECT remove_retention_policy('{schema}.audit_logs', if_exists => true);
-SELECT add_retention_policy('{schema}.audit_logs', drop_after => INTERVAL '{retention_days} days');
+SELECT count(*) FROM remove_retention_policy('{schema}.audit_logs', if_exists => true);
+SELECT count(*) FROM add_retention_policy('{schema}.audit_logs', drop_after => INTERVAL '{retention_days} days');
 
 -- [no retention policy]
-SELECT remove_retention_policy('{schema}.audit_logs', if_exists => true);
+SELECT count(*) FROM remove_retention_policy('{schema}.audit_logs', if_exists => true);
+
+-- [no view audit_activity_hourly]
+DROP VIEW {schema}.audit_activity_hourly;
 
 -- [hourly aggregate]
--- In place of the plain view of the same name and columns. What is not materialised yet is counted when it is asked for.
-DROP VIEW IF EXISTS {schema}.audit_activity_hourly;
+-- In place of the plain view, same name and columns. What is not materialised yet is counted when it is asked for.
 CREATE MATERIALIZED VIEW {schema}.audit_activity_hourly
     WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
     SELECT time_bucket(INTERVAL '1 hour', "timestamp") AS hour,
@@ -144,9 +147,7 @@ CREATE MATERIALIZED VIEW {schema}.audit_activity_hourly
 GRANT SELECT ON {schema}.audit_activity_hourly TO {reader};
 
 -- [refresh policy]
--- Only hours that events came to are counted again, however wide the window; hours that the retention has dropped
--- must not be in it: they would be counted as empty.
-SELECT remove_continuous_aggregate_policy('{schema}.audit_activity_hourly', if_exists => true);
-SELECT add_continuous_aggregate_policy('{schema}.audit_activity_hourly',
-    start_offset => nullif(INTERVAL '{refresh_days} days', INTERVAL '0 days'), end_offset => INTERVAL '1 hour',
-    schedule_interval => INTERVAL '30 minutes');
+-- All of it, so that it always counts what is in audit_logs: a narrower window leaves out what was never materialised
+-- before it, and erases what it covers after a retention was raised. Only hours that changed are counted again.
+SELECT count(*) FROM add_continuous_aggregate_policy('{schema}.audit_activity_hourly',
+    start_offset => NULL, end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '30 minutes');

@@ -249,7 +249,7 @@ def test_what_others_have_set_up_breaks_no_load(api: Api, poll: Poll, stores: St
 
     assert report.new["warehouse"] == 1
     assert not report.destinations_failed
-    assert set(_jobs(stores)) == {"policy_compression", "policy_refresh_continuous_aggregate"}
+    assert set(_jobs(stores)) == {"policy_refresh_continuous_aggregate"}
 
 
 def test_a_view_of_others_is_left_alone(poll: Poll, stores: Stores, caplog: pytest.LogCaptureFixture) -> None:

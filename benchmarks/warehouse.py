@@ -144,11 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse_arguments(arguments)
     sizes = [int(size) for size in options.rows.split(",")]
     now = datetime.now(UTC)
-    tables: dict[str, list[Row]] = {"merge": [], "poll": [], "queries": [], "indexes": [], "size": []}
+    tables: dict[str, list[Row]] = {name: [] for name in ("merge", "poll", "queries", "indexes", "size")}
     with _servers(options.dsn) as servers:
         for kind, server in servers.items():
-            print(f"{kind} …", file=sys.stderr)
             _measure(server, kind, sizes, now, tables)
+            for title, rows in tables.items():  # the whole takes long: so far
+                print(f"\n{title}\n{as_markdown(rows)}", file=sys.stderr)
         tables["indexes"] += _index_costs(servers["plain"], sizes[0], now)
         versions = ", ".join(sorted({_version(Table(server, kind, 0, "public")) for kind, server in servers.items()}))
     where = f"{now:%Y-%m-%d}, {versions}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"

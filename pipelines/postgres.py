@@ -1,5 +1,6 @@
 """How the warehouse's PostgreSQL is reached: as dlt would, as the loading role or as the owner of the tables."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,5 +59,7 @@ def quoted(name: str) -> str:
 
 
 def message_of(error: Error) -> str:
-    """What the server said, in one line."""
-    return " ".join((str(error).partition("[libpq]")[2].strip() or str(error)).split())
+    """What the server said, in one line, without the statement that it said it to."""
+    text = " ".join((str(error).partition("[libpq]")[2].strip() or str(error)).split())
+    said = re.search(r"\b(ERROR|FATAL|PANIC): .*", text)
+    return said[0] if said else text

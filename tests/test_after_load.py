@@ -116,7 +116,7 @@ def filled(poll: Poll, stores: Stores) -> Stores:
     stores.query(insert_events(stores.schema, 60_000, datetime.now(UTC), timedelta(days=60)))
     newest = """"timestamp" = (SELECT max("timestamp") FROM {schema}.audit_logs)"""
     stores.query(f"UPDATE {{schema}}.audit_logs SET ip_address = '203.0.113.250' WHERE {newest}")
-    stores.query("ANALYZE {schema}.audit_logs")
+    stores.query("VACUUM (ANALYZE) {schema}.audit_logs")
     return stores
 
 

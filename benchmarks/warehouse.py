@@ -190,7 +190,7 @@ def _measure(
             "events a second": f"{rate:,.0f}",
         },
     ]
-    tables["merge"] += _merges([empty, small, growing], now, seed=1)
+    tables["merge"] += _merges([replace(empty, kind="compressed"), small, growing], now, seed=1)
     tables["poll"] += _polls([small, growing], now + timedelta(days=1))
     tables["queries"] += _queries(growing)
 

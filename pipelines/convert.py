@@ -17,7 +17,7 @@ from pipelines.settings import PostgresSettings, StoreSettings
 from pipelines.warehouse import open_warehouse
 
 EVENTS_PER_SECOND = 20_000
-"""What was measured on two cores with events of 1.5 KB: docs/warehouse.md."""
+"""Half of what was measured on two cores: docs/warehouse.md."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

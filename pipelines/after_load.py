@@ -7,6 +7,7 @@ was changed takes effect. The SQL is `sql/after_load.sql`, a section a step.
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ def prepare(
     Raises:
         adbc_driver_manager.Error: the server is down.
     """
-    names = {"schema": schema, "reader": quoted(reader), "columns": _COLUMNS, **_numbers(wanted)}
+    names = {"schema": schema, "reader": quoted(reader), "columns": _COLUMNS, **asdict(wanted)}
     definitions = {section: _digest(statements) for section, statements in sections_of(_FILE, **names).items()}
     found = find(owner, schema)
     tried: set[Step] = set()
@@ -180,14 +181,6 @@ def _out_of_reach(found: Found, wanted: TimescaleSettings) -> Iterator[Outcome]:
             "columnstore, policies, hourly aggregate",
             f"not with the licence {found.license}; pipelines/retention.py deletes what is too old",
         )
-
-
-def _numbers(wanted: TimescaleSettings) -> dict[str, float]:
-    return {
-        "chunk_days": wanted.chunk_days,
-        "compress_after_days": wanted.compress_after_days,
-        "retention_days": wanted.retention_days,
-    }
 
 
 def find(owner: PostgresCredentials, schema: str) -> Found:

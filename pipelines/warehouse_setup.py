@@ -24,7 +24,9 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
         AuditLogsError: they are missing, may not be written, or have another key.
         adbc_driver_manager.Error: the server is down.
     """
-    _forget_state_without_events(credentials, schema)
+    with transaction(credentials) as cursor:
+        _check_name(cursor, schema)
+        _forget_state_without_events(cursor, schema)
     statements = statements_of("tables.sql", schema=schema)
     if owner is not None:
         statements += statements_of("grants.sql", schema=schema, ingest=quoted(str(credentials.username)))
@@ -44,16 +46,17 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
         _check_key(cursor, schema)
 
 
-def _forget_state_without_events(credentials: PostgresCredentials, schema: str) -> None:
+def _check_name(cursor: Cursor, schema: str) -> None:
+    if value_of(cursor, f"SELECT quote_ident('{schema}')") != schema:
+        raise AuditLogsError(f"PG_SCHEMA={schema} is a word of SQL", hint="choose another name for the schema")
+
+
+def _forget_state_without_events(cursor: Cursor, schema: str) -> None:
     """Where someone has dropped the events, the cursor that says how far they went must go, too."""
-    with transaction(credentials) as cursor:
-        if value_of(cursor, f"SELECT quote_ident('{schema}')") != schema:
-            raise AuditLogsError(f"PG_SCHEMA={schema} is a word of SQL", hint="choose another name for the schema")
-        tables = f"SELECT array_agg(tablename) FROM pg_tables WHERE schemaname = '{schema}'"  # noqa: S608  # names are ours
-        names = value_of(cursor, tables) or []
-        if _STATE_TABLE in names and EVENTS_TABLE not in names:
-            cursor.execute(f"DELETE FROM {schema}.{_STATE_TABLE}")  # noqa: S608  # names are ours
-            log.warning("warehouse.dropped", schema=schema, hint="its events are read again, as at a first start")
+    names = value_of(cursor, f"SELECT array_agg(tablename) FROM pg_tables WHERE schemaname = '{schema}'") or []  # noqa: S608  # names are ours
+    if _STATE_TABLE in names and EVENTS_TABLE not in names:
+        cursor.execute(f"DELETE FROM {schema}.{_STATE_TABLE}")  # noqa: S608  # names are ours
+        log.warning("warehouse.dropped", schema=schema, hint="its events are read again, as at a first start")
 
 
 def _check_rights(cursor: Cursor, schema: str, user: str) -> None:

@@ -7,17 +7,18 @@ was changed takes effect. The SQL is `sql/after_load.sql`, a section a step.
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from hashlib import sha256
 from typing import NamedTuple
 
 from adbc_driver_manager import Error
-from adbc_driver_manager.dbapi import Cursor
+from adbc_driver_manager.dbapi import Connection, Cursor
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE
 
-from .postgres import message_of, quoted, rows_of, transaction, value_of
+from .postgres import connect, message_of, quoted, rows_of, transaction_on, value_of
 from .settings import TimescaleSettings
 from .statements import sections_of
 
@@ -85,6 +86,9 @@ class Step(NamedTuple):
     """On a large table."""
 
 
+_EXTENSION = Step("extension")
+
+
 class Outcome(NamedTuple):
     """What became of a step."""
 
@@ -100,8 +104,8 @@ def prepare(
 ) -> Iterator[Outcome]:
     """Makes the warehouse what the settings say; yields what was done, and what was not and why.
 
-    Every step has a connection of its own: one that the server ends (as CREATE EXTENSION does where the library was not
-    loaded at the server's start) takes nothing else with it. A role that owns nothing changes nothing.
+    Every step is a transaction of its own; CREATE EXTENSION has a connection of its own as well, which the server ends
+    where the library was not loaded at its start. A role that owns nothing changes nothing.
 
     Args:
         owner: who owns the tables.
@@ -115,21 +119,23 @@ def prepare(
     """
     names = {"schema": schema, "reader": quoted(reader), "columns": _COLUMNS, **asdict(wanted)}
     definitions = {section: _digest(statements) for section, statements in sections_of(_FILE, **names).items()}
-    found = find(owner, schema)
-    tried: set[Step] = set()
-    while due := [step for step in due_steps(found, wanted, definitions) if step not in tried]:
-        if not found.is_owner:
-            reason = "the tables are another role's: PG_OWNER_USER may name it"
-            yield Outcome(", ".join(step.section for step in due), reason)
-            return
-        for step in due:
-            sections = sections_of(_FILE, **names, definition=definitions[step.section])
-            outcome = _take(owner, schema, found, step, sections, is_patient=is_patient)
-            yield outcome
-            if outcome.is_passing:
-                return  # whoever holds the lock holds up the other steps as well: once is long enough
-        tried.update(due)
-        found = find(owner, schema)
+    with connect(owner) as connection:
+        found = find(connection, schema)
+        tried: set[Step] = set()
+        while due := [step for step in due_steps(found, wanted, definitions) if step not in tried]:
+            if not found.is_owner:
+                reason = "the tables are another role's: PG_OWNER_USER may name it"
+                yield Outcome(", ".join(step.section for step in due), reason)
+                return
+            for step in due:
+                sections = sections_of(_FILE, **names, definition=definitions[step.section])
+                with connect(owner) if step == _EXTENSION else nullcontext(connection) as used:
+                    outcome = _take(used, schema, found, step, sections, is_patient=is_patient)
+                yield outcome
+                if outcome.is_passing:
+                    return  # whoever holds the lock holds up the other steps as well: once is long enough
+            tried.update(due)
+            found = find(connection, schema)
     yield from _out_of_reach(found, wanted)
 
 
@@ -141,7 +147,7 @@ def due_steps(found: Found, wanted: TimescaleSettings, definitions: Mapping[str,
     yield from _due_views(found, definitions)
     if wanted.chunk_days:
         if found.is_available and found.extension is None:
-            yield Step("extension")
+            yield _EXTENSION
         if found.has_timescale and found.chunk_days is None:
             yield Step("hypertable", takes_long=True)
         if found.has_timescale and found.chunk_days not in {None, wanted.chunk_days}:
@@ -183,10 +189,10 @@ def _out_of_reach(found: Found, wanted: TimescaleSettings) -> Iterator[Outcome]:
         )
 
 
-def find(owner: PostgresCredentials, schema: str) -> Found:
+def find(connection: Connection, schema: str) -> Found:
     """What the warehouse is, as the catalogs say."""
     sections = sections_of(_FILE, schema=schema)
-    with transaction(owner) as cursor:
+    with transaction_on(connection) as cursor:
         found = Found(**rows_of(cursor, *sections["found"])[0])
         if found.has_timescale:
             found = found._replace(**rows_of(cursor, *sections["found in timescaledb"])[0])
@@ -194,7 +200,7 @@ def find(owner: PostgresCredentials, schema: str) -> Found:
 
 
 def _take(
-    owner: PostgresCredentials,
+    connection: Connection,
     schema: str,
     found: Found,
     step: Step,
@@ -206,7 +212,7 @@ def _take(
     failure = Outcome(step.section, "no such section")
     for number, statements in enumerate(forms):
         try:
-            with transaction(owner) as cursor:
+            with transaction_on(connection) as cursor:
                 look_where_timescale_is(cursor, found)
                 if not is_patient:
                     cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")

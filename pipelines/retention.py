@@ -9,13 +9,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 
+from adbc_driver_manager.dbapi import Connection
 from tqdm import tqdm
 
 from pipelines.after_load import find, look_where_timescale_is
 from pipelines.command import run_command
-from pipelines.postgres import as_owner, transaction, value_of
+from pipelines.postgres import as_owner, connect, transaction_on, value_of
 from pipelines.settings import PostgresSettings, StoreSettings
 from pipelines.statements import sections_of
 from pipelines.warehouse import open_warehouse
@@ -39,25 +41,28 @@ def delete_old(stores: StoreSettings, _: PostgresSettings, *, dry_run: bool, as_
                 "TIMESCALE_RETENTION_DAYS is 0: nothing is to be deleted; set it to a number of days", file=sys.stderr
             )
             return 2
-        owner = as_owner(client.config.credentials, stores.postgres_owner)
-        sections = sections_of("retention.sql", schema=stores.postgres_schema, oldest=oldest.isoformat())
-        found = find(owner, stores.postgres_schema)
-        is_hypertable = found.chunk_days is not None
-        what = "chunks" if is_hypertable else "events"
-
-        def execute(section: str) -> int:
-            with transaction(owner) as cursor:
-                look_where_timescale_is(cursor, found)
-                return int(value_of(cursor, *sections[section]))
-
-        if dry_run:
-            count = execute(f"count {what}")
-        else:
-            count = execute("drop chunks") if is_hypertable else _delete_all(partial(execute, "delete some events"))
+        with connect(as_owner(client.config.credentials, stores.postgres_owner)) as connection:
+            what, count = _delete(connection, stores.postgres_schema, oldest, dry_run=dry_run)
     result = {"before": oldest.isoformat(), what: count, "dry_run": dry_run}
     text = f"{count:,} {what} from before {oldest:%Y-%m-%d %H:%M} UTC {'would be' if dry_run else 'were'} deleted"
     print(json.dumps(result) if as_json else text)
     return 0
+
+
+def _delete(connection: Connection, schema: str, oldest: datetime, *, dry_run: bool) -> tuple[str, int]:
+    """What was deleted, or would be, and how much of it."""
+    sections = sections_of("retention.sql", schema=schema, oldest=oldest.isoformat())
+    found = find(connection, schema)
+
+    def execute(section: str) -> int:
+        with transaction_on(connection) as cursor:
+            look_where_timescale_is(cursor, found)
+            return int(value_of(cursor, *sections[section]))
+
+    what = "events" if found.chunk_days is None else "chunks"
+    if dry_run:
+        return what, execute(f"count {what}")
+    return what, _delete_all(partial(execute, "delete some events")) if what == "events" else execute("drop chunks")
 
 
 def _delete_all(delete_some: Callable[[], int]) -> int:

@@ -8,7 +8,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
 
 from .logs import log
-from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, value_of
+from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, connect, quoted, transaction, transaction_on, value_of
 from .settings import OwnerSettings
 from .statements import statements_of
 
@@ -24,9 +24,17 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
         AuditLogsError: they are missing, may not be written, or have another key.
         adbc_driver_manager.Error: the server is down.
     """
-    with transaction(credentials) as cursor:
-        _check_name(cursor, schema)
-        _forget_state_without_events(cursor, schema)
+    with connect(credentials) as connection:
+        with transaction_on(connection) as cursor:
+            _check_name(cursor, schema)
+            _forget_state_without_events(cursor, schema)
+        _make_tables(credentials, owner, schema)
+        with transaction_on(connection) as cursor:
+            _check_rights(cursor, schema, str(credentials.username))
+            _check_key(cursor, schema)
+
+
+def _make_tables(credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str) -> None:
     statements = statements_of("tables.sql", schema=schema)
     if owner is not None:
         statements += statements_of("grants.sql", schema=schema, ingest=quoted(str(credentials.username)))
@@ -41,9 +49,6 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
         if error.sqlstate != INSUFFICIENT_PRIVILEGE or owner is not None:
             raise
         log.info("warehouse.not_owned", user=credentials.username, schema=schema)
-    with transaction(credentials) as cursor:
-        _check_rights(cursor, schema, str(credentials.username))
-        _check_key(cursor, schema)
 
 
 def _check_name(cursor: Cursor, schema: str) -> None:

@@ -23,7 +23,7 @@ Poll = Callable[..., Report]
     [
         pytest.param("", id="empty", marks=pytest.mark.long),
         pytest.param("{torn", id="torn"),
-        pytest.param("{}", id="of another shape"),
+        pytest.param("{}", id="of another shape", marks=pytest.mark.long),
         pytest.param(None, id="missing", marks=pytest.mark.long),
     ],
 )

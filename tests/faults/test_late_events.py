@@ -107,7 +107,7 @@ def test_a_destination_that_was_down_is_swept_as_far_back_as_it_needs(api: Api, 
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("lost", ["nothing", "the host"])
+@pytest.mark.parametrize("lost", [pytest.param("nothing", marks=pytest.mark.long), "the host"])
 def test_after_an_outage_the_sweep_reaches_back_behind_it(
     api: Api, poll: Poll, stores: Stores, environment: dict[str, str], lost: str
 ) -> None:

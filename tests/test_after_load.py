@@ -30,10 +30,13 @@ DEFINITIONS = {"view audit_logs_all": "d1", "view audit_activity_hourly": "d2"}
 INDEXES = tuple(
     f"{table}_{index}"
     for table in ("audit_logs", "audit_logs_rehydrated")
-    for index in ("timestamp", "actor", "resource", "failure", "event_id")
+    for index in ("timestamp", "actor", "resource", "failure", "month_event_id")
 )
+INDEXES_WITHOUT_MONTHS = tuple(index.replace("month_", "") for index in INDEXES)
 PLAIN = Found(indexes=INDEXES, views=("audit_logs_all d1", "audit_activity_hourly d2"))
-HYPERTABLE = PLAIN._replace(extension="2.29.2", is_available=True, license="timescale", chunk_days=7)
+HYPERTABLE = PLAIN._replace(
+    indexes=INDEXES_WITHOUT_MONTHS, extension="2.29.2", is_available=True, license="timescale", chunk_days=7
+)
 COMPLETE = HYPERTABLE._replace(is_columnar=True, compress_after_days=30, is_continuous=True, is_refreshed=True)
 WANTED = TimescaleSettings()
 
@@ -62,6 +65,9 @@ WANTED = TimescaleSettings()
             ["no view audit_activity_hourly", "hourly aggregate"],
         ),
         (PLAIN._replace(indexes=INDEXES[1:]), WANTED, ["index timestamp"]),
+        (PLAIN._replace(indexes=INDEXES_WITHOUT_MONTHS), WANTED, ["index month_event_id"]),
+        (PLAIN._replace(has_skip_scan=False), WANTED, ["index event_id"]),
+        (COMPLETE._replace(indexes=INDEXES), WANTED, ["index event_id"]),
         (PLAIN._replace(views=("audit_logs_all old", "audit_activity_hourly d2")), WANTED, ["view audit_logs_all"]),
     ],
 )

@@ -209,13 +209,20 @@ def test_a_plain_table_with_rows_becomes_a_hypertable(
 
 
 def test_a_small_plain_table_becomes_a_hypertable_by_itself(api: Api, poll: Poll, stores: Stores) -> None:
-    """At the next start; the hourly view makes way for the aggregate."""
+    """At the next start; the hourly view makes way for the aggregate, the index by month for one in each chunk."""
     events = spread(30, ago(days=20), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", events)
     poll(TIMESCALE_CHUNK_DAYS="0")
 
     poll(TIMESCALE_CHUNK_DAYS="7")
 
+    indexes = (
+        "SELECT indexname::text AS name FROM pg_indexes WHERE schemaname = '{schema}' AND indexname LIKE '%event_id'"
+    )
+    assert stores.query(f"{indexes} ORDER BY 1") == [
+        {"name": "audit_logs_event_id"},
+        {"name": "audit_logs_rehydrated_event_id"},
+    ]
     assert stores.query("SELECT count(*) AS n FROM timescaledb_information.continuous_aggregates") == [{"n": 1}]
     assert stores.ids() == (sorted(ids(events)),) * 2
 

@@ -2,22 +2,58 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .embedded_postgres import embedded_postgres
 from .logs import configure_logs, log
-from .settings import PostgresSettings, SettingsError, StoreSettings, read_environment, read_store_settings
+from .settings import (
+    PostgresSettings,
+    Settings,
+    SettingsError,
+    StoreSettings,
+    UsageError,
+    read_environment,
+    read_settings,
+    read_store_settings,
+)
 
 
 def run_command(work: Callable[[StoreSettings, PostgresSettings], int]) -> int:
     """Runs the work on the stores of the settings; an embedded server that was not running runs for as long."""
+
+    def run() -> int:
+        stores = read_store_settings(read_environment())
+        with _server_of(stores) as server:
+            return work(stores, server)
+
+    return _run(run)
+
+
+def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> int:
+    """The same for work that needs all of the settings; without the API, token and accounts may be missing."""
+
+    def run() -> int:
+        settings = read_settings(read_environment(), now=datetime.now(UTC), asks_api=asks_api)
+        with _server_of(settings.stores):
+            return work(settings)
+
+    return _run(run)
+
+
+def _server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]:
+    return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
+
+
+def _run(run: Callable[[], int]) -> int:
     configure_logs()
     try:
-        stores = read_store_settings(read_environment())
-        with nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir) as server:
-            return work(stores, server)
+        return run()
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
     except SettingsError as error:
         print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
         return 2

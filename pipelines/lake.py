@@ -274,7 +274,7 @@ def lock_path(lake_folder: str, purpose: str) -> Path:
 def _merging(path: str, merge: Any, rows: Any) -> Any:
     def change(body: bytes | None) -> bytes | None:
         existing = None if body is None else _decode(path, body)
-        with _telling_what_is_wrong(path):
+        with reading(path):
             merged = merge(existing, rows)
         return None if merged is None else encode(merged)
 
@@ -282,12 +282,13 @@ def _merging(path: str, merge: Any, rows: Any) -> Any:
 
 
 def _decode(path: str, body: bytes, columns: list[str] | None = None) -> Any:
-    with _telling_what_is_wrong(path):
+    with reading(path):
         return decode(body, columns)
 
 
 @contextmanager
-def _telling_what_is_wrong(path: str) -> Iterator[None]:
+def reading(path: str) -> Iterator[None]:
+    """A block that parses an object: says which one is none of ours."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError) as error:

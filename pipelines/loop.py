@@ -18,9 +18,11 @@ from sources.cloudflare_audit_logs import Batch, Stream
 from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError, RefusedError
 from sources.cloudflare_audit_logs.streams import Window
 
+from .api import StopRequestedError
 from .destination import Destination
 from .logs import log
 from .reading import DEFAULT_LIMITS, FetchPages, Reading, Step, StepLimits
+from .reconciler import Reconciler
 from .report import Report
 from .settings import Settings
 from .sweep import SweepPlan
@@ -41,10 +43,6 @@ TASK_DEADLINE_SECONDS = 900
 
 Load = Callable[[Step], Mapping[Stream, Batch]]
 """Loads a step into a destination, and returns what was new."""
-
-
-class StopRequestedError(Exception):
-    """Someone asked us to stop while we waited for the API."""
 
 
 @dataclass
@@ -80,12 +78,13 @@ class Loop:
         self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
         self._first_begin = settings.first_begin(clock())
         self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
-        self._workers: Workers[Destination, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
+        self._reconciler = Reconciler(settings, clock, stop)
+        self._workers: Workers[Destination | Reconciler, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
         self._passes: list[Pass] = []
         self._called_at = self._next_poll = time.monotonic()
         self._due: set[Destination] = set()
         """Called to a poll that they have not begun yet."""
-        self._sweep_is_due = self._sweep_may_step = False
+        self._sweep_is_due = self._sweep_may_step = self._reconcile_is_due = False
         self._paused: dict[Stream | Destination, float] = {}
         self._failures: Counter[Destination] = Counter()
 
@@ -98,12 +97,13 @@ class Loop:
                 if time.monotonic() >= self._next_poll:
                     self._call_to_poll(once=once)
                 self._begin_passes()
+                self._begin_reconciling()
                 has_moved = [self._collect(), *map(self._advance, list(self._passes))]
                 if any(has_moved):
                     continue
                 if not self._workers.are_idle:
                     self._workers.wait(timeout_seconds=0.5)
-                elif once and not self._passes and not self._sweep_is_due:
+                elif once and not self._passes and not self._sweep_is_due and not self._reconcile_is_due:
                     return
                 else:
                     self._stop.wait(max(0, self._next_poll - time.monotonic()))
@@ -149,14 +149,18 @@ class Loop:
     def _collect(self) -> bool:
         """Takes note of the openings and loads that have ended."""
         ended = list(self._workers.collect())
-        for destination, subject, future in ended:
+        for owner, subject, future in ended:
             try:
-                new = future.result()
-            except AuditLogsError as error:
-                self._fail(destination, error)
+                result = future.result()
+            except StopRequestedError:
                 continue
-            if subject is not None:
-                self._note_load(destination, *subject, new)
+            except AuditLogsError as error:
+                self._fail(owner, error)
+                continue
+            if isinstance(owner, Reconciler):
+                self.report.gaps += len(result)
+            elif subject is not None:
+                self._note_load(owner, *subject, result)
         return bool(ended)
 
     def _submit(self, destination: Destination, subject: tuple[Pass, Step] | None, task: Callable[[], Any]) -> None:
@@ -184,6 +188,7 @@ class Loop:
                 self._submit(destination, None, destination.open)
         self._next_poll = math.inf if once else time.monotonic() + self._settings.poll_interval_seconds
         self._sweep_is_due = self._sweep_may_step = bool(self._settings.sweep_interval)
+        self._reconcile_is_due = self._reconciler.is_due
 
     def _begin_passes(self) -> None:
         """Begins the polls of those called that are ready, together unless one lets the others wait; then a sweep."""
@@ -196,6 +201,22 @@ class Loop:
             self._sweep_is_due = False
             now = self._clock()
             self._begin({s: self._sweep_windows(s, now) for s in self._streams}, now, is_sweep=True)
+
+    def _begin_reconciling(self) -> None:
+        """Compares hours that are due, when nothing else is: one stretch a poll."""
+        is_idle = not (self._due or self._sweep_is_due or self._passes) and self._workers.are_idle
+        if self._reconcile_is_due and is_idle:
+            self._reconcile_is_due = False
+            begins = dict(self._held_begins())
+            if begins:
+                self._workers.submit(self._reconciler, None, partial(self._reconciler.reconcile, begins))
+
+    def _held_begins(self) -> Iterator[tuple[Stream, datetime]]:
+        """The streams that every destination holds, and from when on."""
+        for stream in self._streams:
+            positions = [d.position(stream) for d in self._destinations if d.is_open]
+            if len(positions) == len(self._destinations) and None not in positions:
+                yield stream, max(position.begin for position in positions if position)
 
     def _begin(self, windows: Mapping[Stream, Mapping[Destination, Window]], now: datetime, *, is_sweep: bool) -> None:
         """One pass for each group of destinations that share a reading."""
@@ -242,8 +263,12 @@ class Loop:
 
     # --- what went wrong --------------------------------------------------------------------------------------------
 
-    def _fail(self, destination: Destination, error: AuditLogsError) -> None:
+    def _fail(self, destination: Destination | Reconciler, error: AuditLogsError) -> None:
         """Leaves a destination alone for a while, each time longer; then it is opened again."""
+        if isinstance(destination, Reconciler):
+            destination.pause()
+            log.warning("reconcile.failed", error=error, hint="it is tried again later")
+            return
         self._due.discard(destination)
         for entry in self._passes:
             entry.loads.pop(destination, None)
@@ -256,7 +281,7 @@ class Loop:
     def _abandon(self, error: AuditLogsError) -> None:
         """Gives up everything that is being read (the clock is off, say)."""
         self._passes.clear()
-        self._sweep_is_due = False
+        self._sweep_is_due = self._reconcile_is_due = False
         self.report.stopped_by = error
         log.error("poll.abandoned", error=error)
 

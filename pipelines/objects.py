@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import fsspec.asyn
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,10 +18,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sources.cloudflare_audit_logs.errors import TemporaryError
 
 from .atomic_files import AtomicFolder
+from .parted_file import END_BYTES, PartedFile
 
 Version = str
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT = {"NoSuchKey", "404"}
+_EMPTY = "InvalidRange"
+"""An object without bytes has no part."""
 _ATTEMPTS = 50
 
 
@@ -32,8 +35,15 @@ class StoredObject(NamedTuple):
     version: Version
 
 
+class _Got(NamedTuple):
+    body: bytes
+    etag: Version
+    size: int
+    """Of the whole object."""
+
+
 class ConflictError(Exception):
-    """Another writer was faster: read again, merge again."""
+    """Another writer was faster: read again."""
 
 
 class Objects(Protocol):
@@ -41,6 +51,18 @@ class Objects(Protocol):
 
     def read(self, path: str) -> StoredObject | None:
         """The object, or None."""
+
+    def open(self, path: str) -> BinaryIO | PartedFile | None:
+        """The object, to be read in parts, or None; a part raises ConflictError if the object was replaced."""
+
+    def is_there(self, folder: str) -> bool:
+        """Whether there is any object below a folder."""
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The objects below a folder: path and bytes. Costs what is in the folder, however much lies beside it."""
+
+    def url(self, path: str) -> str:
+        """The object's address, as DuckDB takes it."""
 
     def write(self, path: str, body: bytes, version: Version | None) -> None:  # the lock is the condition
         """Puts the object in place of that version, None being its absence; raises ConflictError otherwise."""
@@ -78,6 +100,26 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def open(self, path: str) -> BinaryIO | None:
+        """The file."""
+        try:
+            return (self._root / path).open("rb")
+        except FileNotFoundError:
+            return None
+
+    def is_there(self, folder: str) -> bool:
+        """Whether there is any file below the folder."""
+        return any(file.is_file() for file in (self._root / folder).rglob("*"))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files below the folder."""
+        files = [file for file in sorted((self._root / folder).rglob("*")) if file.is_file()]
+        return {file.relative_to(self._root).as_posix(): file.stat().st_size for file in files}
+
+    def url(self, path: str) -> str:
+        """The file's path."""
+        return str(self._root / path)
+
     def write(self, path: str, body: bytes, version: Version | None) -> None:  # noqa: ARG002  # the lock is the condition
         """Replaces the file whole."""
         self._files.write(self._root / path, body)
@@ -99,15 +141,48 @@ class Bucket:
 
     def read(self, path: str) -> StoredObject | None:
         """The object's bytes and ETag, in one request."""
-        try:
-            body, etag = fsspec.asyn.sync(self._s3.loop, self._get, self._key(path))
-        except FileNotFoundError:
+        got = self._get(path)
+        return None if got is None else StoredObject(got.body, got.etag)
+
+    def open(self, path: str) -> PartedFile | None:
+        """The object's end at once, the other parts when they are asked for."""
+        end = self._get(path, f"bytes=-{END_BYTES}")
+        if end is None:
             return None
-        except ClientError as error:
-            if _code(error) in _ABSENT:
-                return None
-            raise
-        return StoredObject(body, etag)
+
+        def read(first: int, last: int) -> bytes:
+            try:
+                part = self._get(path, f"bytes={first}-{last}", version=end.etag)
+            except STORE_ERRORS as error:
+                if _code(error) in _CONFLICTS:
+                    raise ConflictError(path) from error
+                # Not as an OSError: whoever parses what is read would take it for the fault of the bytes.
+                raise TemporaryError(f"{path} could not be read to its end", detail=str(error)) from error
+            if part is None:
+                raise ConflictError(path)
+            return part.body
+
+        return PartedFile(end.size, end.body, read)
+
+    def is_there(self, folder: str) -> bool:
+        """Whether there is any object below the folder."""
+        return bool(self._s3.call_s3("list_objects_v2", MaxKeys=1, **self._below(folder)).get("Contents"))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The objects below the folder, 1,000 a request."""
+        sizes: dict[str, int] = {}
+        request = self._below(folder)
+        while True:
+            page = self._s3.call_s3("list_objects_v2", **request)
+            for item in page.get("Contents", []):
+                sizes[item["Key"].removeprefix(self._key(""))] = item["Size"]
+            if not page.get("IsTruncated"):
+                return sizes
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def url(self, path: str) -> str:
+        """The object's URL."""
+        return f"s3://{self._bucket}/{self._key(path)}"
 
     def write(self, path: str, body: bytes, version: Version | None) -> None:  # the lock is the condition
         """One conditional PUT.
@@ -139,10 +214,30 @@ class Bucket:
                 return True
         return False
 
-    async def _get(self, key: str) -> tuple[bytes, str]:
-        response = await self._s3._call_s3("get_object", Bucket=self._bucket, Key=key)  # noqa: SLF001  # its public form drops the ETag
+    def _get(self, path: str, part: str | None = None, version: Version | None = None) -> "_Got | None":
+        """The object or a part of it (`bytes=…`), of that version, or None."""
+        request = {"Bucket": self._bucket, "Key": self._key(path)}
+        request |= {"Range": part} if part else {}
+        request |= {"IfMatch": version} if version else {}
+        try:
+            got: _Got = fsspec.asyn.sync(self._s3.loop, self._request, request)
+        except (OSError, ClientError) as error:
+            if isinstance(error, FileNotFoundError) or _code(error) in _ABSENT:
+                return None
+            if _code(error) == _EMPTY:
+                return _Got(b"", "", 0)
+            raise
+        return got
+
+    async def _request(self, request: dict[str, str]) -> "_Got":
+        response = await self._s3._call_s3("get_object", **request)  # noqa: SLF001  # its public form drops the ETag
+        # "bytes 100-199/1234"; a store that knows no ranges sends the whole object.
+        size = response.get("ContentRange", "").rpartition("/")[2] or response["ContentLength"]
         async with response["Body"] as body:
-            return await body.read(), response["ETag"]
+            return _Got(await body.read(), response["ETag"], int(size))
+
+    def _below(self, folder: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Prefix": f"{self._key(folder).strip('/')}/".lstrip("/")}
 
     def _key(self, path: str) -> str:
         return f"{self._prefix.rstrip('/')}/{path}" if self._prefix else path

@@ -24,6 +24,7 @@ from sources.cloudflare_audit_logs.schema import (
 DATASET = "cloudflare"
 HOUR = timedelta(hours=1)
 
+_ORDER = ("timestamp", "event_id", "api_version")
 _LOW_CARDINALITY = [name for name in EVENT_SCHEMA.names if name not in {"event_id", "raw_event", "metadata"}]
 
 
@@ -37,12 +38,22 @@ class Partition:
     @property
     def path(self) -> str:
         """The object's path. `account=` is not a column's name: readers that infer hive keys would clash with it."""
-        return f"{EVENTS_TABLE}/account={self.account_id}/{self.hour:date=%Y-%m-%d/hour=%H}/events.parquet"
+        return f"{day_folder(self.account_id, self.hour)}/{self.hour:hour=%H}/events.parquet"
 
 
 def quarantine_path(account_id: str) -> str:
     """All that is quarantined of an account lies in one object: it is rare, and never looked up by time."""
     return f"{QUARANTINE_TABLE}/account={account_id}/events.parquet"
+
+
+def account_folder(account_id: str) -> str:
+    """Where all objects of an account lie."""
+    return f"{EVENTS_TABLE}/account={account_id}"
+
+
+def day_folder(account_id: str, day: datetime) -> str:
+    """Where the objects of an account and day (UTC) lie."""
+    return f"{account_folder(account_id)}/{day.astimezone(UTC):date=%Y-%m-%d}"
 
 
 def hours_of(since: datetime, before: datetime) -> Iterator[datetime]:
@@ -64,7 +75,20 @@ def split(events: pa.Table) -> Iterator[tuple[Partition, pa.Table]]:
 
 def merge_events(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:
     """The partition with the new events in it, each once, what was there first kept; None if nothing is new."""
-    return _merge(existing, new, EVENT_SCHEMA, PRIMARY_KEY, order=("timestamp", "event_id", "api_version"))
+    return _merge(existing, new, EVENT_SCHEMA, PRIMARY_KEY, order=_ORDER)
+
+
+def replace_events(existing: pa.Table, right: pa.Table) -> pa.Table:
+    """The partition with some of its events replaced by what they should be; when they were first seen stays."""
+    existing = existing.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+    key = list(PRIMARY_KEY)
+    seen = existing.select([*key, "ingestion_time"]).group_by(key).aggregate([("ingestion_time", "min")])
+    replaced = right.drop_columns(["ingestion_time"]).join(seen, key, join_type="inner")
+    replaced = replaced.rename_columns({"ingestion_time_min": "ingestion_time"}).select(EVENT_SCHEMA.names)
+    # Joined as Arrow joins: without strings of more than 2 GB, which an hour's object is far from.
+    others = existing.join(right.select(key), key, join_type="left anti")
+    both = pa.concat_tables([others.select(EVENT_SCHEMA.names), replaced]).cast(EVENT_SCHEMA)
+    return both.sort_by([(name, "ascending") for name in _ORDER])
 
 
 def merge_quarantined(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:

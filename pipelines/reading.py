@@ -7,8 +7,9 @@ window that fits one step, and is given up for `asc` when it does not.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from sources.cloudflare_audit_logs.errors import AccountError
@@ -17,6 +18,25 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 
 FetchPages = Callable[[Stream, Window, str], Iterator[Page]]
 """Reads a window of a stream in a direction, page by page, to its end."""
+
+
+_EDGE = timedelta(seconds=1)
+
+
+def fetch_exactly(fetch_pages: FetchPages) -> FetchPages:
+    """The same with the events of `[since, before)`, whether or not the API includes these times itself."""
+
+    def fetch(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
+        for page in fetch_pages(stream, Window(window.since - _EDGE, window.before + _EDGE), direction):
+            yield Page(within(page.events, window), page.quarantined)
+
+    return fetch
+
+
+def within(events: pa.Table, window: Window) -> pa.Table:
+    """The events of a window."""
+    time = events["timestamp"]
+    return events.filter(pc.and_(pc.greater_equal(time, window.since), pc.less(time, window.before)))
 
 
 @dataclass(frozen=True)

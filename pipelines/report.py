@@ -28,6 +28,8 @@ class Report:
     accounts_read: set[Stream] = field(default_factory=set)
     destinations_failed: dict[str, AuditLogsError] = field(default_factory=dict)
     stopped_by: AuditLogsError | None = None
+    gaps: int = 0
+    """Hours that were compared, and in which a store does not hold each event once."""
 
     def add_load(self, destination: str, new: Mapping[Stream, Batch], *, is_late: bool) -> None:
         """Counts what a load brought, and says so."""
@@ -50,7 +52,7 @@ class Report:
 
 
 def exit_code(report: Report) -> int:
-    """0 done, 1 an account failed, 75 try again later."""
+    """0 done, 1 an account failed, 3 a gap was found, 75 try again later."""
     hard = [error for error in report.accounts_failed.values() if not isinstance(error, TemporaryError)]
     others_loaded = bool(report.accounts_read - report.accounts_failed.keys())
     if hard or (report.accounts_failed and others_loaded):
@@ -58,7 +60,7 @@ def exit_code(report: Report) -> int:
     later = [*report.accounts_failed.values(), *report.destinations_failed.values(), report.stopped_by]
     failed = [error for error in later if error is not None]
     if not failed:
-        return 0
+        return 3 if report.gaps else 0
     return 75 if all(isinstance(error, TemporaryError) for error in failed) else 1
 
 
@@ -72,6 +74,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "newest": report.newest.isoformat() if report.newest else None,
         "failed_accounts": {stream.name: str(error) for stream, error in report.accounts_failed.items()},
         "failed_destinations": {name: str(error) for name, error in report.destinations_failed.items()},
+        "gaps": report.gaps,
         "error": str(report.stopped_by) if report.stopped_by else None,
     }
 
@@ -81,4 +84,5 @@ def as_text(report: Report) -> str:
     where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
     late = "".join(f", {name} {count:,} late" for name, count in sorted(report.late.items()))
     failed = len(report.accounts_failed) + len(report.destinations_failed) + (report.stopped_by is not None)
-    return f"{report.read:,} events read: {where}{late}" + (f"; {failed} failed, see the log" if failed else "")
+    gaps = f"; {report.gaps} hours with gaps: run pipelines/reconcile.py" if report.gaps else ""
+    return f"{report.read:,} events read: {where}{late}{gaps}" + (f"; {failed} failed, see the log" if failed else "")

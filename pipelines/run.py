@@ -9,40 +9,29 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pipelines.api import Clock, client_for, page_fetcher, utc_now
 from pipelines.destination import Destination
 from pipelines.dlt_hooks import verify_hooks
 from pipelines.embedded_postgres import embedded_postgres, ensure_running
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
-from pipelines.loop import Loop, StopRequestedError
-from pipelines.reading import DEFAULT_LIMITS, FetchPages, StepLimits
+from pipelines.loop import Loop
+from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
-from sources.cloudflare_audit_logs.answers import Answer
-from sources.cloudflare_audit_logs.client import AuditLogsClient
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
-from sources.cloudflare_audit_logs.events import Page, decode_page
-from sources.cloudflare_audit_logs.paging import read_window
-from sources.cloudflare_audit_logs.streams import Stream, Window
-
-Clock = Callable[[], datetime]
 
 LONGEST_STOP_SECONDS = 60
 """How long a load may still take when we are to stop. Then the process ends as if killed, which is safe."""
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse_arguments(arguments)
     configure_logs()
     try:
-        settings = read_settings(read_environment(), now=_now())
+        settings = read_settings(read_environment(), now=utc_now())
     except SettingsError as error:
         print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
         return 2
@@ -77,7 +66,7 @@ def run(
     once: bool,
     stop: threading.Event,
     limits: StepLimits = DEFAULT_LIMITS,
-    clock: Clock = _now,
+    clock: Clock = utc_now,
 ) -> Report:
     """The main job on these settings, until `stop` or for one poll.
 
@@ -117,47 +106,6 @@ def _log_start(settings: Settings) -> None:
         warehouse=f"{server.host}:{server.port}/{server.database}" if server else settings.stores.postgres_dir,
         lake=settings.stores.lake_url,
     )
-
-
-def client_for(settings: Settings, stop: threading.Event, clock: Clock) -> AuditLogsClient:
-    """The API as the settings say. While it waits, `stop` ends it: `StopRequestedError`."""
-
-    def sleep(seconds: float) -> None:
-        if stop.wait(seconds):
-            raise StopRequestedError
-
-    return AuditLogsClient(
-        settings.api_url,
-        settings.api_token,
-        clock=clock,
-        sleep=sleep,
-        timeout_seconds=settings.request_timeout_seconds,
-        max_retries=settings.max_retries,
-        backoff_seconds=settings.backoff_seconds,
-        backoff_max_seconds=settings.backoff_max_seconds,
-    )
-
-
-def page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Event, clock: Clock) -> FetchPages:
-    """Reads windows page by page, decoded, as the settings say; `stop` ends it between two pages."""
-
-    def get(path: str, params: Mapping[str, str | int]) -> Answer:
-        if stop.is_set():
-            raise StopRequestedError
-        return client.get(path, params)
-
-    def fetch_pages(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
-        for slices in read_window(
-            get,
-            stream,
-            window,
-            direction=direction,
-            per_page=settings.per_page,
-            hide_user_logs=settings.hide_user_logs,
-        ):
-            yield decode_page(slices, stream, clock())
-
-    return fetch_pages
 
 
 @contextmanager

@@ -87,6 +87,12 @@ def number(kind: Callable[[str], N], low: float, high: float, what: str) -> Call
     return parse
 
 
+def ages(text: str) -> tuple[float, ...]:
+    """Numbers of hours, comma separated, each once, least first; 0 is none."""
+    one = number(float, 0, 24 * 548, "a number of hours, or several, comma separated,")
+    return tuple(sorted({one(part.strip()) for part in text.split(",")} - {0.0}))
+
+
 def choice(*choices: str) -> Callable[[str], str]:
     """One of the words, in small or capital letters."""
 

@@ -5,7 +5,7 @@ The names, defaults and meanings are the contract; `.env.example` and `config.ex
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -20,7 +20,7 @@ from . import setting_values as values
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HISTORY = timedelta(days=30)
-OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "S3_", "SWEEP_", "TIMESCALE_")
+OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
 
 _SECRET = re.compile("TOKEN|PASSWORD|SECRET")
 
@@ -33,6 +33,10 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class UsageError(Exception):
+    """What a command was asked for makes no sense here (exit 2). Nothing was touched."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Settings:
     backoff_max_seconds: float
     sweep_interval_seconds: float
     sweep_window_hours: float
+    reconcile_after_hours: tuple[float, ...]
     initial_checkpoint: datetime | None
     stores: StoreSettings
     warnings: tuple[str, ...] = ()
@@ -130,7 +135,11 @@ class Settings:
     @property
     def streams(self) -> list[Stream]:
         """Every account in every version that is read."""
-        return [Stream(account_id, version) for account_id in self.account_ids for version in self.api_versions]
+        return self.streams_of(self.account_ids)
+
+    def streams_of(self, account_ids: Sequence[str]) -> list[Stream]:
+        """Some accounts in every version that is read."""
+        return [Stream(account_id, version) for account_id in account_ids for version in self.api_versions]
 
     @property
     def safety_lag(self) -> timedelta:
@@ -170,17 +179,17 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
     return {name: value for name, value in merged.items() if value}
 
 
-def read_settings(environment: Mapping[str, str], *, now: datetime) -> Settings:
-    """The checked settings.
+def read_settings(environment: Mapping[str, str], *, now: datetime, asks_api: bool = True) -> Settings:
+    """The checked settings; token and accounts may be missing where the API is not asked.
 
     Raises:
         SettingsError: with every problem at once, each with what to write instead.
     """
     read = _Reader(environment)
     settings = Settings(
-        api_token=read.required("CLOUDFLARE_API_TOKEN", values.token, "a Cloudflare API token"),
-        account_ids=read.required(
-            "CLOUDFLARE_ACCOUNT_ID", values.account_ids, "one or several account ids, comma separated"
+        api_token=read.needed("CLOUDFLARE_API_TOKEN", values.token, "a Cloudflare API token", "", asks_api),
+        account_ids=read.needed(
+            "CLOUDFLARE_ACCOUNT_ID", values.account_ids, "one or several account ids, comma separated", (), asks_api
         ),
         api_url=read.optional("CLOUDFLARE_API_URL", values.url, "https://api.cloudflare.com/client/v4"),
         api_versions=read.optional("CLOUDFLARE_API_VERSION", values.api_versions, ("v1",)),
@@ -194,6 +203,7 @@ def read_settings(environment: Mapping[str, str], *, now: datetime) -> Settings:
         sweep_window_hours=read.optional(
             "SWEEP_WINDOW_HOURS", values.number(float, 0, 24 * 548, "a number of hours"), 24.0
         ),
+        reconcile_after_hours=read.optional("RECONCILE_AFTER_HOURS", values.ages, (24.0, 168.0, 720.0)),
         max_retries=read.optional("CLOUDFLARE_MAX_RETRIES", values.whole(0, 100), 3),
         backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", values.seconds(0, 3600), 1.0),
         backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", values.seconds(0, 3600), 300.0),
@@ -296,11 +306,10 @@ class _Reader:
     def problem(self, text: str) -> None:
         self.problems.append(text)
 
-    def required(self, name: str, parse: Callable[[str], T], meaning: str) -> T:
-        if not self._environment.get(name):
-            self._names.add(name)
+    def needed(self, name: str, parse: Callable[[str], T], meaning: str, default: T, is_required: bool) -> T:  # noqa: FBT001
+        if is_required and not self._environment.get(name):
             self.problem(f"{name} is missing: set it to {meaning}, in .env or the environment")
-        return self.optional(name, parse, None)
+        return self.optional(name, parse, default)
 
     def optional(self, name: str, parse: Callable[[str], T], default: T | None) -> T:
         self._names.add(name)

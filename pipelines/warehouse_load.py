@@ -36,7 +36,7 @@ _COLUMN_TYPES = {pa.string(): "text", pa.timestamp("us", tz="UTC"): "timestamptz
 _REFUSALS = ("22", "23", "54")
 
 
-def load_events(connection: Connection, schema: str, events: pa.Table) -> list[str]:
+def load_events(connection: Connection, schema: str, events: pa.Table, *, table: str = EVENTS_TABLE) -> list[str]:
     """Inserts the events that the table lacks and returns why rows were quarantined (empty: none was).
 
     The connection is in autocommit mode: ADBC's own transactions refuse ROLLBACK TO SAVEPOINT after an error.
@@ -44,13 +44,10 @@ def load_events(connection: Connection, schema: str, events: pa.Table) -> list[s
     Raises:
         adbc_driver_manager.Error: whatever is not the fault of a row; nothing of the batch is written then.
     """
-    for column in JSON_COLUMNS:
-        events = _with_storable_json(events, column)
+    events = _storable(events)
     with connection.cursor() as cursor, _transaction(cursor):
         _create_stage(cursor, EVENT_SCHEMA)
-        refused = [
-            _as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, EVENTS_TABLE), events)
-        ]
+        refused = [_as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, table), events)]
         if refused:
             cursor.execute(f"DROP TABLE {_STAGE}")
             _insert_quarantined(cursor, schema, pa.concat_tables(refused))
@@ -62,6 +59,19 @@ def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table)
     with connection.cursor() as cursor, _transaction(cursor):
         _insert_quarantined(cursor, schema, quarantined)
     return []
+
+
+def update_events(connection: Connection, schema: str, events: pa.Table) -> None:
+    """Makes the events that the table has what they should be; when they were first seen stays."""
+    columns = [name for name in EVENT_SCHEMA.names if name not in {*PRIMARY_KEY, "ingestion_time"}]
+    values = ", ".join(f'"{name}" = s."{name}"' + "::jsonb" * (name in JSON_COLUMNS) for name in columns)
+    is_same = " AND ".join(f'e."{name}" = s."{name}"' for name in PRIMARY_KEY)
+    with connection.cursor() as cursor, _transaction(cursor):
+        _create_stage(cursor, EVENT_SCHEMA)
+        cursor.adbc_ingest(_STAGE, _storable(events), mode="append", temporary=True)
+        cursor.execute(
+            f"UPDATE {_qualified(schema, EVENTS_TABLE)} AS e SET {values} FROM {_STAGE} AS s WHERE {is_same}"  # noqa: S608  # names are ours
+        )
 
 
 @contextmanager
@@ -157,6 +167,12 @@ _ESCAPE = re.compile(
 def storable_json(text: str) -> str:
     """The JSON text with U+FFFD for what jsonb refuses: an escaped NUL and lone surrogates. All else as it was."""
     return _ESCAPE.sub(lambda match: "\\ufffd" if match["refused"] else match[0], text)
+
+
+def _storable(events: pa.Table) -> pa.Table:
+    for column in JSON_COLUMNS:
+        events = _with_storable_json(events, column)
+    return events
 
 
 def _with_storable_json(events: pa.Table, column: str) -> pa.Table:

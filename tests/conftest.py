@@ -156,6 +156,7 @@ def environment(
             "PG_HOST": postgres.host,
             "PG_PORT": str(postgres.port),
             "PG_PASSWORD": postgres.password,
+            "RECONCILE_AFTER_HOURS": "0",
             "PG_SCHEMA": f"test_{os.getpid()}_{next(_numbers)}",
         }
 
@@ -357,3 +358,26 @@ def _wait_for_bucket(client: Any, name: str, process: subprocess.Popen[bytes]) -
         else:
             return
     pytest.fail("the S3 server of the tests did not start")
+
+
+@pytest.fixture
+def lake_object(stores: Stores) -> Callable[..., None]:
+    """Changes the rows of an object of a folder lake, as a tool of others would: in place, with pyarrow."""
+
+    def change(
+        number: int = 0,
+        *,
+        doubled: bool = False,
+        without: str | None = None,
+        texts: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        path = sorted((stores.lake / "cloudflare/audit_logs").rglob("*.parquet"))[number]
+        table = pq.ParquetFile(path).read()
+        rows = [row for row in table.to_pylist() if row["event_id"] != without]
+        for row in rows:
+            old, new = (texts or {}).get(row["event_id"], ("", ""))
+            row["raw_event"] = row["raw_event"].replace(old, new) if old else row["raw_event"]
+        changed = pa.Table.from_pylist(rows * 2 if doubled else rows, schema=table.schema)
+        pq.write_table(changed, path)
+
+    return change

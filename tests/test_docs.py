@@ -12,7 +12,9 @@ from pipelines.settings import PROJECT_ROOT, read_settings
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 
 EXAMPLES = (".env.example", "config.example.env")
-NAME = re.compile(r'"((?:CLOUDFLARE|PG|S3|SWEEP|TIMESCALE)_[A-Z_]+|POLL_INTERVAL_SECONDS|INITIAL_CHECKPOINT|DATA_DIR)"')
+NAME = re.compile(
+    r'"((?:CLOUDFLARE|PG|RECONCILE|S3|SWEEP|TIMESCALE)_[A-Z_]+|POLL_INTERVAL_SECONDS|INITIAL_CHECKPOINT|DATA_DIR)"'
+)
 REQUIRED = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a"}
 
 

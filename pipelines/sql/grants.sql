@@ -5,4 +5,5 @@
 -- CREATE is for dlt's own tables, _dlt_…, which are that role's.
 GRANT USAGE, CREATE ON SCHEMA {schema} TO {ingest};
 
-GRANT SELECT, INSERT ON {schema}.audit_logs, {schema}.audit_logs_quarantine, {schema}.audit_logs_rehydrated TO {ingest};
+GRANT SELECT, INSERT ON {schema}.audit_logs, {schema}.audit_logs_quarantine, {schema}.audit_logs_rehydrated,
+    {schema}.audit_completeness TO {ingest};

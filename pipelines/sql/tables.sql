@@ -27,6 +27,25 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_logs (
 
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs_rehydrated (LIKE {schema}.audit_logs INCLUDING ALL);
 
+-- What a comparison of API, warehouse and lake found, an hour of an account and version each.
+CREATE TABLE IF NOT EXISTS {schema}.audit_completeness (
+    account_id           text        NOT NULL,
+    api_version          text        NOT NULL,
+    hour                 timestamptz NOT NULL,
+    checked_at           timestamptz NOT NULL,
+    status               text        NOT NULL,  -- complete, gap
+    api_events           bigint,                -- NULL: the API was not asked
+    warehouse_events     bigint,                -- NULL: older than the retention
+    lake_events          bigint,                -- NULL: the object cannot be read
+    missing_in_warehouse bigint      NOT NULL,
+    missing_in_lake      bigint      NOT NULL,
+    doubled_in_lake      bigint      NOT NULL,
+    differing            bigint,                -- NULL: the payloads were not compared
+    missing_in_api       bigint,                -- no gap: the API forgets what is old
+    api_digest           text,                  -- of the API's event ids: pipelines/tally.py
+    PRIMARY KEY (account_id, api_version, hour, checked_at)
+);
+
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs_quarantine (
     digest      text        NOT NULL,
     account_id  text        NOT NULL,

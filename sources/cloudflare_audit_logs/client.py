@@ -16,6 +16,7 @@ import tenacity
 import urllib3
 
 from .answers import Answer, excerpt, parse_answer
+from .budget import Budget
 from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, UnavailableError
 
 PERMISSION_HINT = (
@@ -48,9 +49,10 @@ class AuditLogsClient:
         max_retries: int = 3,
         backoff_seconds: float = 1,
         backoff_max_seconds: float = 300,
+        budget: Budget | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._clock = clock
+        self._clock, self._sleep, self._budget = clock, sleep, budget
         self._timeout_seconds = timeout_seconds
         self._session = requests.Session()
         self._session.auth = _BearerAuth(token)
@@ -86,6 +88,8 @@ class AuditLogsClient:
         return self._retrying(self._get_once, path, params)
 
     def _get_once(self, path: str, params: Mapping[str, str | int]) -> Answer:
+        if self._budget is not None:
+            self._budget.wait(self._sleep)
         self.requests += 1
         url = f"{self._base_url}/{path}"
         give_up_at = time.monotonic() + _LONGEST_ANSWER * self._timeout_seconds
@@ -96,6 +100,8 @@ class AuditLogsClient:
                 body = _read(response, give_up_at)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise UnavailableError("the API cannot be reached", detail=_cause(error)) from error
+        if self._budget is not None:
+            self._budget.note(response.headers)
         self._check_clock(response)
         self._check_status(response, body)
         return parse_answer(body)

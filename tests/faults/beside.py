@@ -8,9 +8,9 @@ import sys
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
+from pipelines.api import client_for, page_fetcher
 from pipelines.lake import Lake
 from pipelines.reading import Reading, StepLimits
-from pipelines.run import client_for, page_fetcher
 from pipelines.settings import read_environment, read_settings
 from pipelines.sidecar import Sidecar
 from pipelines.store import Store

@@ -31,7 +31,7 @@ _LAKE = "dlt.destinations.impl.filesystem.filesystem:FilesystemClient"
 
 POINTS = {
     "after a request": Point("after", f"{_CLIENT}._get_once"),
-    "with a page in hand": Point("before", "pipelines.run:decode_page"),
+    "with a page in hand": Point("before", "pipelines.api:decode_page"),
     "with the lock and no state": Point("before", f"{_DLT}.sync_destination"),
     "before extract": Point("before", f"{_DLT}.extract"),
     "after extract": Point("after", f"{_DLT}.extract"),

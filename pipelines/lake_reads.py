@@ -1,0 +1,128 @@
+"""What the lake holds of an hour or of a day. Reads no more than is asked for, lists no more than a day."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.streams import Stream, Window
+
+from .lake import Lake, LakeClient, reading
+from .objects import ConflictError
+from .partitions import Partition, account_folder, day_folder, hours_of
+from .reading import within
+from .scratch_pipeline import client_of
+from .windows import days_of
+
+_ATTEMPTS = 10
+KEY_COLUMNS = ["event_id", "timestamp", "account_id", "api_version"]
+"""The first ones of an object: one stretch of it."""
+
+
+class DayObjects(NamedTuple):
+    """The objects that an account has in the hours of a window that lie in one day."""
+
+    account_id: str
+    window: Window
+    sizes: dict[Partition, int]
+    """Bytes of each object."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all of them."""
+        return sum(self.sizes.values())
+
+
+class LakeReader:
+    """Reads the lake, and never writes. Errors of the store are told as the lake's."""
+
+    def __init__(self, lake: Lake, client: LakeClient) -> None:
+        self._lake, self.objects = lake, client.objects
+        self.filesystem: Any = None if client.is_local_filesystem else client.fs_client
+        """What DuckDB needs to read the URLs below; None: nothing."""
+
+    def url(self, partition: Partition) -> str:
+        """The object's address, as DuckDB takes it."""
+        return self.objects.url(partition.path)
+
+    def has_account(self, account_id: str) -> bool:
+        """Whether there is anything of an account."""
+        with self._lake.translated_errors():
+            return self.objects.is_there(account_folder(account_id))
+
+    def days(self, account_id: str, window: Window) -> Iterator[DayObjects]:
+        """The objects of the window that are there, a day at a time: one listing of that day's folder each."""
+        for part in days_of(window):
+            with self._lake.translated_errors():
+                found = self.objects.sizes(day_folder(account_id, part.since))
+            partitions = [Partition(account_id, hour) for hour in hours_of(part.since, part.before)]
+            yield DayObjects(account_id, part, {p: found[p.path] for p in partitions if p.path in found})
+
+    def keys(self, stream: Stream, window: Window) -> pa.Table:
+        """`event_id` and `timestamp` of each row in a window of at most an hour, as often as it is there.
+
+        Raises:
+            AuditLogsError: the object is not Parquet of our columns.
+        """
+        return self._rows(stream, window, KEY_COLUMNS).select(["event_id", "timestamp"])
+
+    def events(self, stream: Stream, window: Window) -> pa.Table:
+        """As `keys`, but the rows whole."""
+        return self._rows(stream, window, EVENT_SCHEMA.names)
+
+    def what_is_wrong_with(self, partition: Partition) -> AuditLogsError | None:
+        """Why an object is not Parquet of our columns; raises TemporaryError if it cannot be reached."""
+        try:
+            self._read(partition.path, EVENT_SCHEMA.names)
+        except TemporaryError:
+            raise
+        except AuditLogsError as error:
+            return error
+        return None
+
+    def _rows(self, stream: Stream, window: Window, columns: list[str]) -> pa.Table:
+        path = Partition(stream.account_id, next(hours_of(window.since, window.before))).path
+        rows = self._read(path, columns)
+        is_account, is_version = (
+            pc.equal(rows[name], value)
+            for name, value in (("account_id", stream.account_id), ("api_version", stream.api_version))
+        )
+        return within(rows.filter(pc.and_(is_account, is_version)), window)
+
+    def _read(self, path: str, columns: list[str]) -> pa.Table:
+        schema = pa.schema([EVENT_SCHEMA.field(name) for name in columns])
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._lake.translated_errors():
+                    file = self.objects.open(path)
+                if file is None:
+                    return schema.empty_table()
+                with file, reading(path):
+                    return pq.ParquetFile(file, pre_buffer=True).read(columns).select(columns).cast(schema)
+            except ConflictError:
+                continue
+        raise TemporaryError(f"{path} is being written without end", detail=f"replaced {_ATTEMPTS} times while read")
+
+
+@contextmanager
+def read_lake(*, must_exist: bool = True) -> Iterator[LakeReader]:
+    """The lake of the settings, to be read.
+
+    Raises:
+        AuditLogsError: there is none, although it must exist.
+        TemporaryError: it cannot be reached.
+    """
+    lake = Lake()
+    client: LakeClient = client_of(lake)
+    with lake.translated_errors():
+        is_there = client.objects.is_there("")
+    if must_exist and not is_there:
+        raise AuditLogsError(
+            f"there is no lake at {client.config.bucket_url}", hint="check S3_BUCKET, S3_PREFIX or DATA_DIR"
+        )
+    yield LakeReader(lake, client)

@@ -1,0 +1,208 @@
+"""`python pipelines/reconcile.py --since T --before T [--account A]… [--repair] [--content] [--without-api] [--json]`.
+
+Proves that API, warehouse and lake hold the same events, each once, or says hour by hour what is missing where: counts
+and digests of the ids first, the ids only of hours that differ. `--content` compares what the events say, too.
+`--repair` fills each store from the others, and compares again. What was found is kept in `audit_completeness`.
+Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75 try again later.
+"""
+
+import argparse
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from pipelines.api import client_for, page_fetcher, sleep_until, utc_now
+from pipelines.backfill import LARGEST_POOL, Unit
+from pipelines.command import run_window_command
+from pipelines.completeness import STORES, ApiSide, Completeness, HourCheck
+from pipelines.copies import open_copies, open_sidecars
+from pipelines.lake_reads import read_lake
+from pipelines.logs import log
+from pipelines.reading import FetchPages
+from pipelines.repair import Repair
+from pipelines.settings import Settings
+from pipelines.units import exit_code_of, run_units
+from pipelines.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
+from sources.cloudflare_audit_logs.budget import Budget
+from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError
+from sources.cloudflare_audit_logs.streams import Stream, Window
+
+
+class Scope(NamedTuple):
+    """What is compared, and what is done about it."""
+
+    asks_api: bool
+    with_contents: bool
+    repairs: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compares the window, and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="reconcile.py", description=__doc__)
+    add_window_options(parser)
+    parser.add_argument("--repair", action="store_true", help="fill what is missing, and compare again")
+    parser.add_argument("--content", action="store_true", help="compare what the events say, too")
+    parser.add_argument("--without-api", action="store_true", help="compare warehouse and lake alone")
+    parser.add_argument("--json", action="store_true", help="the result as JSON, ids included")
+    options = parser.parse_args(arguments)
+    window = window_of(parser, options)
+    scope = Scope(not options.without_api, options.content, options.repair)
+    work = partial(reconcile, window, options.account, scope, as_json=options.json)
+    return run_window_command(work, asks_api=scope.asks_api)
+
+
+def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settings: Settings, *, as_json: bool) -> int:
+    """The command itself."""
+    # After the safety lag: before it, events may come at any moment.
+    settled = utc_now() - settings.safety_lag
+    window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
+    with nullcontext() if scope.asks_api else read_lake() as lake:
+        is_known = lake.has_account if lake else _is_not_known
+        streams = settings.streams_of(accounts_of(chosen, settings.account_ids, is_known))
+    units = [(stream, day) for day in days_of(window) for stream in streams]
+    stop, checks, failures = threading.Event(), list[HourCheck](), dict[Stream, AuditLogsError]()
+    open_worker = partial(_open_worker, settings, scope, stop, Budget())
+    hours = events = 0
+    with tqdm(total=len(units), unit=" days", desc="reconcile", disable=not sys.stderr.isatty()) as bar:
+        for (stream, _), result in run_units(units, open_worker, workers=min(LARGEST_POOL, len(streams)), stop=stop):
+            if isinstance(result, AuditLogsError):
+                failures[stream] = result
+                log.error("account.failed", account=stream.account_id, version=stream.api_version, error=result)
+            else:
+                hours += len(result)
+                events += sum(max(check.events.values(), default=0) for check in result)
+                checks += [check for check in result if check.is_gap or check.missing]
+            bar.update()
+            bar.set_postfix_str(f"{events:,} events, {sum(check.is_gap for check in checks):,} hours with gaps")
+    checks.sort(key=lambda check: (check.stream, check.hour))
+    gaps = [check for check in checks if check.is_gap]
+    if as_json:
+        print(json.dumps(_as_json(checks, hours, events, failures)))
+    else:
+        print(_as_text(checks, hours, events, scope))
+    return exit_code_of(failures.values()) or (3 if gaps else 0)
+
+
+def _is_not_known(_: str) -> bool:
+    """The API needs a token for an account: the settings say which there are."""
+    return False
+
+
+@dataclass
+class _Worker:
+    """What one thread needs, and how it does a unit."""
+
+    scope: Scope
+    stop: threading.Event
+    completeness: Completeness
+    fetch_pages: FetchPages | None
+    repair: Repair | None
+
+    def __call__(self, unit: Unit) -> list[HourCheck]:
+        """Compares a window, mends it if told to, and returns how it was in the end."""
+        while True:
+            try:
+                return self._check_and_mend(*unit)
+            except RateLimitedError as error:
+                log.warning("reconcile.rate_limited", error=error)
+                sleep_until(error.until, self.stop)
+
+    def _check_and_mend(self, stream: Stream, window: Window) -> list[HourCheck]:
+        checks = self._check(stream, window)
+        gaps = [check for check in checks if check.is_gap]
+        if self.repair is None or not gaps:
+            return checks
+        for gap in gaps:
+            log.warning(
+                "reconcile.gap", account=stream.account_id, hour=gap.hour.isoformat(), found="; ".join(_wrong(gap))
+            )
+            self.repair.mend(gap)
+        return self._check(stream, window)
+
+    def _check(self, stream: Stream, window: Window) -> list[HourCheck]:
+        api = None
+        if self.fetch_pages is not None:
+            api = ApiSide.read(self.fetch_pages, stream, window, with_contents=self.scope.with_contents)
+        return self.completeness.check(stream, window, api)
+
+
+@contextmanager
+def _open_worker(
+    settings: Settings, scope: Scope, stop: threading.Event, budget: Budget, number: int
+) -> Iterator[_Worker]:
+    with ExitStack() as stack:
+        fetch_pages = None
+        if scope.asks_api:
+            client = stack.enter_context(client_for(settings, stop, utc_now, budget))
+            fetch_pages = page_fetcher(client, settings, stop, utc_now)
+        copies = stack.enter_context(open_copies(settings.stores))
+        completeness = Completeness(copies.warehouse, copies.lake, clock=utc_now, with_contents=scope.with_contents)
+        repair = None
+        if scope.repairs:
+            sidecars = stack.enter_context(open_sidecars(settings.stores, f"repair_{number}", clock=utc_now))
+            repair = Repair(fetch_pages, copies.warehouse, copies.lake, sidecars, copies.owner, copies.schema)
+        yield _Worker(scope, stop, completeness, fetch_pages, repair)
+
+
+def _as_json(
+    checks: Sequence[HourCheck], hours: int, events: int, failures: dict[Stream, AuditLogsError]
+) -> dict[str, Any]:
+    return {
+        "hours": hours,
+        "events": events,
+        "gaps": [_hour_as_json(check) for check in checks if check.is_gap],
+        "not_in_api": sum(len(check.missing.get("api", [])) for check in checks),
+        "failed_accounts": {stream.name: str(error) for stream, error in failures.items()},
+    }
+
+
+def _hour_as_json(check: HourCheck) -> dict[str, Any]:
+    return {
+        "account_id": check.stream.account_id,
+        "api_version": check.stream.api_version,
+        "hour": check.hour.isoformat(),
+        "events": check.events,
+        "missing": {side: [event_id for event_id, _ in keys] for side, keys in check.missing.items()},
+        "doubled": {"lake": [event_id for event_id, _ in check.doubled]} if check.doubled else {},
+        "differing": {store: [event_id for event_id, _ in keys] for store, keys in (check.differing or {}).items()},
+        "broken": None if check.broken is None else str(check.broken),
+    }
+
+
+_HEAD = ("account", "version", "hour (UTC)", "API", "warehouse", "lake", "what is wrong")
+
+
+def _as_text(checks: Sequence[HourCheck], hours: int, events: int, scope: Scope) -> str:
+    gaps = [check for check in checks if check.is_gap]
+    lines = [_HEAD, *map(_line, gaps)] if gaps else []
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    forgotten = sum(len(check.missing.get("api", [])) for check in checks)
+    asked = ", ".join(["API", *STORES] if scope.asks_api else STORES)
+    found = f"{len(gaps):,} hours with gaps" if gaps else "complete"
+    known = f"; {forgotten:,} events that the API does not show (any more)" if forgotten else ""
+    return "\n".join([*table, f"{hours:,} hours, {events:,} events in {asked}: {found}{known}"])
+
+
+def _line(check: HourCheck) -> tuple[str, ...]:
+    counts = [f"{check.events[side]:,}" if side in check.events else "-" for side in ("api", *STORES)]
+    hour = f"{check.hour:%Y-%m-%d %H}h"
+    return check.stream.account_id, check.stream.api_version, hour, *counts, "; ".join(_wrong(check))
+
+
+def _wrong(check: HourCheck) -> list[str]:
+    problems = [f"{len(check.missing[store]):,} missing in the {store}" for store in STORES if check.missing.get(store)]
+    problems += [f"{len(check.doubled):,} doubled in the lake"] if check.doubled else []
+    problems += [f"{len(keys):,} differ in the {store}" for store, keys in (check.differing or {}).items()]
+    return problems + ([f"broken: {check.broken.message}"] if check.broken else [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

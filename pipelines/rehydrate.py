@@ -1,0 +1,209 @@
+"""`python pipelines/rehydrate.py --since T --before T [--account A]… [--dry-run | --drop] [--json]`.
+
+Brings a window of the lake back into the warehouse, table `audit_logs_rehydrated`, each event once however often it
+runs; the view `audit_logs_all` has both tables. `--drop` takes it out again. DuckDB reads the objects, whose paths are
+reckoned from the window; a day of an account is one unit. May be ended and run again at any time, and runs beside the
+loop. Exit codes: 0 done, 1 an object is broken, 2 wrong usage, 75 try again later.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from adbc_driver_manager.dbapi import Connection
+from tqdm import tqdm
+
+from pipelines.api import utc_now
+from pipelines.command import run_window_command
+from pipelines.lake_reads import DayObjects, LakeReader, read_lake
+from pipelines.logs import log
+from pipelines.partitions import Partition
+from pipelines.postgres import as_owner, connect, transaction_on
+from pipelines.settings import Settings
+from pipelines.statements import sections_of
+from pipelines.units import run_units
+from pipelines.warehouse import Warehouse, open_warehouse
+from pipelines.warehouse_load import load_events
+from pipelines.windows import accounts_of, add_window_options, past_window, window_of
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.streams import Window
+
+Write = Callable[[pa.Table], None]
+
+TABLE = "audit_logs_rehydrated"
+BATCH_EVENTS = 10_000
+"""Rows of one transaction: 13 MB of events of 1.3 KB."""
+DUCKDB_MEMORY = "128MB"
+WORKERS = min(4, os.cpu_count() or 1)
+"""PostgreSQL is the limit: a second connection brought half as much again on two cores, docs/lake.md."""
+
+_COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
+_WINDOW = """FROM read_parquet($1, hive_partitioning = false)
+    WHERE account_id = $2 AND "timestamp" >= $3 AND "timestamp" < $4"""
+
+
+@dataclass
+class Brought:
+    """What was read of the lake, or would be."""
+
+    objects: int = 0
+    events: int = 0
+    bytes: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    def add(self, other: "Brought") -> None:
+        """Counts the other in."""
+        self.objects += other.objects
+        self.events += other.events
+        self.bytes += other.bytes
+        self.broken += other.broken
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Brings the window back, or says what that would be, or takes it out; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="rehydrate.py", description=__doc__)
+    add_window_options(parser)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="only say what would be read: objects, events, bytes")
+    what.add_argument("--drop", action="store_true", help="take the window out of audit_logs_rehydrated again")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    options = parser.parse_args(arguments)
+    window = window_of(parser, options)
+    work = drop if options.drop else partial(rehydrate, is_dry_run=options.dry_run)
+    return run_window_command(partial(work, window, options.account, as_json=options.json), asks_api=False)
+
+
+def rehydrate(
+    window: Window, chosen: Sequence[str] | None, settings: Settings, *, is_dry_run: bool, as_json: bool
+) -> int:
+    """The command itself."""
+    window = past_window(window, utc_now())
+    with ExitStack() as stack:
+        lake = stack.enter_context(read_lake())
+        accounts = accounts_of(chosen, settings.account_ids, lake.has_account)
+        warehouse, client = stack.enter_context(open_warehouse(settings.stores, takes_lock=False))
+        days = [day for account_id in accounts for day in lake.days(account_id, window) if day.sizes]
+        total, begun = Brought(), time.monotonic()
+
+        @contextmanager
+        def open_worker(_: int) -> Iterator[Callable[[int], Brought]]:
+            with warehouse.translated_errors(), connect(client.config.credentials, autocommit=True) as connection:
+                write = None if is_dry_run else partial(_write, warehouse, connection)
+                with _duckdb(lake) as database:
+                    yield lambda number: _bring(days[number], lake, database, write)
+
+        with tqdm(
+            total=sum(day.bytes for day in days),
+            unit="B",
+            unit_scale=True,
+            desc="counted" if is_dry_run else "rehydrated",
+            disable=not sys.stderr.isatty(),
+        ) as bar:
+            units = run_units(range(len(days)), open_worker, workers=WORKERS, stop=threading.Event())
+            for _, result in units:
+                if isinstance(result, AuditLogsError):
+                    raise result
+                total.add(result)
+                bar.update(result.bytes)
+                bar.set_postfix_str(
+                    f"{total.events:,} events, {total.events / (time.monotonic() - begun):,.0f} a second"
+                )
+    _tell(total, is_dry_run=is_dry_run, as_json=as_json)
+    return 1 if total.broken else 0
+
+
+def drop(window: Window, chosen: Sequence[str] | None, settings: Settings, *, as_json: bool) -> int:
+    """`--drop`: some thousand events at a time, as the owner of the tables."""
+    accounts = accounts_of(chosen, settings.account_ids, lambda _: True)
+    sections = sections_of("rehydrated.sql", schema=settings.stores.postgres_schema)
+    dropped = 0
+    with open_warehouse(settings.stores, takes_lock=False) as (warehouse, client), warehouse.translated_errors():
+        owner = as_owner(client.config.credentials, settings.stores.postgres_owner)
+        with connect(owner) as connection:
+            for account_id in accounts:
+                while count := _drop_some(connection, sections["delete some events"][0], account_id, window):
+                    dropped += count
+    print(json.dumps({"dropped": dropped}) if as_json else f"{dropped:,} events taken out of {TABLE}")
+    return 0
+
+
+def _drop_some(connection: Connection, statement: str, account_id: str, window: Window) -> int:
+    with transaction_on(connection) as cursor:
+        cursor.execute(statement, (account_id, window.since, window.before))
+        (count,) = cursor.fetch_arrow_table()["events"].to_pylist()
+        return int(count)
+
+
+def _bring(day: DayObjects, lake: LakeReader, database: duckdb.DuckDBPyConnection, write: Write | None) -> Brought:
+    """Brings a day's objects, one by one if one of them cannot be read."""
+    try:
+        return _bring_objects(day, day.sizes, lake, database, write)
+    except duckdb.Error:
+        brought = Brought()
+        for partition, size in day.sizes.items():
+            try:
+                brought.add(_bring_objects(day, {partition: size}, lake, database, write))
+            except duckdb.Error as error:
+                log.error("lake.broken", error=lake.what_is_wrong_with(partition) or error, path=partition.path)
+                brought.add(Brought(broken=[partition.path]))
+        return brought
+
+
+def _bring_objects(
+    day: DayObjects,
+    objects: Mapping[Partition, int],
+    lake: LakeReader,
+    database: duckdb.DuckDBPyConnection,
+    write: Write | None,
+) -> Brought:
+    paths = [lake.url(partition) for partition in objects]
+    parameters = [paths, day.account_id, day.window.since, day.window.before]
+    brought = Brought(objects=len(objects), bytes=sum(objects.values()))
+    if write is None:
+        ((brought.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
+        return brought
+    batches: Any = database.execute(f"SELECT {_COLUMNS} {_WINDOW}", parameters).to_arrow_reader(BATCH_EVENTS)
+    for batch in batches:
+        write(pa.Table.from_batches([batch]).cast(EVENT_SCHEMA))
+        brought.events += batch.num_rows
+    return brought
+
+
+def _write(warehouse: Warehouse, connection: Connection, events: pa.Table) -> None:
+    with warehouse.translated_errors():
+        for reason in load_events(connection, warehouse.dataset_name, events, table=TABLE):
+            log.warning("warehouse.quarantined", reason=reason)
+
+
+@contextmanager
+def _duckdb(lake: LakeReader) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB with nothing that it would have to download."""
+    with duckdb.connect(config={"memory_limit": DUCKDB_MEMORY, "threads": 1}) as database:
+        database.execute("SET TimeZone = 'UTC'")
+        if lake.filesystem is not None:
+            database.register_filesystem(lake.filesystem)
+        yield database
+
+
+def _tell(total: Brought, *, is_dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**asdict(total), "dry_run": is_dry_run}))
+        return
+    what = "would be read" if is_dry_run else f"are in {TABLE}"
+    broken = f"; {len(total.broken):,} objects are broken, see the log" if total.broken else ""
+    print(f"{total.events:,} events of {total.objects:,} objects ({total.bytes:,} bytes) {what}{broken}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Fills what was found missing, from the side that has it: the API first, then the lake, then the warehouse.
+
+What is added goes the way of the sweep: idempotent, beside the loop, no cursor. What is taken out or replaced (doubles,
+payloads that differ, objects that cannot be read) is replaced in one transaction or one conditional write; an object
+that cannot be read is kept beside the new one.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.events import Page
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
+from sources.cloudflare_audit_logs.streams import Stream, Window
+
+from .completeness import ApiSide, HourCheck
+from .known import EventKey, event_keys
+from .lake import reading
+from .lake_reads import LakeReader
+from .logs import log
+from .objects import update
+from .partitions import Partition, decode, encode, merge_events, replace_events
+from .postgres import connect
+from .reading import FetchPages, Part, Step
+from .sidecar import Sidecar
+from .warehouse_load import update_events
+from .warehouse_reads import WarehouseReader
+
+
+@dataclass
+class Repair:
+    """The sides, and the ways into the stores."""
+
+    fetch_pages: FetchPages | None
+    warehouse: WarehouseReader
+    lake: LakeReader
+    sidecars: dict[str, Sidecar]
+    owner: PostgresCredentials
+    """Who may replace events in the warehouse."""
+    schema: str
+
+    def mend(self, check: HourCheck) -> None:
+        """Makes both stores hold each event of the hour once, and the same of it.
+
+        Raises:
+            AuditLogsError: a side could not be read, or a store not be written. What was done until then stays.
+        """
+        stream, window = check.stream, check.window
+        path = Partition(stream.account_id, check.hour).path
+        if check.broken is not None:
+            self._set_aside(path)
+        if check.doubled:
+            # Merged with nothing, what is there twice is there once.
+            self._change(path, lambda held: merge_events(held, EVENT_SCHEMA.empty_table()))
+        from_api = EVENT_SCHEMA.empty_table()
+        if self.fetch_pages is not None:
+            api = ApiSide.read(self.fetch_pages, stream, window, with_contents=True)
+            from_api = api.events(stream, window)
+        self._add("warehouse", stream, window, from_api)
+        self._add("lake", stream, window, from_api)
+        self._add("warehouse", stream, window, self.lake.events(stream, window))
+        self._add("lake", stream, window, self.warehouse.events(stream, window))
+        if check.differing:
+            # In this order, merging keeps what the API says, and what the lake says of all else.
+            merged = merge_events(from_api, self.lake.events(stream, window))
+            self._replace(check.differing, path, from_api if merged is None else merged)
+
+    def _add(self, store: str, stream: Stream, window: Window, events: pa.Table) -> None:
+        """Adds what the store lacks of the events."""
+        if not events.num_rows:
+            return
+        part = Part(window, [Page(events, QUARANTINE_SCHEMA.empty_table())], is_last=True)
+        added = self.sidecars[store].load(Step({stream: part}, events.num_rows))
+        for batch in added.values():
+            log.info("repair.added", store=store, events=batch.events, hour=window.since.isoformat())
+
+    def _set_aside(self, path: str) -> None:
+        """Keeps an object that cannot be read under another name, and puts an empty one in its place."""
+
+        def change(body: bytes | None) -> bytes | None:
+            if body is None or _is_readable(body):
+                return None
+            kept_as = f"{path}.broken-{hashlib.sha256(body).hexdigest()[:8]}"
+            if self.lake.objects.read(kept_as) is None:
+                self.lake.objects.write(kept_as, body, None)
+            log.warning("repair.set_aside", path=path, kept_as=kept_as)
+            return encode(EVENT_SCHEMA.empty_table())
+
+        update(self.lake.objects, path, change)
+
+    def _replace(self, differing: dict[str, list[EventKey]], path: str, right: pa.Table) -> None:
+        keys = event_keys(right)
+
+        def chosen(wanted: Sequence[EventKey]) -> pa.Table:
+            is_wanted = set(wanted)
+            return right.filter(pa.array([key in is_wanted for key in keys], pa.bool_()))
+
+        in_lake, in_warehouse = chosen(differing.get("lake", [])), chosen(differing.get("warehouse", []))
+        if in_lake.num_rows:
+            self._change(path, lambda held: replace_events(held, in_lake))
+            log.warning("repair.replaced", store="lake", events=in_lake.num_rows, path=path)
+        if in_warehouse.num_rows:
+            with connect(self.owner, autocommit=True) as connection:
+                update_events(connection, self.schema, in_warehouse)
+            log.warning("repair.replaced", store="warehouse", events=in_warehouse.num_rows)
+
+    def _change(self, path: str, change: Callable[[pa.Table], pa.Table | None]) -> None:
+        """Replaces an object by what `change` makes of it."""
+
+        def change_body(body: bytes | None) -> bytes | None:
+            if body is None:
+                return None
+            with reading(path):
+                changed = change(decode(body))
+            return None if changed is None else encode(changed)
+
+        update(self.lake.objects, path, change_body)
+
+
+def _is_readable(body: bytes) -> bool:
+    try:
+        with reading(""):
+            decode(body, EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+    except AuditLogsError:
+        return False
+    return True

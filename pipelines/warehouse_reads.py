@@ -1,0 +1,69 @@
+"""What the warehouse holds of a window, and what is known of its completeness. Reads no event where its key will do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+from adbc_driver_manager.dbapi import Connection
+
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.streams import Stream, Window
+
+from .postgres import connect
+from .statements import sections_of
+from .tally import Tally
+from .warehouse import Warehouse, WarehouseClient
+
+COMPLETENESS_TABLE = "audit_completeness"
+
+
+class WarehouseReader:
+    """Asks the warehouse through a connection of its own. Errors of the driver are told as the warehouse's."""
+
+    def __init__(self, warehouse: Warehouse, connection: Connection) -> None:
+        self._warehouse, self._connection = warehouse, connection
+        columns = ", ".join(f'"{name}"' + "::text" * (name in {"metadata", "raw_event"}) for name in EVENT_SCHEMA.names)
+        self._sections = sections_of("completeness.sql", schema=warehouse.dataset_name, columns=columns)
+
+    @property
+    def oldest_kept(self) -> datetime | None:
+        """Before it, the retention has deleted."""
+        return self._warehouse.oldest_kept
+
+    def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
+        """The tally of each hour in which there is an event."""
+        return dict(map(Tally.of_row, self._query("tallies", stream, window).to_pylist()))
+
+    def keys(self, stream: Stream, window: Window) -> pa.Table:
+        """`event_id` and `timestamp` of each event, those included that are quarantined here."""
+        return self._query("keys", stream, window)
+
+    def events(self, stream: Stream, window: Window) -> pa.Table:
+        """The events whole, JSON as PostgreSQL writes it."""
+        return self._query("events", stream, window).rename_columns(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+
+    def latest_checks(self, stream: Stream, window: Window) -> dict[datetime, dict[str, Any]]:
+        """By hour, its newest check."""
+        return {row["hour"]: row for row in self._query("latest checks", stream, window).to_pylist()}
+
+    def record(self, checks: pa.Table) -> None:
+        """Keeps the results of checks."""
+        with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
+            cursor.adbc_ingest(COMPLETENESS_TABLE, checks, mode="append", db_schema_name=self._warehouse.dataset_name)
+
+    def _query(self, section: str, stream: Stream, window: Window) -> pa.Table:
+        parameters = (stream.account_id, stream.api_version, window.since, window.before)
+        with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
+            cursor.execute(self._sections[section][0], parameters)
+            return cursor.fetch_arrow_table()
+
+
+@contextmanager
+def read_warehouse(warehouse: Warehouse, client: WarehouseClient) -> Iterator[WarehouseReader]:
+    """A connection to ask a warehouse that is open."""
+    with warehouse.translated_errors():
+        connection = connect(client.config.credentials, autocommit=True)
+    with connection:
+        yield WarehouseReader(warehouse, connection)

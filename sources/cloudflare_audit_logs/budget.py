@@ -1,0 +1,83 @@
+"""How many requests those who are in no hurry may send: what is left of a token's budget after the loop and people.
+
+One token has 1,200 requests in 5 minutes for everything that uses it, the dashboard included; who goes over is shut out
+for 5 minutes. The API says in its `Ratelimit` headers what is left.
+"""
+
+import math
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from .errors import UnavailableError
+
+REQUESTS = 1_200
+WINDOW_SECONDS = 300.0
+"""Cloudflare's limit for one token, as documented."""
+
+SHARE = 0.5
+"""Of the limit. The other half is the loop's and the people's: what one process counts, another does not see."""
+
+KEPT_BACK = 0.25
+"""Of the quota that the API states: when no more than this is left, we wait until it counts anew."""
+
+_ITEM = re.compile(r";\s*([a-z]+)=(\d+)")
+
+
+class Budget:
+    """Shared by the threads that use a token beside the loop: `wait` before a request, `note` what its answer says."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        requests: int = round(REQUESTS * SHARE),
+        patience_seconds: float = math.inf,
+    ) -> None:
+        self._clock, self._requests, self._patience_seconds = clock, requests, patience_seconds
+        self._lock = threading.Lock()
+        self._sent: deque[float] = deque()
+        self._closed_until = 0.0
+        self.left: int | None = None
+        """Requests that the API said are left, in its latest answer."""
+
+    def wait(self, sleep: Callable[[float], None]) -> None:
+        """Sleeps until a request is within the budget, and counts it as sent.
+
+        Raises:
+            UnavailableError: that would take longer than our patience.
+        """
+        while (seconds := self._take()) > 0:
+            if seconds > self._patience_seconds:
+                raise UnavailableError(f"the API's budget of requests is spent for the next {seconds:.0f} s")
+            sleep(seconds)
+
+    def note(self, headers: Mapping[str, str]) -> None:
+        """Reads `Ratelimit` (requests left, seconds until they count anew) and `Ratelimit-Policy` (quota)."""
+        stated, policy = _items(headers.get("Ratelimit", "")), _items(headers.get("Ratelimit-Policy", ""))
+        if "r" not in stated:
+            return
+        with self._lock:
+            self.left = stated["r"]
+            if self.left <= KEPT_BACK * policy.get("q", REQUESTS):
+                self._closed_until = self._clock() + min(stated.get("t", WINDOW_SECONDS), WINDOW_SECONDS)
+
+    def _take(self) -> float:
+        """Zero if a request may be sent now, which it then is; otherwise the seconds to wait."""
+        with self._lock:
+            now = self._clock()
+            while self._sent and self._sent[0] <= now - WINDOW_SECONDS:
+                self._sent.popleft()
+            if self._closed_until > now:
+                return self._closed_until - now
+            if len(self._sent) >= self._requests:
+                return self._sent[0] + WINDOW_SECONDS - now
+            self._sent.append(now)
+            return 0.0
+
+
+def _items(header: str) -> dict[str, int]:
+    """The numbers of the first policy in a header: `"default";r=50;t=30`."""
+    return {name: int(value[:9]) for name, value in _ITEM.findall(header.partition(",")[0])}

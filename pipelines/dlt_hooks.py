@@ -22,6 +22,7 @@ HOOKS: dict[type, dict[str, str]] = {
         "complete_load": "load_id",
         "should_load_data_to_staging_dataset": "table_name",
         "_create_merge_followup_jobs": "table_chain",
+        "_execute_schema_update_sql": "only_tables, store_schema",
     },
     FilesystemClient: {
         "get_load_job_class": "table, file_path",

@@ -24,6 +24,9 @@ from .warehouse_reads import WarehouseReader
 STRETCH_HOURS = 6
 """Compared at once: a bounded task, however busy an account is."""
 
+LOOK_BACK = timedelta(days=30)
+"""How long after its last age an hour is still compared, if we were down when it was due."""
+
 PAUSE_SECONDS = 600
 """Between two looks whether an hour has become due, and after a failure."""
 
@@ -80,7 +83,7 @@ class Reconciler:
         self, begins: Mapping[Stream, datetime], now: datetime, warehouse: WarehouseReader
     ) -> Iterator[tuple[Stream, Window]]:
         for stream, begin in begins.items():
-            window = Window(max(begin, now - 2 * max(self._ages)), now)
+            window = Window(max(begin, now - max(self._ages) - LOOK_BACK), now)
             checked = {hour: row["checked_at"] for hour, row in warehouse.latest_checks(stream, window).items()}
             stretch = first_stretch(due_hours(window, checked, self._ages))
             if stretch is not None:

@@ -50,7 +50,7 @@ def tallies_of(keys: pa.Table) -> dict[datetime, Tally]:
     """The tally of each hour in which there is an event; `keys` has the columns `event_id` and `timestamp`."""
     with duckdb.connect() as connection:
         connection.register("keys", keys.select(["event_id", "timestamp"]))
-        rows: Any = connection.execute(_ARROW_TALLIES).to_arrow_table()
+        rows: Any = connection.sql(_ARROW_TALLIES).to_arrow_table()
     return dict(map(Tally.of_row, rows.to_pylist()))
 
 

@@ -29,7 +29,7 @@ from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
 from .statements import statements_of
 from .warehouse_load import load_events, load_quarantined
-from .warehouse_setup import set_up
+from .warehouse_setup import one_at_a_time, set_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +90,11 @@ class WarehouseClient(PostgresClient):
         if self.writer is not None and not self.sql_client.execute_sql(_IS_ALIVE, *self.writer):
             raise TemporaryError("the warehouse's lock was lost during a load", hint="another process may have it now")
         super().complete_load(load_id)
+
+    def _execute_schema_update_sql(self, *arguments: Any, **named: Any) -> Any:
+        """Dlt makes its own tables here, in a transaction, as if no one else did."""
+        self.sql_client.execute_sql(one_at_a_time(self.sql_client.dataset_name))
+        return super()._execute_schema_update_sql(*arguments, **named)
 
     def should_load_data_to_staging_dataset(self, table_name: str) -> bool:  # noqa: ARG002  # dlt's signature
         """Never: two processes that share dlt's staging table lost 250 of 2,500 events."""

@@ -34,12 +34,18 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
             _check_key(cursor, schema)
 
 
+def one_at_a_time(schema: str) -> str:
+    """Makes a transaction wait for those that make tables there: two that find nothing would both make them."""
+    return f"SELECT pg_advisory_xact_lock(hashtext('tables of the audit pipeline'), hashtext('{schema}'))"
+
+
 def _make_tables(credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str) -> None:
     statements = statements_of("tables.sql", schema=schema)
     if owner is not None:
         statements += statements_of("grants.sql", schema=schema, ingest=quoted(str(credentials.username)))
     try:
         with transaction(as_owner(credentials, owner)) as cursor:
+            cursor.execute(one_at_a_time(schema))
             # IF NOT EXISTS alone would ask for the right to make schemas even where there is nothing to make.
             if not value_of(cursor, f"SELECT to_regnamespace('{schema}') IS NOT NULL"):
                 cursor.execute(f"CREATE SCHEMA {schema}")

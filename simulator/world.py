@@ -36,6 +36,10 @@ class World:
         for event in events:
             bisect.insort_right(known, event)
 
+    def forget(self, account_id: str, version: str) -> None:
+        """Shows none of the events of an account any more, as the API does when they are too old."""
+        self._events.pop((account_id, version), None)
+
     def visible(
         self, account_id: str, version: str, since: datetime, before: datetime, now: datetime, *, hide_user_logs: bool
     ) -> list[SimulatedEvent]:

@@ -161,9 +161,7 @@ def test_an_event_that_is_twice_in_its_object_comes_back_once(
         (["--since", "2026-11-01", "--before", "2026-11-02"], 0, "2026-11-01 has no time zone: taken as UTC"),
     ],
 )
-def test_wrong_input_is_told(
-    api: Api, poll: Poll, command: Command, options: list[str], code: int, said: str
-) -> None:
+def test_wrong_input_is_told(api: Api, poll: Poll, command: Command, options: list[str], code: int, said: str) -> None:
     """One message, no traceback, nothing half written."""
     api.world.add(ACCOUNT, "v1", [event_at(DAY)])
     poll()

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.dying POINT NTH SIGNAL [arguments of run.py]`: the main job, ended at a named point.
+"""`python -m tests.faults.dying POINT NTH SIGNAL COMMAND [its arguments]`: run.py or another, ended at a named point.
 
 The process sends the signal to itself when it passes the point for the NTH time: KILL ends it there, STOP lets it
 sleep there until someone sends CONT. Nothing else of it is different.
@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pipelines import run
-
 
 class Point(NamedTuple):
-    """Before or after a call of a function of the main job, or only of those with this first argument."""
+    """Before or after a call of a function, or only of those with this among its arguments."""
 
     when: str
     function: str
@@ -55,13 +53,24 @@ BUCKET_POINTS = {
     "before a PUT": Point("before", "pipelines.objects:Bucket.write"),
     "after a PUT": Point("after", "pipelines.objects:Bucket.write"),
 }
+_REPAIR = "pipelines.repair:Repair"
+COMMAND_POINTS = {
+    "after a check is kept": Point("after", "pipelines.warehouse_reads:WarehouseReader.record"),
+    "with an object set aside": Point("after", f"{_REPAIR}._set_aside"),
+    "after a store is filled": Point("after", f"{_REPAIR}._add"),
+    "before events are replaced": Point("before", f"{_REPAIR}._replace"),
+    "between lake and warehouse": Point("before", "pipelines.repair:update_events"),
+}
+"""Of backfill, rehydrate and reconcile, besides those above."""
 
 
 def main() -> int:
-    """Runs the main job with the point armed."""
-    name, nth, signal_name, *arguments = sys.argv[1:]
-    _arm({**POINTS, **FOLDER_POINTS, **BUCKET_POINTS}[name], int(nth), signal.Signals[f"SIG{signal_name}"])
-    return run.main(arguments)
+    """Runs the command with the point armed."""
+    name, nth, signal_name, command, *arguments = sys.argv[1:]
+    points = {**POINTS, **FOLDER_POINTS, **BUCKET_POINTS, **COMMAND_POINTS}
+    run = importlib.import_module(f"pipelines.{command}").main
+    _arm(points[name], int(nth), signal.Signals[f"SIG{signal_name}"])
+    return int(run(arguments))
 
 
 def _arm(point: Point, nth: int, signal_number: signal.Signals) -> None:

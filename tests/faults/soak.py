@@ -131,7 +131,7 @@ class Soak:
         at_point = dice.random() < 1 / 3
         if at_point:
             nth = str(dice.choice([1, 1, 2, 3]))
-            command = ["-m", "tests.faults.dying", dice.choice(self._points), nth, "KILL"]
+            command = ["-m", "tests.faults.dying", dice.choice(self._points), nth, "KILL", "run"]
         requests = len(self._api.requests)
         with process_of(self._environment, *command) as process:
             started = time.monotonic()

@@ -66,7 +66,7 @@ def _killed_and_completed(api: Api, command: Command, stores: Stores, point: str
         early += late
     sweeping = {"SWEEP_INTERVAL_SECONDS": "0.1"} if "sweep" in point else {}
 
-    killed = command("-m", "tests.faults.dying", point, "1", "KILL", "--once", **SETTINGS, **sweeping)
+    killed = command("-m", "tests.faults.dying", point, "1", "KILL", "run", "--once", **SETTINGS, **sweeping)
     more = spread(5, ago(minutes=5), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", more)
     healed = command(*ONCE, **SETTINGS, **sweeping)

@@ -78,7 +78,7 @@ def test_a_paused_holder_that_wakes_up_cannot_move_its_successors_cursor(
     early = spread(5, ago(hours=3), ago(hours=2))
     api.world.add(ACCOUNT, "v1", early)
     log = tmp_path / "paused.log"
-    arming = ("-m", "tests.faults.dying", point, "1", "STOP")
+    arming = ("-m", "tests.faults.dying", point, "1", "STOP", "run")
     with log.open("wb") as output, process_of(environment, *arming, output=output) as paused:
         wait_until(lambda: _is_stopped(paused.pid))
         stores.query(

@@ -43,6 +43,11 @@ def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> in
     return _run(run)
 
 
+def run_lake_command(work: Callable[[], int]) -> int:
+    """Runs work that needs the lake alone."""
+    return _run(work)
+
+
 def _server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]:
     return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
 

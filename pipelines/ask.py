@@ -1,0 +1,67 @@
+"""`python pipelines/ask.py "SELECT …" [--json]`: DuckDB on the lake, folder or bucket, as the settings say.
+
+The views and macros are those of `pipelines/sql/lake.sql`; nothing has to be downloaded. Without a question, it is read
+from stdin. Exit codes: 0 done, 1 the question could not be answered, 2 wrong usage, 75 the lake is not available.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import duckdb
+
+from pipelines.command import run_lake_command
+from pipelines.lake_reads import LakeReader, read_lake
+from pipelines.statements import statements_of
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+LONGEST_TABLE = 1_000
+"""Rows that are shown to people; `--json` gives all."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answers the question, and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="ask.py", description=__doc__)
+    parser.add_argument("question", nargs="?", help="SQL; without it, stdin")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row, a line each")
+    options = parser.parse_args(arguments)
+    return run_lake_command(partial(ask, options.question or sys.stdin.read(), as_json=options.json))
+
+
+def ask(question: str, *, as_json: bool) -> int:
+    """The command itself."""
+    with read_lake() as lake, lake_database(lake) as database:
+        try:
+            answer: Any = database.sql(question)
+            if answer is None:
+                return 0
+            if as_json:
+                for batch in answer.to_arrow_reader():
+                    for row in batch.to_pylist():
+                        print(json.dumps(row, default=str))
+            else:
+                answer.show(max_rows=LONGEST_TABLE)
+        except duckdb.Error as error:
+            raise AuditLogsError("the question could not be answered", detail=str(error)) from error
+    return 0
+
+
+@contextmanager
+def lake_database(lake: LakeReader) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in memory, with the views of the lake."""
+    with duckdb.connect() as database:
+        if lake.filesystem is not None:
+            database.register_filesystem(lake.filesystem)
+        root = lake.objects.url("").rstrip("/").replace("'", "''")
+        database.execute(f"SET VARIABLE lake = '{root}'")
+        for statement in statements_of("lake.sql"):
+            database.execute(statement)
+        yield database
+
+
+if __name__ == "__main__":
+    sys.exit(main())

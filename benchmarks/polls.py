@@ -33,6 +33,7 @@ class Poller:
             "INITIAL_CHECKPOINT": (start - timedelta(minutes=1)).isoformat(),
             "DATA_DIR": str(folder),
             "SWEEP_INTERVAL_SECONDS": "0",
+            "RECONCILE_AFTER_HOURS": "0",
             "PG_HOST": server.host,
             "PG_PORT": str(server.port),
             "PG_DATABASE": server.database,

@@ -51,7 +51,7 @@ def open_sidecars(
         AuditLogsError: a store is down or not ours, or another process on this host has the same purpose.
     """
     pipelines_dir = stores.data_dir / "dlt" / "pipelines"
-    warehouse = Warehouse(stores.postgres_schema, timescale=stores.timescale, owner=stores.postgres_owner, clock=clock)
+    warehouse = Warehouse.of(stores, clock=clock)
     sidecars = {store.name: Sidecar(store, purpose, pipelines_dir=pipelines_dir) for store in (warehouse, Lake())}
     try:
         for sidecar in sidecars.values():

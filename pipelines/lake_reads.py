@@ -1,7 +1,11 @@
 """What the lake holds of an hour or of a day. Reads no more than is asked for, lists no more than a day."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,6 +24,8 @@ from .scratch_pipeline import client_of
 from .windows import days_of
 
 _ATTEMPTS = 10
+_REQUESTS = 4
+"""Objects that are copied at once."""
 KEY_COLUMNS = ["event_id", "timestamp", "account_id", "api_version"]
 """The first ones of an object: one stretch of it."""
 
@@ -46,9 +52,26 @@ class LakeReader:
         self.filesystem: Any = None if client.is_local_filesystem else client.fs_client
         """What DuckDB needs to read the URLs below; None: nothing."""
 
-    def url(self, partition: Partition) -> str:
-        """The object's address, as DuckDB takes it."""
-        return self.objects.url(partition.path)
+    @contextmanager
+    def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:
+        """The objects as files, as long as the block: those of a folder itself, copies of those of a bucket.
+
+        DuckDB reads them four times as fast as a bucket through Python, and each costs one request.
+        """
+        if self.filesystem is None:
+            yield [self.objects.url(partition.path) for partition in partitions]
+            return
+        with TemporaryDirectory(prefix="audit-lake-") as folder, ThreadPoolExecutor(_REQUESTS) as pool:
+            yield [path for path in pool.map(partial(self._copy, Path(folder)), partitions) if path is not None]
+
+    def _copy(self, folder: Path, partition: Partition) -> str | None:
+        with self._lake.translated_errors():
+            stored = self.objects.read(partition.path)
+        if stored is None:
+            return None
+        path = folder / f"{partition.hour:%Y%m%d%H}.parquet"
+        path.write_bytes(stored.body)
+        return str(path)
 
     def has_account(self, account_id: str) -> bool:
         """Whether there is anything of an account."""
@@ -77,8 +100,12 @@ class LakeReader:
 
     def what_is_wrong_with(self, partition: Partition) -> AuditLogsError | None:
         """Why an object is not Parquet of our columns; raises TemporaryError if it cannot be reached."""
+        with self._lake.translated_errors():
+            file = self.objects.open(partition.path)
         try:
-            self._read(partition.path, EVENT_SCHEMA.names)
+            with file or nullcontext(), reading(partition.path):
+                for batch in pq.ParquetFile(file).iter_batches(columns=EVENT_SCHEMA.names) if file else ():
+                    pa.Table.from_batches([batch]).select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
         except TemporaryError:
             raise
         except AuditLogsError as error:

@@ -23,6 +23,8 @@ from sources.cloudflare_audit_logs.schema import (
 
 DATASET = "cloudflare"
 HOUR = timedelta(hours=1)
+ROW_GROUP_EVENTS = 20_000
+"""What a reader of a large object holds at once: 5 MB compressed, 26 MB as rows of 1.3 KB."""
 
 _ORDER = ("timestamp", "event_id", "api_version")
 _LOW_CARDINALITY = [name for name in EVENT_SCHEMA.names if name not in {"event_id", "raw_event", "metadata"}]
@@ -112,7 +114,14 @@ def encode(table: pa.Table) -> bytes:
     """The object's bytes. zstd level 3: 258 bytes an event at 7 ms a 1,000; level 9 saves 7 % for 7 times the time."""
     buffer = BytesIO()
     low_cardinality = [name for name in table.column_names if name in _LOW_CARDINALITY]
-    pq.write_table(table, buffer, compression="zstd", compression_level=3, use_dictionary=low_cardinality)
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=low_cardinality,
+        row_group_size=ROW_GROUP_EVENTS,
+    )
     return buffer.getvalue()
 
 

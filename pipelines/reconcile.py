@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -63,9 +63,8 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
     # After the safety lag: before it, events may come at any moment.
     settled = utc_now() - settings.safety_lag
     window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
-    with nullcontext() if scope.asks_api else read_lake() as lake:
-        is_known = lake.has_account if lake else _is_not_known
-        streams = settings.streams_of(accounts_of(chosen, settings.account_ids, is_known))
+    is_known = _is_not_known if scope.asks_api else _is_in_lake
+    streams = settings.streams_of(accounts_of(chosen, settings.account_ids, is_known))
     units = [(stream, day) for day in days_of(window) for stream in streams]
     stop, checks, failures = threading.Event(), list[HourCheck](), dict[Stream, AuditLogsError]()
     open_worker = partial(_open_worker, settings, scope, stop, Budget())
@@ -93,6 +92,11 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
 def _is_not_known(_: str) -> bool:
     """The API needs a token for an account: the settings say which there are."""
     return False
+
+
+def _is_in_lake(account_id: str) -> bool:
+    with read_lake() as lake:
+        return lake.has_account(account_id)
 
 
 @dataclass

@@ -15,11 +15,13 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .api import Clock, client_for, page_fetcher
 from .completeness import ApiSide, Completeness, HourCheck
-from .copies import open_copies
+from .lake_reads import read_lake
 from .logs import log
 from .partitions import HOUR, hours_of
+from .scratch_pipeline import client_of
 from .settings import Settings
-from .warehouse_reads import WarehouseReader
+from .warehouse import Warehouse
+from .warehouse_reads import WarehouseReader, read_warehouse
 
 STRETCH_HOURS = 6
 """Compared at once: a bounded task, however busy an account is."""
@@ -64,9 +66,9 @@ class Reconciler:
         Raises:
             AuditLogsError: the API or a store could not be read; to be tried again later.
         """
-        now = self._clock()
-        with open_copies(self._settings.stores) as copies:
-            stretch = next(self._due_stretches(begins, now, copies.warehouse), None)
+        store = Warehouse.of(self._settings.stores, clock=self._clock)
+        with read_warehouse(store, client_of(store)) as warehouse:
+            stretch = next(self._due_stretches(begins, self._clock(), warehouse), None)
             if stretch is None:
                 self.pause()
                 return []
@@ -74,7 +76,8 @@ class Reconciler:
             with client_for(self._settings, self._stop, self._clock, self._budget) as client:
                 fetch_pages = page_fetcher(client, self._settings, self._stop, self._clock)
                 api = ApiSide.read(fetch_pages, stream, window, with_contents=False)
-            checks = Completeness(copies.warehouse, copies.lake, clock=self._clock).check(stream, window, api)
+            with read_lake() as lake:
+                checks = Completeness(warehouse, lake, clock=self._clock).check(stream, window, api)
         gaps = [check for check in checks if check.is_gap]
         _tell(stream, window, checks, gaps)
         return gaps

@@ -100,7 +100,7 @@ def rehydrate(
         def open_worker(_: int) -> Iterator[Callable[[int], Brought]]:
             with warehouse.translated_errors(), connect(client.config.credentials, autocommit=True) as connection:
                 write = None if is_dry_run else partial(_write, warehouse, connection)
-                with _duckdb(lake) as database:
+                with _duckdb() as database:
                     yield lambda number: _bring(days[number], lake, database, write)
 
         with tqdm(
@@ -167,16 +167,16 @@ def _bring_objects(
     database: duckdb.DuckDBPyConnection,
     write: Write | None,
 ) -> Brought:
-    paths = [lake.url(partition) for partition in objects]
-    parameters = [paths, day.account_id, day.window.since, day.window.before]
     brought = Brought(objects=len(objects), bytes=sum(objects.values()))
-    if write is None:
-        ((brought.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
-        return brought
-    batches: Any = database.execute(f"SELECT {_COLUMNS} {_WINDOW}", parameters).to_arrow_reader(BATCH_EVENTS)
-    for batch in batches:
-        write(pa.Table.from_batches([batch]).cast(EVENT_SCHEMA))
-        brought.events += batch.num_rows
+    with lake.files(objects) as paths:
+        parameters = [paths, day.account_id, day.window.since, day.window.before]
+        if write is None:
+            ((brought.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
+            return brought
+        batches: Any = database.sql(f"SELECT {_COLUMNS} {_WINDOW}", params=parameters).to_arrow_reader(BATCH_EVENTS)
+        for batch in batches:
+            write(pa.Table.from_batches([batch]).cast(EVENT_SCHEMA))
+            brought.events += batch.num_rows
     return brought
 
 
@@ -187,12 +187,9 @@ def _write(warehouse: Warehouse, connection: Connection, events: pa.Table) -> No
 
 
 @contextmanager
-def _duckdb(lake: LakeReader) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB with nothing that it would have to download."""
+def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect(config={"memory_limit": DUCKDB_MEMORY, "threads": 1}) as database:
         database.execute("SET TimeZone = 'UTC'")
-        if lake.filesystem is not None:
-            database.register_filesystem(lake.filesystem)
         yield database
 
 

@@ -114,13 +114,7 @@ def _destinations(settings: Settings, clock: Clock) -> Iterator[list[Destination
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
     is_embedded = settings.stores.postgres is None
     revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
-    warehouse = Warehouse(
-        settings.stores.postgres_schema,
-        owner=settings.stores.postgres_owner,
-        timescale=settings.stores.timescale,
-        ensure_server=revive,
-        clock=clock,
-    )
+    warehouse = Warehouse.of(settings.stores, ensure_server=revive, clock=clock)
     destinations = [
         Destination(store, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in (warehouse, Lake())
     ]

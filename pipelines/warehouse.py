@@ -148,6 +148,11 @@ class Warehouse:
         """The connection that asks what has to be asked, and holds the writer's lock."""
         self._session: Session | None = None
 
+    @classmethod
+    def of(cls, stores: StoreSettings, **own: Any) -> "Warehouse":
+        """That of the settings."""
+        return cls(stores.postgres_schema, timescale=stores.timescale, owner=stores.postgres_owner, **own)
+
     def destination(self) -> AuditWarehouse:
         """What a dlt pipeline loads into."""
         destination = AuditWarehouse(destination_name="postgres")
@@ -280,7 +285,7 @@ def open_warehouse(stores: StoreSettings, *, takes_lock: bool) -> Iterator[tuple
         AuditLogsError: it is down, loaded by another process, or not ours; or dlt is another one.
     """
     verify_hooks()
-    warehouse = Warehouse(stores.postgres_schema, timescale=stores.timescale, owner=stores.postgres_owner)
+    warehouse = Warehouse.of(stores)
     client: WarehouseClient = client_of(warehouse)
     warehouse.open(client, takes_lock=takes_lock)
     try:

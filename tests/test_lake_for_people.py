@@ -1,0 +1,131 @@
+"""The lake as its readers find it: DuckDB by the project's macros, and pyarrow, Polars and pandas as it is."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow.dataset as ds
+import pytest
+
+from pipelines.report import Report
+from pipelines.settings import PROJECT_ROOT
+from simulator.api import Api
+
+from .conftest import Bucket, Finished, Stores
+from .factory import ACCOUNT, OTHER_ACCOUNT, encoded, event_at, raw_event, spread, v1_tree
+
+pytestmark = pytest.mark.integration
+
+Command = Callable[..., Finished]
+DAY = datetime(2026, 11, 20, tzinfo=UTC)
+DOCUMENT = (PROJECT_ROOT / "docs" / "lake.md").read_text()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def lake(
+    request: pytest.FixtureRequest, environment: dict[str, str], api: Api, poll: Callable[..., Report], tmp_path: Path
+) -> None:
+    """Two accounts, two days, one event that could not be placed; both kinds of lake."""
+    if request.param == "bucket":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        environment |= bucket.settings(f"people/{tmp_path.name}")
+    for account in (ACCOUNT, OTHER_ACCOUNT):
+        api.world.add(account, "v1", spread(48, DAY, DAY + timedelta(days=2)))
+    api.world.add(ACCOUNT, "v1", [event_at(DAY, action={"type": "login", "result": False})])
+    api.world.add(ACCOUNT, "v1", [raw_event(encoded(v1_tree(when="soon")), time=DAY)])
+    poll(CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}", INITIAL_CHECKPOINT=DAY.isoformat())
+
+
+def _rows(done: Finished) -> list[dict[str, Any]]:
+    assert done.code == 0, done.err
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+QUESTIONS = re.findall(r"^\*\*([^*]+)\*\*\n\n```sql\n(.+?)```", DOCUMENT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.usefixtures("lake")
+def test_every_question_of_the_docs_is_answered(command: Command) -> None:
+    """With rows, for an account and a day that are there; on both kinds of lake."""
+    assert len(QUESTIONS) >= 6
+    for title, sql in QUESTIONS:
+        asked = sql.replace("023e105f4ecef8ad9ca31a8372d0c353", ACCOUNT)
+
+        assert _rows(command("pipelines/ask.py", asked, "--json")), title
+
+
+@pytest.mark.usefixtures("lake")
+def test_what_is_named_is_what_is_read(command: Command) -> None:
+    """An account, a day, a pattern of days; the path's columns have types."""
+    counts = {
+        "audit_logs()": 97,
+        f"audit_logs('{ACCOUNT}')": 49,
+        f"audit_logs('{ACCOUNT}', '2026-11-21')": 24,
+        f"audit_logs('{ACCOUNT}', '2026-11-2*')": 49,
+        "audit_logs(day := '2026-11-21')": 48,
+        "audit_logs_quarantine()": 1,
+    }
+    sql = " UNION ALL ".join(f"SELECT count(*) AS n FROM {source}" for source in counts)  # in order
+
+    rows = _rows(command("pipelines/ask.py", sql, "--json"))
+    first = _rows(command("pipelines/ask.py", "SELECT date, hour FROM audit_logs() ORDER BY ALL LIMIT 1", "--json"))
+
+    assert [row["n"] for row in rows] == list(counts.values())
+    assert first == [{"date": "2026-11-20", "hour": 0}]
+
+
+def test_a_question_that_cannot_be_answered_is_told(api: Api, poll: Callable[..., Report], command: Command) -> None:
+    """In one line, with what DuckDB says of it."""
+    api.world.add(ACCOUNT, "v1", [event_at(DAY)])
+    poll()
+
+    wrong = command("pipelines/ask.py", "SELECT nothing FROM audit_logs()")
+    absent = command("pipelines/ask.py", "FROM audit_logs('nobody')")
+
+    assert (wrong.code, absent.code) == (1, 1)
+    assert "the question could not be answered" in wrong.err
+    assert "nothing" in wrong.err
+    assert "No files found" in absent.err
+    assert "Traceback" not in wrong.err + absent.err
+
+
+@pytest.fixture
+def folder(api: Api, poll: Callable[..., Report], stores: Stores) -> Path:
+    """A folder lake of 48 events in two days."""
+    api.world.add(ACCOUNT, "v1", spread(48, DAY, DAY + timedelta(days=2)))
+    poll()
+    return stores.lake / "cloudflare" / "audit_logs"
+
+
+def test_pyarrow_reads_it_as_it_is(folder: Path) -> None:
+    """With the columns of the path, and only what they name."""
+    dataset = ds.dataset(folder, format="parquet", partitioning="hive", exclude_invalid_files=False)
+    day = ds.field("date") == "2026-11-21"
+
+    assert dataset.count_rows() == 48
+    assert len(list(dataset.get_fragments(filter=day))) == 24
+    assert dataset.to_table(filter=day)["raw_event"].null_count == 0
+
+
+def test_polars_reads_it_as_it_is(folder: Path) -> None:
+    """Lazily, and only what the columns of the path name."""
+    frame = pl.scan_parquet(folder, hive_partitioning=True, glob=True)
+    of_a_day = frame.filter(pl.col("date") == date(2026, 11, 21))
+
+    assert frame.select(pl.len()).collect().item() == 48
+    assert of_a_day.collect()["account_id"].unique().to_list() == [ACCOUNT]
+    assert of_a_day.select(pl.len()).collect().item() == 24
+
+
+def test_pandas_reads_it_as_it_is(folder: Path) -> None:
+    """With times that know their zone."""
+    frame = pd.read_parquet(folder, filters=[("date", "=", "2026-11-21")])
+
+    assert len(frame) == 24
+    assert str(frame["timestamp"].dt.tz) == "UTC"
+    assert frame["event_id"].is_unique

@@ -42,8 +42,8 @@ from sources.cloudflare_audit_logs.streams import Window
 Write = Callable[[pa.Table], None]
 
 TABLE = "audit_logs_rehydrated"
-BATCH_EVENTS = 10_000
-"""Rows of one transaction: 13 MB of events of 1.3 KB."""
+BATCH_EVENTS = 5_000
+"""Rows of one transaction: 7 MB of events of 1.3 KB."""
 DUCKDB_MEMORY = "128MB"
 WORKERS = min(4, os.cpu_count() or 1)
 """PostgreSQL is the limit: a second connection brought half as much again on two cores, docs/lake.md."""

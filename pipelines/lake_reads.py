@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,27 +21,12 @@ from .objects import ConflictError
 from .partitions import Partition, account_folder, day_folder, hours_of
 from .reading import within
 from .scratch_pipeline import client_of
-from .windows import days_of
 
 _ATTEMPTS = 10
 _REQUESTS = 4
 """Objects that are copied at once."""
 KEY_COLUMNS = ["event_id", "timestamp", "account_id", "api_version"]
 """The first ones of an object: one stretch of it."""
-
-
-class DayObjects(NamedTuple):
-    """The objects that an account has in the hours of a window that lie in one day."""
-
-    account_id: str
-    window: Window
-    sizes: dict[Partition, int]
-    """Bytes of each object."""
-
-    @property
-    def bytes(self) -> int:
-        """Of all of them."""
-        return sum(self.sizes.values())
 
 
 class LakeReader:
@@ -78,13 +63,12 @@ class LakeReader:
         with self._lake.translated_errors():
             return self.objects.is_there(account_folder(account_id))
 
-    def days(self, account_id: str, window: Window) -> Iterator[DayObjects]:
-        """The objects of the window that are there, a day at a time: one listing of that day's folder each."""
-        for part in days_of(window):
-            with self._lake.translated_errors():
-                found = self.objects.sizes(day_folder(account_id, part.since))
-            partitions = [Partition(account_id, hour) for hour in hours_of(part.since, part.before)]
-            yield DayObjects(account_id, part, {p: found[p.path] for p in partitions if p.path in found})
+    def sizes(self, account_id: str, window: Window) -> dict[Partition, int]:
+        """The bytes of each object of a window of at most a day: one listing of that day's folder."""
+        with self._lake.translated_errors():
+            found = self.objects.sizes(day_folder(account_id, window.since))
+        partitions = [Partition(account_id, hour) for hour in hours_of(window.since, window.before)]
+        return {partition: found[partition.path] for partition in partitions if partition.path in found}
 
     def keys(self, stream: Stream, window: Window) -> pa.Table:
         """`event_id` and `timestamp` of each row in a window of at most an hour, as often as it is there.

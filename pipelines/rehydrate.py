@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pipelines.api import utc_now
 from pipelines.command import run_window_command
-from pipelines.lake_reads import DayObjects, LakeReader, read_lake
+from pipelines.lake_reads import LakeReader, read_lake
 from pipelines.logs import log
 from pipelines.partitions import Partition
 from pipelines.postgres import as_owner, connect, transaction_on
@@ -34,11 +34,12 @@ from pipelines.statements import sections_of
 from pipelines.units import run_units
 from pipelines.warehouse import Warehouse, open_warehouse
 from pipelines.warehouse_load import load_events
-from pipelines.windows import accounts_of, add_window_options, past_window, window_of
+from pipelines.windows import accounts_of, add_window_options, days_of, past_window, window_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Window
 
+Day = tuple[str, Window]
 Write = Callable[[pa.Table], None]
 
 TABLE = "audit_logs_rehydrated"
@@ -93,32 +94,25 @@ def rehydrate(
         lake = stack.enter_context(read_lake())
         accounts = accounts_of(chosen, settings.account_ids, lake.has_account)
         warehouse, client = stack.enter_context(open_warehouse(settings.stores, takes_lock=False))
-        days = [day for account_id in accounts for day in lake.days(account_id, window) if day.sizes]
+        days = [(account_id, day) for account_id in accounts for day in days_of(window)]
         total, begun = Brought(), time.monotonic()
 
         @contextmanager
-        def open_worker(_: int) -> Iterator[Callable[[int], Brought]]:
+        def open_worker(_: int) -> Iterator[Callable[[Day], Brought]]:
             with warehouse.translated_errors(), connect(client.config.credentials, autocommit=True) as connection:
                 write = None if is_dry_run else partial(_write, warehouse, connection)
                 with _duckdb() as database:
-                    yield lambda number: _bring(days[number], lake, database, write)
+                    yield lambda day: _bring(*day, lake, database, write)
 
-        with tqdm(
-            total=sum(day.bytes for day in days),
-            unit="B",
-            unit_scale=True,
-            desc="counted" if is_dry_run else "rehydrated",
-            disable=not sys.stderr.isatty(),
-        ) as bar:
-            units = run_units(range(len(days)), open_worker, workers=WORKERS, stop=threading.Event())
-            for _, result in units:
+        what = "counted" if is_dry_run else "rehydrated"
+        with tqdm(total=len(days), unit=" days", desc=what, disable=not sys.stderr.isatty()) as bar:
+            for _, result in run_units(days, open_worker, workers=WORKERS, stop=threading.Event()):
                 if isinstance(result, AuditLogsError):
                     raise result
                 total.add(result)
-                bar.update(result.bytes)
-                bar.set_postfix_str(
-                    f"{total.events:,} events, {total.events / (time.monotonic() - begun):,.0f} a second"
-                )
+                bar.update()
+                rate = total.events / (time.monotonic() - begun)
+                bar.set_postfix_str(f"{total.events:,} events, {rate:,.0f} a second")
     _tell(total, is_dry_run=is_dry_run, as_json=as_json)
     return 1 if total.broken else 0
 
@@ -145,15 +139,18 @@ def _drop_some(connection: Connection, statement: str, account_id: str, window: 
         return int(count)
 
 
-def _bring(day: DayObjects, lake: LakeReader, database: duckdb.DuckDBPyConnection, write: Write | None) -> Brought:
+def _bring(
+    account_id: str, window: Window, lake: LakeReader, database: duckdb.DuckDBPyConnection, write: Write | None
+) -> Brought:
     """Brings a day's objects, one by one if one of them cannot be read."""
+    sizes = lake.sizes(account_id, window)
     try:
-        return _bring_objects(day, day.sizes, lake, database, write)
+        return _bring_objects(window, sizes, lake, database, write)
     except duckdb.Error:
         brought = Brought()
-        for partition, size in day.sizes.items():
+        for partition, size in sizes.items():
             try:
-                brought.add(_bring_objects(day, {partition: size}, lake, database, write))
+                brought.add(_bring_objects(window, {partition: size}, lake, database, write))
             except duckdb.Error as error:
                 log.error("lake.broken", error=lake.what_is_wrong_with(partition) or error, path=partition.path)
                 brought.add(Brought(broken=[partition.path]))
@@ -161,15 +158,17 @@ def _bring(day: DayObjects, lake: LakeReader, database: duckdb.DuckDBPyConnectio
 
 
 def _bring_objects(
-    day: DayObjects,
+    window: Window,
     objects: Mapping[Partition, int],
     lake: LakeReader,
     database: duckdb.DuckDBPyConnection,
     write: Write | None,
 ) -> Brought:
     brought = Brought(objects=len(objects), bytes=sum(objects.values()))
+    if not objects:
+        return brought
     with lake.files(objects) as paths:
-        parameters = [paths, day.account_id, day.window.since, day.window.before]
+        parameters = [paths, next(iter(objects)).account_id, window.since, window.before]
         if write is None:
             ((brought.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
             return brought

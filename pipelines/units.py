@@ -22,12 +22,11 @@ def run_units(
     *,
     workers: int,
     stop: threading.Event,
-    goes_on_after: type[AuditLogsError] = AccountError,
-) -> Iterator[tuple[Unit, Result | AuditLogsError]]:
-    """Yields each unit with its result, or with the error that it failed with, as they end.
+) -> Iterator[tuple[Unit, Result | AccountError]]:
+    """Yields each unit with its result, or with the error of its account, as they end.
 
-    An error of another kind (a store is down) would be the end of the other units, too: it is raised, and `stop` is set
-    so that those that wait for something give up.
+    Any other error (a store is down) would be the end of the other units, too: it is raised, and `stop` is set so that
+    those that wait for something give up.
     """
     numbers, own = count(), threading.local()
     with ExitStack() as opened:
@@ -43,7 +42,7 @@ def run_units(
             futures: dict[Future[Result], Unit] = {pool.submit(run, unit): unit for unit in units}
             for future in as_completed(futures):
                 error = future.exception()
-                yield futures.pop(future), error if isinstance(error, goes_on_after) else future.result()
+                yield futures.pop(future), error if isinstance(error, AccountError) else future.result()
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)

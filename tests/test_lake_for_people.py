@@ -18,6 +18,7 @@ from simulator.api import Api
 
 from .conftest import Bucket, Finished, Stores
 from .factory import ACCOUNT, OTHER_ACCOUNT, encoded, event_at, raw_event, spread, v1_tree
+from .faults.s3_gate import gate_before
 
 pytestmark = pytest.mark.integration
 
@@ -92,6 +93,33 @@ def test_a_question_that_cannot_be_answered_is_told(api: Api, poll: Callable[...
     assert "nothing" in wrong.err
     assert "No files found" in absent.err
     assert "Traceback" not in wrong.err + absent.err
+
+
+def test_whoever_names_a_day_lists_that_day_and_no_more(
+    api: Api, poll: Callable[..., Report], command: Command, environment: dict[str, str], bucket: Bucket, tmp_path: Path
+) -> None:
+    """A question, a rehydration, a comparison: none walks the lake, whose listing grows with the years."""
+    prefix = f"gate/{tmp_path.name}"
+    with gate_before(bucket.endpoint) as gate:
+        environment |= {**bucket.settings(prefix), "S3_ENDPOINT": gate.url}
+        api.world.add(ACCOUNT, "v1", spread(48, DAY, DAY + timedelta(days=2)))
+        poll(INITIAL_CHECKPOINT=DAY.isoformat())
+        window = ("--since", "2026-11-20T00:00Z", "--before", "2026-11-21T00:00Z")
+        gate.requests.clear()
+
+        done = [
+            command("pipelines/ask.py", f"SELECT count(*) FROM audit_logs('{ACCOUNT}', '2026-11-20')"),
+            command("pipelines/rehydrate.py", *window),
+            command("pipelines/reconcile.py", *window, "--without-api"),
+        ]
+
+    day = f"{prefix}/cloudflare/audit_logs/account={ACCOUNT}/date=2026-11-20/"
+    listed = [request.key for request in gate.requests if request.action == "s3:ListBucket"]
+    # Whether there is a lake at all, each asks once, of one key.
+    beyond = [key for key in listed if not key.startswith(day)]
+    assert [finished.code for finished in done] == [0, 0, 0]
+    assert set(beyond) <= {f"{prefix}/cloudflare/"}
+    assert len(beyond) == 3
 
 
 @pytest.fixture

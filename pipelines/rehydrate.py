@@ -172,11 +172,23 @@ def _bring_objects(
         if write is None:
             ((brought.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
             return brought
-        batches: Any = database.sql(f"SELECT {_COLUMNS} {_WINDOW}", params=parameters).to_arrow_reader(BATCH_EVENTS)
-        for batch in batches:
-            write(pa.Table.from_batches([batch]).cast(EVENT_SCHEMA))
-            brought.events += batch.num_rows
+        for events in _batches(database, parameters):
+            write(events)
+            brought.events += events.num_rows
     return brought
+
+
+def _batches(database: duckdb.DuckDBPyConnection, parameters: list[Any]) -> Iterator[pa.Table]:
+    """The events; raises duckdb.Error whether DuckDB meets a broken object at once or on the way, as Arrow tells it."""
+    batches: Any = database.sql(f"SELECT {_COLUMNS} {_WINDOW}", params=parameters).to_arrow_reader(BATCH_EVENTS)
+    while True:
+        try:
+            events = pa.Table.from_batches([next(batches)]).cast(EVENT_SCHEMA)
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:
+            raise duckdb.DataError(str(error)) from error
+        yield events
 
 
 def _write(warehouse: Warehouse, connection: Connection, events: pa.Table) -> None:

@@ -72,7 +72,7 @@ class Bench:
         """The first value that a query answers, if any."""
         with closing(psycopg2.connect(self.dsn)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(sql)
-            return cursor.fetchone()[0] if cursor.description else None  # type: ignore[index]
+            return cursor.fetchone()[0] if cursor.description else None
 
     def fresh(self) -> Path:
         """An empty schema and an empty folder."""

@@ -1,9 +1,9 @@
 """`python -m benchmarks.plain_loop URL ACCOUNT DSN FOLDER SINCE`: the yardstick, a loop as one writes it by hand.
 
 One poll from SINCE to now, into PostgreSQL and a folder of Parquet, one object an account and hour: HTTP that keeps its
-connection, orjson, rows in Python, COPY into a temporary table, INSERT … ON CONFLICT DO NOTHING, pyarrow. What it writes
-has the columns, keys and durability of the pipeline's (commit; temporary file, fsync, rename). It has none of the rest:
-no cursor, no retries, no quarantine, no proof.
+connection, orjson, rows in Python, COPY into a temporary table, INSERT … ON CONFLICT DO NOTHING, pyarrow. What it
+writes has the columns, keys and durability of the pipeline's (commit; temporary file, fsync, rename). It has none of
+the rest: no cursor, no retries, no quarantine, no proof.
 """
 
 import csv

@@ -16,7 +16,7 @@ from dlt.common.destination.client import StateInfo
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.versioned_state import decompress_state
 
-from sources.cloudflare_audit_logs import Batch, Position, cloudflare_audit_logs, stored_position
+from sources.cloudflare_audit_logs import Batch, Position, cloudflare_audit_logs, events_of, stored_position
 from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -86,7 +86,7 @@ class Destination:
         if new:
             self._store.verify_lock()
             self._verify_state()
-            self._pipeline.run(cloudflare_audit_logs(new, self._lag.total_seconds()))
+            self._pipeline.run(cloudflare_audit_logs(new, self._lag.total_seconds()), events_of(new))
             self._state = self._pipeline.state
             self._prune_now_and_then()
         for stream, part in step.parts.items():

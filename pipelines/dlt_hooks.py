@@ -36,8 +36,12 @@ HOOKS: dict[type, dict[str, str]] = {
     },
     Incremental: {"advance": "last_value", "get_state": ""},
     DestinationClientDwhConfiguration: {"_bind_dataset_name": "dataset_name, default_schema_name"},
-    postgres: {"client": "schema, initial_config", "_raw_capabilities": ""},
-    filesystem: {"_raw_capabilities": ""},
+    postgres: {
+        "client": "schema, initial_config",
+        "configuration": "initial_config, accept_partial",
+        "_raw_capabilities": "",
+    },
+    filesystem: {"configuration": "initial_config, accept_partial", "_raw_capabilities": ""},
 }
 
 

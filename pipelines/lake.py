@@ -27,6 +27,7 @@ from .file_lock import take_file_lock
 from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
+from .own_destination import OwnDestination, Rows, rows_of
 from .partitions import (
     DATASET,
     Partition,
@@ -52,20 +53,23 @@ class LakeLoadJob(RunnableLoadJob):
     _job_client: "LakeClient"
 
     def run(self) -> None:
-        """Writes the file's rows, one object after the other; repeated after a crash, it finds its own work done."""
-        table, objects = pq.read_table(self._file_path), self._job_client.objects
+        """Writes the load's rows, one object after the other; repeated after a crash, it finds its own work done."""
+        objects = self._job_client.objects
         if self.load_table_name == QUARANTINE_TABLE:
+            table = pq.read_table(self._file_path)
             for account_id in table["account_id"].unique().to_pylist():
                 rows = table.filter(pc.equal(table["account_id"], account_id))
                 path = quarantine_path(account_id)
                 update(objects, path, _merging(path, merge_quarantined, rows))
             return
-        for partition, events in split(table):
+        for partition, events in split(rows_of(self._job_client)):
             update(objects, partition.path, _merging(partition.path, merge_events, events))
 
 
 class LakeClient(FilesystemClient):
     """dlt's filesystem client: atomic in a folder, and the events take our way."""
+
+    rows: Rows | None = None
 
     def __init__(
         self,
@@ -155,7 +159,7 @@ def _as_schema(document: Any) -> StorageSchemaInfo:
     return StorageSchemaInfo(**document)
 
 
-class AuditLake(filesystem):
+class AuditLake(OwnDestination, filesystem):
     """The dlt destination. Configured as dlt's own, under `destination.filesystem`."""
 
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import dlt
+import pyarrow as pa
 from dlt.common.exceptions import DltException
 from dlt.common.schema import Schema
 
@@ -17,6 +18,7 @@ from sources.cloudflare_audit_logs import SOURCE_NAME
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .file_lock import take_file_lock
+from .own_destination import Rows
 from .store import Store
 
 _KEPT_PACKAGES = 10  # of dlt's completed load packages, for `dlt pipeline … info`
@@ -62,10 +64,16 @@ class ScratchPipeline:
                 pipeline.config.restore_from_destination = False
         self._pipeline = pipeline
 
-    def run(self, source: Any) -> None:
-        """Loads the source, whole or not at all."""
+    def run(self, source: Any, events: pa.Table) -> None:
+        """Loads the source and the events that it has the keys of, whole or not at all."""
+        pipeline = self._opened
+        destination: Any = pipeline.destination
         with self.translated_errors():
-            self._opened.run(source)
+            destination.rows = Rows(events)
+            try:
+                pipeline.run(source)
+            finally:
+                destination.rows = None
             packages = (self._pipelines_dir / self._name / "load" / "loaded").glob("*")
             for package in sorted(packages)[:-_KEPT_PACKAGES]:
                 shutil.rmtree(package, ignore_errors=True)
@@ -79,9 +87,9 @@ class ScratchPipeline:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """Dlt's client of the store, without the pipeline: what has to come before it is opened."""
+        """Dlt's client of the store; no pipeline is needed for it, as it has to come before that is opened."""
         with self.translated_errors():
-            yield client_of(self._store)
+            yield client_of(self._store, self._pipeline.destination if self._pipeline else None)
 
     def take_lock(self) -> None:
         """One process on this host works in the directory, whatever lock the store itself has.
@@ -118,9 +126,9 @@ class ScratchPipeline:
             raise TemporaryError(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
 
 
-def client_of(store: Store) -> Any:
-    """Dlt's client of a store."""
-    destination = store.destination()
+def client_of(store: Store, destination: Any = None) -> Any:
+    """Dlt's client of a store, by a destination of its that is in use already, or a new one."""
+    destination = destination or store.destination()
     bound = destination.spec()._bind_dataset_name(store.dataset_name)  # noqa: SLF001  # as dlt does
     return destination.client(Schema(SOURCE_NAME), bound)
 

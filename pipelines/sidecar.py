@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from sources.cloudflare_audit_logs import Batch, cloudflare_audit_logs
+from sources.cloudflare_audit_logs import Batch, cloudflare_audit_logs, events_of
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -51,7 +51,7 @@ class Sidecar:
         if batches:
             if not self._pipeline.is_open:
                 self._pipeline.open()
-            self._pipeline.run(cloudflare_audit_logs(batches, None))
+            self._pipeline.run(cloudflare_audit_logs(batches, None), events_of(batches))
         return batches
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from .after_load import Outcome, prepare
 from .dlt_hooks import verify_hooks
 from .known import EventKey, event_keys
 from .logs import log
+from .own_destination import OwnDestination, Rows, rows_of
 from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, connect, message_of
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
@@ -55,17 +56,19 @@ class WarehouseLoadJob(RunnableLoadJob):
     _job_client: PostgresClient
 
     def run(self) -> None:
-        """Writes the file's rows in one transaction."""
-        table, schema = pq.read_table(self._file_path), self._job_client.sql_client.dataset_name
-        load = load_quarantined if self.load_table_name == QUARANTINE_TABLE else load_events
+        """Writes the load's rows in one transaction."""
+        is_quarantine = self.load_table_name == QUARANTINE_TABLE
+        rows = pq.read_table(self._file_path) if is_quarantine else rows_of(self._job_client)
+        load, schema = load_quarantined if is_quarantine else load_events, self._job_client.sql_client.dataset_name
         with connect(self._job_client.config.credentials, autocommit=True) as connection:
-            for reason in load(connection, schema, table):
+            for reason in load(connection, schema, rows) if rows.num_rows else ():
                 log.warning("warehouse.quarantined", reason=reason)
 
 
 class WarehouseClient(PostgresClient):
     """dlt's Postgres client, which keeps its own tables as it always does; only the events take our way."""
 
+    rows: Rows | None = None
     writer: Session | None = None
     """The session that held the writer's lock when the pipeline was opened."""
 
@@ -104,7 +107,7 @@ class WarehouseClient(PostgresClient):
         return []
 
 
-class AuditWarehouse(postgres):
+class AuditWarehouse(OwnDestination, postgres):
     """The dlt destination. Configured as dlt's own, under `destination.postgres`."""
 
     writer: Session | None = None

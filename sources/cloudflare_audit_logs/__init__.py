@@ -1,7 +1,8 @@
 """The dlt source `cloudflare_audit_logs`: one resource per API version and account, each with a cursor of its own.
 
 The events are read from the API before dlt is asked for anything (`paging`, `events`): a resource is handed its batch
-and yields it. So nothing of dlt runs while the network is read, and both pipelines load the same pages.
+and yields it. So nothing of dlt runs while the network is read, and both pipelines load the same pages. What a resource
+yields are the events' keys, the other columns empty; the rows themselves are `events_of`, and go beside dlt.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import pyarrow as pa
 from dlt.extract import DltResource
 
 from .events import Page
-from .schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_KEY, QUARANTINE_TABLE
+from .schema import EVENT_SCHEMA, EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_KEY, QUARANTINE_TABLE
 from .streams import Stream
 
 SOURCE_NAME = "cloudflare_audit_logs"
@@ -46,7 +47,7 @@ class Batch:
 
 @dlt.source(name=SOURCE_NAME, max_table_nesting=0)
 def cloudflare_audit_logs(batches: Mapping[Stream, Batch], lag_seconds: float | None) -> Iterator[DltResource]:
-    """Yields the events of each batch once, and commits each batch's cursor, even for a batch without events.
+    """Yields the keys of each batch once, and commits each batch's cursor, even for a batch without events.
 
     Args:
         batches: by stream, what the destination lacks.
@@ -67,13 +68,13 @@ def _polled(stream: Stream, batch: Batch, lag_seconds: float) -> DltResource:
         # Without this, dlt would drop a late event below its cursor without a word, and could not
         # commit the cursor of a stretch whose events are all known.
         timestamp.advance(max(batch.cursor, timestamp.get_state()["last_value"]))
-        yield from _tables(batch)
+        yield from _keys(batch)
 
     return _resource(stream, audit_logs)
 
 
 def _late(stream: Stream, batch: Batch) -> DltResource:
-    return _resource(stream, _tables(batch))
+    return _resource(stream, _keys(batch))
 
 
 def _resource(stream: Stream, rows: Any) -> DltResource:
@@ -88,8 +89,21 @@ def _resource(stream: Stream, rows: Any) -> DltResource:
     return resource
 
 
-def _tables(batch: Batch) -> Iterator[pa.Table]:
-    return (page.events for page in batch.pages if page.events.num_rows)
+def events_of(batches: Mapping[Stream, Batch]) -> pa.Table:
+    """The events of the batches, whole."""
+    return pa.concat_tables(
+        [EVENT_SCHEMA.empty_table(), *(p.events for batch in batches.values() for p in batch.pages)]
+    )
+
+
+def _keys(batch: Batch) -> list[pa.Table]:
+    """The events of a batch as one table, with nothing in the columns that are not of the key."""
+    if not batch.events:
+        return []
+    events = pa.concat_tables([page.events for page in batch.pages])
+    empty = {field.name: pa.nulls(events.num_rows, field.type) for field in EVENT_SCHEMA if field.nullable}
+    empty["raw_event"] = pa.repeat(pa.scalar(""), events.num_rows)
+    return [pa.table([empty.get(name, events[name]) for name in EVENT_SCHEMA.names], schema=EVENT_SCHEMA)]
 
 
 def _quarantine(tables: list[pa.Table]) -> DltResource:
@@ -123,4 +137,4 @@ def _plain(time: datetime) -> datetime:
     return datetime.fromisoformat(time.isoformat()).astimezone(UTC)
 
 
-__all__ = ["Batch", "Position", "Stream", "cloudflare_audit_logs", "stored_position"]
+__all__ = ["Batch", "Position", "Stream", "cloudflare_audit_logs", "events_of", "stored_position"]

@@ -223,7 +223,7 @@ def _reconcile(kind: str, copies: Copies, busy_events: int) -> Row:
     os.environ["CLOUDFLARE_ACCOUNT_ID"] = BUSY
     _, whole, _ = _run("pipelines/reconcile.py", *options, "--json")
     os.environ["CLOUDFLARE_ACCOUNT_ID"] = ",".join(ACCOUNTS)
-    ids = sum(len(key) for hour in hours[:1] for key in copies.lake.keys(stream, hour)["event_id"].to_pylist())
+    ids = sum(len(key) for hour in hours[:1] for key in copies.lake.keys(stream, hour)[0]["event_id"].to_pylist())
     ids_an_event = ids / (busy_events // 24)
     return {
         "lake": kind,

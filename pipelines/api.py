@@ -11,10 +11,14 @@ from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
+from .logs import log
 from .reading import FetchPages
 from .settings import Settings
 
 Clock = Callable[[], datetime]
+
+LONG_WAIT_SECONDS = 5
+"""Whoever waits longer says so."""
 
 
 class StopRequestedError(Exception):
@@ -38,6 +42,8 @@ def client_for(
     """A connection to the API. A budget makes it wait for its turn; `stop` ends its waiting: `StopRequestedError`."""
 
     def sleep(seconds: float) -> None:
+        if seconds >= LONG_WAIT_SECONDS:
+            log.info("api.waiting", seconds=f"{seconds:.0f}")
         if stop.wait(seconds):
             raise StopRequestedError
 

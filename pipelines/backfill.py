@@ -9,7 +9,6 @@ Exit codes: 0 done, 1 an account failed, 2 wrong usage, 3 a store lacks somethin
 import argparse
 import json
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +27,8 @@ from pipelines.logs import log
 from pipelines.reading import FetchPages, Reading, fetch_exactly
 from pipelines.settings import Settings
 from pipelines.sidecar import Sidecar
-from pipelines.units import exit_code_of, run_units
+from pipelines.units import Shared, run_units
 from pipelines.windows import accounts_of, add_window_options, api_window, days_of, window_of
-from sources.cloudflare_audit_logs.budget import Budget
 from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -76,22 +74,24 @@ def backfill(window: Window, chosen: Sequence[str] | None, settings: Settings, *
     streams = settings.streams_of(accounts_of(chosen, settings.account_ids))
     _tell_retention(window, settings)
     units = [(stream, day) for day in days_of(window) for stream in streams]
-    stop, done, failures = threading.Event(), Done(), dict[Stream, AuditLogsError]()
-    open_worker = partial(_open_worker, settings, stop, Budget())
+    shared, done = Shared(), Done()
+    open_worker = partial(_open_worker, settings, shared)
     begun = time.monotonic()
     with tqdm(total=len(units), unit=" days", desc="backfill", disable=not sys.stderr.isatty()) as bar:
-        for (stream, _), result in run_units(units, open_worker, workers=min(LARGEST_POOL, len(streams)), stop=stop):
+        for (stream, _), result in run_units(
+            units, open_worker, workers=min(LARGEST_POOL, len(streams)), stop=shared.stop
+        ):
             if isinstance(result, AuditLogsError):
-                failures[stream] = result
-                log.error("account.failed", account=stream.account_id, version=stream.api_version, error=result)
+                shared.note_failure(stream, result)
             else:
                 done.add(result)
             bar.update()
             bar.set_postfix_str(f"{done.read:,} events, {done.read / (time.monotonic() - begun):,.0f} a second")
-    print(json.dumps(_as_json(done, failures)) if as_json else _as_text(done, len(units), failures))
+    failures = shared.failures
+    print(json.dumps(_as_json(done, failures), default=str) if as_json else _as_text(done, len(units), failures))
     for gap in done.gaps:
         log.error("backfill.gap", account=gap.stream.account_id, hour=gap.hour.isoformat(), hint="see reconcile.py")
-    return exit_code_of(failures.values()) or (3 if done.gaps else 0)
+    return shared.exit_code or (3 if done.gaps else 0)
 
 
 def _tell_retention(window: Window, settings: Settings) -> None:
@@ -102,18 +102,19 @@ def _tell_retention(window: Window, settings: Settings) -> None:
 
 
 @contextmanager
-def _open_worker(
-    settings: Settings, stop: threading.Event, budget: Budget, number: int
-) -> Iterator[Callable[[Unit], Done]]:
+def _open_worker(settings: Settings, shared: Shared, number: int) -> Iterator[Callable[[Unit], Done]]:
     """What one thread needs, and how it does a unit."""
     with ExitStack() as stack:
-        client = stack.enter_context(client_for(settings, stop, utc_now, budget))
+        client = stack.enter_context(client_for(settings, shared.stop, utc_now, shared.budget))
         sidecars = stack.enter_context(open_sidecars(settings.stores, f"backfill_{number}", clock=utc_now))
         copies = stack.enter_context(open_copies(settings.stores, must_exist=False))
-        completeness = Completeness(copies.warehouse, copies.lake, clock=utc_now)
-        fetch_pages = fetch_exactly(page_fetcher(client, settings, stop, utc_now))
+        completeness = Completeness(
+            copies.warehouse, copies.lake, clock=utc_now, is_all_asked_for=not settings.hide_user_logs
+        )
+        fetch_pages = fetch_exactly(page_fetcher(client, settings, shared.stop, utc_now))
 
         def fill(unit: Unit) -> Done:
+            shared.give_up(unit[0])
             if completeness.is_proven(*unit, lateness=settings.sweep_window):
                 return Done(skipped=1)
             while True:
@@ -121,7 +122,7 @@ def _open_worker(
                     return _fill(*unit, fetch_pages, sidecars, completeness)
                 except RateLimitedError as error:
                     log.warning("backfill.rate_limited", error=error)
-                    sleep_until(error.until, stop)
+                    sleep_until(error.until, shared.stop)
 
         yield fill
 
@@ -148,7 +149,7 @@ def _as_json(done: Done, failures: dict[Stream, AuditLogsError]) -> dict[str, ob
         "read": done.read,
         "new": dict(done.new),
         "days_skipped": done.skipped,
-        "gaps": [check.as_row() | {"hour": check.hour.isoformat()} for check in done.gaps],
+        "gaps": [check.as_row() for check in done.gaps],
         "failed_accounts": {stream.name: str(error) for stream, error in failures.items()},
     }
 

@@ -1,9 +1,12 @@
 """What the commands have in common: settings, a running warehouse, errors as one line, exit codes."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from typing import Any
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
@@ -52,10 +55,18 @@ def _server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings
     return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
 
 
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _run(run: Callable[[], int]) -> int:
     configure_logs()
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is in hand is finished
     try:
         return run()
+    except BrokenPipeError:  # `… | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ wherever it is not; only the API may lack one, for it forgets what is old.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -68,6 +69,10 @@ class HourCheck:
     """By store, whose content is not that of the API, or else the lake; None: not compared."""
     broken: AuditLogsError | None = None
     """Why the lake's object cannot be read."""
+    stray: int = 0
+    """Rows of the lake's object that belong into another one."""
+    lost: int = 0
+    """So many more there were when the hour was last found complete."""
 
     @property
     def hour(self) -> datetime:
@@ -83,7 +88,7 @@ class HourCheck:
     def is_gap(self) -> bool:
         """Whether a store does not hold each event once, as it should."""
         found = [*(self.missing.get(store) for store in STORES), self.doubled, *(self.differing or {}).values()]
-        return self.broken is not None or any(found)
+        return self.broken is not None or self.stray > 0 or self.lost > 0 or any(found)
 
     def as_row(self) -> dict[str, Any]:
         """As the table `audit_completeness` has it."""
@@ -152,6 +157,7 @@ class LakeSide:
     def __init__(self, reader: LakeReader) -> None:
         self._reader = reader
         self.broken: dict[datetime, AuditLogsError] = {}
+        self.stray: dict[datetime, int] = {}
 
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
         """Of the hours whose object can be read."""
@@ -165,16 +171,26 @@ class LakeSide:
 
     def events(self, stream: Stream, window: Window) -> pa.Table:
         """Doubles included."""
-        return self._reader.events(stream, window)
+        with self._noting_what_is_broken(window):
+            return self._reader.events(stream, window)
+        return EVENT_SCHEMA.empty_table()
 
     def _keys_or_nothing(self, stream: Stream, window: Window) -> pa.Table:
+        with self._noting_what_is_broken(window):
+            keys, stray = self._reader.keys(stream, window)
+            if stray:
+                self.stray[next(hours_of(window.since, window.before))] = stray
+            return keys
+        return EVENT_SCHEMA.empty_table().select(KEYS)
+
+    @contextmanager
+    def _noting_what_is_broken(self, window: Window) -> Iterator[None]:
         try:
-            return self._reader.keys(stream, window)
+            yield
         except TemporaryError:
             raise
         except AuditLogsError as error:
             self.broken[next(hours_of(window.since, window.before))] = error
-            return EVENT_SCHEMA.empty_table().select(KEYS)
 
 
 class Completeness:
@@ -187,8 +203,10 @@ class Completeness:
         *,
         clock: Callable[[], datetime],
         with_contents: bool = False,
+        is_all_asked_for: bool = True,
     ) -> None:
-        self._warehouse, self._lake = warehouse, lake
+        """With settings that hide some events, what the API shows is no proof for a backfill without them."""
+        self._warehouse, self._lake, self._is_all_asked_for = warehouse, lake, is_all_asked_for
         self._clock, self._with_contents = clock, with_contents
 
     def check(self, stream: Stream, window: Window, api: ApiSide | None) -> list[HourCheck]:
@@ -208,21 +226,24 @@ class Completeness:
         if api is not None:
             sides["api"] = api
         tallies = {name: side.tallies(stream, window) for name, side in sides.items()}
+        known = self._warehouse.known_events(stream, window)
         checks = []
         for part in hour_windows(window):
             hour = next(hours_of(part.since, part.before))
             asked = {name: side for name, side in sides.items() if self._is_expected(name, part)}
             found = {name: tallies[name].get(hour, NOTHING) for name in asked}
-            broken = lake.broken.get(hour)
-            check = HourCheck(stream, part, checked_at, {name: t.events for name, t in found.items()}, broken=broken)
-            check.api_digest = found["api"].digest if "api" in found else None
-            if broken is not None:
-                del check.events["lake"]
-            if broken is not None or len(set(found.values())) > 1:
-                _compare_keys(check, asked)
+            check = HourCheck(stream, part, checked_at, {name: tally.events for name, tally in found.items()})
+            check.stray = lake.stray.get(hour, 0)
+            check.api_digest = found["api"].digest if "api" in found and self._is_all_asked_for else None
             if self._with_contents:
-                readable = {name: side for name, side in asked.items() if name in check.events}
-                _compare_contents(check, readable)
+                _compare_contents(check, asked)
+            check.broken = lake.broken.get(hour)
+            if check.broken is not None:
+                del check.events["lake"]
+            if check.broken is not None or len(set(found.values())) > 1:
+                _compare_keys(check, asked)
+            if check.is_whole and hour in known:
+                check.lost = max(0, known[hour] - max(check.events.values(), default=0))
             checks.append(check)
         self._record(checks)
         return checks
@@ -231,7 +252,7 @@ class Completeness:
         """Whether all of a window was found complete, `lateness` after it or later, and both stores still hold that."""
         hours = list(hour_windows(window))
         latest = self._warehouse.latest_checks(stream, window)
-        if any(
+        if not self._is_all_asked_for or any(
             part.before - part.since < HOUR
             or (row := latest.get(part.since)) is None
             or row["status"] != "complete"
@@ -242,9 +263,9 @@ class Completeness:
             return False
         proven = {hour: Tally(row["api_events"], int(row["api_digest"])) for hour, row in latest.items()}
         proven = {hour: tally for hour, tally in proven.items() if tally != NOTHING}
-        return LakeSide(self._lake).tallies(stream, window) == proven and self._kept(
-            self._warehouse.tallies(stream, window)
-        ) == self._kept(proven)
+        lake = LakeSide(self._lake)
+        is_in_lake = lake.tallies(stream, window) == proven and not lake.broken and not lake.stray
+        return is_in_lake and self._kept(self._warehouse.tallies(stream, window)) == self._kept(proven)
 
     def _kept(self, tallies: Mapping[datetime, Tally]) -> dict[datetime, Tally]:
         return {hour: t for hour, t in tallies.items() if self._is_expected("warehouse", Window(hour, hour + HOUR))}

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dlt.common.destination import DestinationCapabilitiesContext
@@ -197,6 +198,9 @@ class Lake:
         """Makes one clear message of whatever the store raises."""
         try:
             yield
+        except IsADirectoryError as error:
+            hint = "something else writes into the lake: move it away"
+            raise AuditLogsError("there is a folder where an object should be", detail=str(error), hint=hint) from error
         except STORE_ERRORS as error:
             hint = "check S3_ENDPOINT, S3_BUCKET and its keys, or the folder's rights and free space"
             raise TemporaryError("the lake is not available", detail=" ".join(str(error).split()), hint=hint) from error
@@ -295,7 +299,7 @@ def reading(path: str) -> Iterator[None]:
     """A block that parses an object: says which one is none of ours."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        hint = "move it out of the lake; the next polls or a repair bring its events back"
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        hint = "pipelines/reconcile.py --repair sets it aside and brings its events back"
         problem = f"the object {path} is not Parquet of our columns"
         raise AuditLogsError(problem, detail=str(error), hint=hint) from error

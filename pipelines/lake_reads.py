@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .lake import Lake, LakeClient, reading
 from .objects import ConflictError
-from .partitions import Partition, account_folder, day_folder, hours_of
+from .partitions import Partition, account_folder, day_folder, hours_of, only_of
 from .reading import within
 from .scratch_pipeline import client_of
 
@@ -70,40 +70,38 @@ class LakeReader:
         partitions = [Partition(account_id, hour) for hour in hours_of(window.since, window.before)]
         return {partition: found[partition.path] for partition in partitions if partition.path in found}
 
-    def keys(self, stream: Stream, window: Window) -> pa.Table:
+    def keys(self, stream: Stream, window: Window) -> tuple[pa.Table, int]:
         """`event_id` and `timestamp` of each row in a window of at most an hour, as often as it is there.
+
+        And how many rows the object has that belong into another one.
 
         Raises:
             AuditLogsError: the object is not Parquet of our columns.
         """
-        return self._rows(stream, window, KEY_COLUMNS).select(["event_id", "timestamp"])
+        partition = _partition_of(stream, window)
+        rows = self._read(partition.path, KEY_COLUMNS)
+        _, stray = only_of(partition, rows)
+        return _of(stream, window, rows).select(["event_id", "timestamp"]), stray.num_rows
 
     def events(self, stream: Stream, window: Window) -> pa.Table:
-        """As `keys`, but the rows whole."""
-        return self._rows(stream, window, EVENT_SCHEMA.names)
+        """The rows of a window of at most an hour whole; raises as above."""
+        return _of(stream, window, self._read(_partition_of(stream, window).path, EVENT_SCHEMA.names))
 
-    def what_is_wrong_with(self, partition: Partition) -> AuditLogsError | None:
-        """Why an object is not Parquet of our columns; raises TemporaryError if it cannot be reached."""
+    def stray(self, partition: Partition) -> pa.Table:
+        """The rows that belong into another object."""
+        return only_of(partition, self._read(partition.path, EVENT_SCHEMA.names))[1]
+
+    def batches(self, partition: Partition, window: Window, size: int) -> Iterator[pa.Table]:
+        """The rows of a window, some at a time; raises as above."""
         with self._lake.translated_errors():
             file = self.objects.open(partition.path)
-        try:
-            with file or nullcontext(), reading(partition.path):
-                for batch in pq.ParquetFile(file).iter_batches(columns=EVENT_SCHEMA.names) if file else ():
-                    pa.Table.from_batches([batch]).select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
-        except TemporaryError:
-            raise
-        except AuditLogsError as error:
-            return error
-        return None
-
-    def _rows(self, stream: Stream, window: Window, columns: list[str]) -> pa.Table:
-        path = Partition(stream.account_id, next(hours_of(window.since, window.before))).path
-        rows = self._read(path, columns)
-        is_account, is_version = (
-            pc.equal(rows[name], value)
-            for name, value in (("account_id", stream.account_id), ("api_version", stream.api_version))
-        )
-        return within(rows.filter(pc.and_(is_account, is_version)), window)
+        if file is None:
+            return
+        with file, reading(partition.path):
+            for batch in pq.ParquetFile(file).iter_batches(size, columns=EVENT_SCHEMA.names):
+                rows = pa.Table.from_batches([batch]).select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+                rows.validate(full=True)
+                yield within(rows.filter(pc.equal(rows["account_id"], partition.account_id)), window)
 
     def _read(self, path: str, columns: list[str]) -> pa.Table:
         schema = pa.schema([EVENT_SCHEMA.field(name) for name in columns])
@@ -114,10 +112,22 @@ class LakeReader:
                 if file is None:
                     return schema.empty_table()
                 with file, reading(path):
-                    return pq.ParquetFile(file, pre_buffer=True).read(columns).select(columns).cast(schema)
+                    rows = pq.ParquetFile(file, pre_buffer=True).read(columns).select(columns).cast(schema)
+                    rows.validate(full=True)
+                    return rows
             except ConflictError:
                 continue
         raise TemporaryError(f"{path} is being written without end", detail=f"replaced {_ATTEMPTS} times while read")
+
+
+def _partition_of(stream: Stream, window: Window) -> Partition:
+    return Partition(stream.account_id, next(hours_of(window.since, window.before)))
+
+
+def _of(stream: Stream, window: Window, rows: pa.Table) -> pa.Table:
+    is_account = pc.equal(rows["account_id"], stream.account_id)
+    is_version = pc.equal(rows["api_version"], stream.api_version)
+    return within(rows.filter(pc.and_(is_account, is_version)), window)
 
 
 @contextmanager

@@ -76,8 +76,15 @@ def split(events: pa.Table) -> Iterator[tuple[Partition, pa.Table]]:
 
 
 def merge_events(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:
-    """The partition with the new events in it, each once, what was there first kept; None if nothing is new."""
+    """The partition with the new events in it, each once, what was there first kept; None if that changes nothing."""
     return _merge(existing, new, EVENT_SCHEMA, PRIMARY_KEY, order=_ORDER)
+
+
+def only_of(partition: Partition, held: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of an object that belong into it, and those that do not."""
+    hours = pc.floor_temporal(held["timestamp"], unit="hour")
+    belongs = pc.and_(pc.equal(held["account_id"], partition.account_id), pc.equal(hours, partition.hour))
+    return held.filter(belongs), held.filter(pc.invert(belongs))
 
 
 def replace_events(existing: pa.Table, right: pa.Table) -> pa.Table:
@@ -105,7 +112,8 @@ def _merge(
     both = pa.concat_tables([existing, new.select(schema.names).cast(schema)])
     index = pa.array(range(both.num_rows))
     first = both.select(key).append_column("index", index).group_by(list(key)).aggregate([("index", "min")])
-    if first.num_rows == existing.num_rows:
+    has_new = pc.any(pc.greater_equal(first["index_min"], existing.num_rows)).as_py()
+    if not has_new and first.num_rows == existing.num_rows:  # and no double to take out
         return None
     return both.take(first["index_min"]).sort_by([(name, "ascending") for name in order])
 

@@ -9,7 +9,6 @@ Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75
 import argparse
 import json
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,9 +27,8 @@ from pipelines.logs import log
 from pipelines.reading import FetchPages
 from pipelines.repair import Repair
 from pipelines.settings import Settings
-from pipelines.units import exit_code_of, run_units
+from pipelines.units import Shared, run_units
 from pipelines.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
-from sources.cloudflare_audit_logs.budget import Budget
 from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -66,14 +64,15 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
     is_known = _is_not_known if scope.asks_api else _is_in_lake
     streams = settings.streams_of(accounts_of(chosen, settings.account_ids, is_known))
     units = [(stream, day) for day in days_of(window) for stream in streams]
-    stop, checks, failures = threading.Event(), list[HourCheck](), dict[Stream, AuditLogsError]()
-    open_worker = partial(_open_worker, settings, scope, stop, Budget())
+    shared, checks = Shared(), list[HourCheck]()
+    open_worker = partial(_open_worker, settings, scope, shared)
     hours = events = 0
     with tqdm(total=len(units), unit=" days", desc="reconcile", disable=not sys.stderr.isatty()) as bar:
-        for (stream, _), result in run_units(units, open_worker, workers=min(LARGEST_POOL, len(streams)), stop=stop):
+        for (stream, _), result in run_units(
+            units, open_worker, workers=min(LARGEST_POOL, len(streams)), stop=shared.stop
+        ):
             if isinstance(result, AuditLogsError):
-                failures[stream] = result
-                log.error("account.failed", account=stream.account_id, version=stream.api_version, error=result)
+                shared.note_failure(stream, result)
             else:
                 hours += len(result)
                 events += sum(max(check.events.values(), default=0) for check in result)
@@ -83,10 +82,10 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
     checks.sort(key=lambda check: (check.stream, check.hour))
     gaps = [check for check in checks if check.is_gap]
     if as_json:
-        print(json.dumps(_as_json(checks, hours, events, failures)))
+        print(json.dumps(_as_json(checks, hours, events, shared.failures)))
     else:
-        print(_as_text(checks, hours, events, scope))
-    return exit_code_of(failures.values()) or (3 if gaps else 0)
+        print(_as_text(checks, hours, events, scope, shared.failures))
+    return shared.exit_code or (3 if gaps else 0)
 
 
 def _is_not_known(_: str) -> bool:
@@ -104,19 +103,20 @@ class _Worker:
     """What one thread needs, and how it does a unit."""
 
     scope: Scope
-    stop: threading.Event
+    shared: Shared
     completeness: Completeness
     fetch_pages: FetchPages | None
     repair: Repair | None
 
     def __call__(self, unit: Unit) -> list[HourCheck]:
         """Compares a window, mends it if told to, and returns how it was in the end."""
+        self.shared.give_up(unit[0])
         while True:
             try:
                 return self._check_and_mend(*unit)
             except RateLimitedError as error:
                 log.warning("reconcile.rate_limited", error=error)
-                sleep_until(error.until, self.stop)
+                sleep_until(error.until, self.shared.stop)
 
     def _check_and_mend(self, stream: Stream, window: Window) -> list[HourCheck]:
         checks = self._check(stream, window)
@@ -128,7 +128,12 @@ class _Worker:
                 "reconcile.gap", account=stream.account_id, hour=gap.hour.isoformat(), found="; ".join(_wrong(gap))
             )
             self.repair.mend(gap)
-        return self._check(stream, window)
+        again = self._check(stream, window)
+        set_aside = {gap.hour: gap.broken for gap in gaps if gap.broken is not None}
+        for check in again:
+            if check.hour in set_aside and not any(check.events.values()):
+                check.broken = set_aside[check.hour]  # nobody else has what it held
+        return again
 
     def _check(self, stream: Stream, window: Window) -> list[HourCheck]:
         api = None
@@ -138,21 +143,33 @@ class _Worker:
 
 
 @contextmanager
-def _open_worker(
-    settings: Settings, scope: Scope, stop: threading.Event, budget: Budget, number: int
-) -> Iterator[_Worker]:
+def _open_worker(settings: Settings, scope: Scope, shared: Shared, number: int) -> Iterator[_Worker]:
     with ExitStack() as stack:
         fetch_pages = None
         if scope.asks_api:
-            client = stack.enter_context(client_for(settings, stop, utc_now, budget))
-            fetch_pages = page_fetcher(client, settings, stop, utc_now)
+            client = stack.enter_context(client_for(settings, shared.stop, utc_now, shared.budget))
+            fetch_pages = page_fetcher(client, settings, shared.stop, utc_now)
         copies = stack.enter_context(open_copies(settings.stores))
-        completeness = Completeness(copies.warehouse, copies.lake, clock=utc_now, with_contents=scope.with_contents)
+        completeness = Completeness(
+            copies.warehouse,
+            copies.lake,
+            clock=utc_now,
+            with_contents=scope.with_contents,
+            is_all_asked_for=not settings.hide_user_logs,
+        )
         repair = None
         if scope.repairs:
             sidecars = stack.enter_context(open_sidecars(settings.stores, f"repair_{number}", clock=utc_now))
-            repair = Repair(fetch_pages, copies.warehouse, copies.lake, sidecars, copies.owner, copies.schema)
-        yield _Worker(scope, stop, completeness, fetch_pages, repair)
+            repair = Repair(
+                fetch_pages,
+                copies.warehouse,
+                copies.lake,
+                sidecars,
+                copies.owner,
+                copies.schema,
+                settings.api_versions,
+            )
+        yield _Worker(scope, shared, completeness, fetch_pages, repair)
 
 
 def _as_json(
@@ -177,20 +194,25 @@ def _hour_as_json(check: HourCheck) -> dict[str, Any]:
         "doubled": {"lake": [event_id for event_id, _ in check.doubled]} if check.doubled else {},
         "differing": {store: [event_id for event_id, _ in keys] for store, keys in (check.differing or {}).items()},
         "broken": None if check.broken is None else str(check.broken),
+        "stray": check.stray,
+        "lost": check.lost,
     }
 
 
 _HEAD = ("account", "version", "hour (UTC)", "API", "warehouse", "lake", "what is wrong")
 
 
-def _as_text(checks: Sequence[HourCheck], hours: int, events: int, scope: Scope) -> str:
+def _as_text(
+    checks: Sequence[HourCheck], hours: int, events: int, scope: Scope, failures: dict[Stream, AuditLogsError]
+) -> str:
     gaps = [check for check in checks if check.is_gap]
     lines = [_HEAD, *map(_line, gaps)] if gaps else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     forgotten = sum(len(check.missing.get("api", [])) for check in checks)
     asked = ", ".join(["API", *STORES] if scope.asks_api else STORES)
-    found = f"{len(gaps):,} hours with gaps" if gaps else "complete"
+    found = f"{len(gaps):,} hours with gaps" if gaps else "complete" if not failures else "no gap found"
+    found += f"; {len(failures):,} accounts could not be compared, see the log" if failures else ""
     known = f"; {forgotten:,} events that the API does not show (any more)" if forgotten else ""
     return "\n".join([*table, f"{hours:,} hours, {events:,} events in {asked}: {found}{known}"])
 
@@ -204,6 +226,8 @@ def _line(check: HourCheck) -> tuple[str, ...]:
 def _wrong(check: HourCheck) -> list[str]:
     problems = [f"{len(check.missing[store]):,} missing in the {store}" for store in STORES if check.missing.get(store)]
     problems += [f"{len(check.doubled):,} doubled in the lake"] if check.doubled else []
+    problems += [f"{check.stray:,} in the wrong object"] if check.stray else []
+    problems += [f"{check.lost:,} fewer than when it was complete"] if check.lost else []
     problems += [f"{len(keys):,} differ in the {store}" for store, keys in (check.differing or {}).items()]
     return problems + ([f"broken: {check.broken.message}"] if check.broken else [])
 

@@ -35,7 +35,7 @@ from pipelines.units import run_units
 from pipelines.warehouse import Warehouse, open_warehouse
 from pipelines.warehouse_load import load_events
 from pipelines.windows import accounts_of, add_window_options, days_of, past_window, window_of
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Window
 
@@ -45,6 +45,7 @@ Write = Callable[[pa.Table], None]
 TABLE = "audit_logs_rehydrated"
 BATCH_EVENTS = 5_000
 """Rows of one transaction: 7 MB of events of 1.3 KB."""
+BATCH_OF_LARGE_EVENTS = 100
 DUCKDB_MEMORY = "128MB"
 WORKERS = min(4, os.cpu_count() or 1)
 """PostgreSQL is the limit: a second connection brought half as much again on two cores, docs/lake.md."""
@@ -151,10 +152,27 @@ def _bring(
         for partition, size in sizes.items():
             try:
                 brought.add(_bring_objects(window, {partition: size}, lake, database, write))
-            except duckdb.Error as error:
-                log.error("lake.broken", error=lake.what_is_wrong_with(partition) or error, path=partition.path)
-                brought.add(Brought(broken=[partition.path]))
+            except duckdb.Error:
+                brought.add(_bring_without_duckdb(window, partition, size, lake, write))
         return brought
+
+
+def _bring_without_duckdb(
+    window: Window, partition: Partition, size: int, lake: LakeReader, write: Write | None
+) -> Brought:
+    """Brings an object that DuckDB cannot read: a broken one is named; one with events of 100 KB is too much for it."""
+    brought = Brought(1, 0, size)
+    try:
+        for events in lake.batches(partition, window, BATCH_OF_LARGE_EVENTS):
+            if write is not None:
+                write(events)
+            brought.events += events.num_rows
+    except TemporaryError:
+        raise
+    except AuditLogsError as error:
+        log.error("lake.broken", error=error, path=partition.path)
+        return Brought(broken=[partition.path])
+    return brought
 
 
 def _bring_objects(
@@ -186,7 +204,7 @@ def _batches(database: duckdb.DuckDBPyConnection, parameters: list[Any]) -> Iter
             events = pa.Table.from_batches([next(batches)]).cast(EVENT_SCHEMA)
         except StopIteration:
             return
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise duckdb.DataError(str(error)) from error
         yield events
 
@@ -208,7 +226,7 @@ def _tell(total: Brought, *, is_dry_run: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**asdict(total), "dry_run": is_dry_run}))
         return
-    what = "would be read" if is_dry_run else f"are in {TABLE}"
+    what = "would be read" if is_dry_run else f"were read into {TABLE}"
     broken = f"; {len(total.broken):,} objects are broken, see the log" if total.broken else ""
     print(f"{total.events:,} events of {total.objects:,} objects ({total.bytes:,} bytes) {what}{broken}")
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
-from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 
 from .completeness import ApiSide, HourCheck
 from .known import EventKey, event_keys
@@ -23,12 +24,15 @@ from .lake import reading
 from .lake_reads import LakeReader
 from .logs import log
 from .objects import update
-from .partitions import Partition, decode, encode, merge_events, replace_events
+from .partitions import HOUR, Partition, decode, encode, merge_events, only_of, replace_events, split
 from .postgres import connect
 from .reading import FetchPages, Part, Step
 from .sidecar import Sidecar
 from .warehouse_load import update_events
 from .warehouse_reads import WarehouseReader
+
+BROKEN_FOLDER = "_broken"
+"""Where objects that cannot be read are kept."""
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Repair:
     owner: PostgresCredentials
     """Who may replace events in the warehouse."""
     schema: str
+    api_versions: Sequence[str]
+    """That the API is asked for."""
 
     def mend(self, check: HourCheck) -> None:
         """Makes both stores hold each event of the hour once, and the same of it.
@@ -49,25 +55,47 @@ class Repair:
         Raises:
             AuditLogsError: a side could not be read, or a store not be written. What was done until then stays.
         """
-        stream, window = check.stream, check.window
+        stream, partition = check.stream, Partition(check.stream.account_id, check.hour)
+        if check.stray:
+            self._put_into_place(partition)
+        if check.broken is None:
+            self._fill(stream, check.window, check, asks_api=True)
+            return
+        self._set_aside(partition.path)
+        # The object held all of the hour, of every version, whatever was asked for.
+        for version in API_VERSIONS:
+            whole = Window(check.hour, check.hour + HOUR)
+            self._fill(Stream(stream.account_id, version), whole, check, asks_api=version in self.api_versions)
+
+    def _fill(self, stream: Stream, window: Window, check: HourCheck, *, asks_api: bool) -> None:
+        from_api = EVENT_SCHEMA.empty_table()
+        if self.fetch_pages is not None and asks_api:
+            api = ApiSide.read(self.fetch_pages, stream, window, with_contents=True)
+            from_api = api.events(stream, window)
         path = Partition(stream.account_id, check.hour).path
-        if check.broken is not None:
-            self._set_aside(path)
         if check.doubled:
             # Merged with nothing, what is there twice is there once.
             self._change(path, lambda held: merge_events(held, EVENT_SCHEMA.empty_table()))
-        from_api = EVENT_SCHEMA.empty_table()
-        if self.fetch_pages is not None:
-            api = ApiSide.read(self.fetch_pages, stream, window, with_contents=True)
-            from_api = api.events(stream, window)
         self._add("warehouse", stream, window, from_api)
         self._add("lake", stream, window, from_api)
         self._add("warehouse", stream, window, self.lake.events(stream, window))
         self._add("lake", stream, window, self.warehouse.events(stream, window))
-        if check.differing:
-            # In this order, merging keeps what the API says, and what the lake says of all else.
-            merged = merge_events(from_api, self.lake.events(stream, window))
-            self._replace(check.differing, path, from_api if merged is None else merged)
+        # In this order, merging keeps what the API says, and what the lake says of all else.
+        merged = merge_events(from_api, self.lake.events(stream, window))
+        right = from_api if merged is None else merged
+        differing = check.differing or {}
+        # Of a double with two texts, one was kept: it need not be the API's.
+        in_lake = [*differing.get("lake", []), *check.doubled]
+        self._replace({"lake": in_lake, "warehouse": differing.get("warehouse", [])}, path, right)
+
+    def _put_into_place(self, partition: Partition) -> None:
+        """Brings rows of an object where they belong, and takes them out of it."""
+        for place, rows in split(self.lake.stray(partition)):
+            for version in rows["api_version"].unique().to_pylist():
+                its_rows = rows.filter(pc.equal(rows["api_version"], version))
+                window = Window(place.hour, place.hour + HOUR)
+                self._add("lake", Stream(place.account_id, version), window, its_rows)
+        self._change(partition.path, lambda held: only_of(partition, held)[0])
 
     def _add(self, store: str, stream: Stream, window: Window, events: pa.Table) -> None:
         """Adds what the store lacks of the events."""
@@ -84,7 +112,8 @@ class Repair:
         def change(body: bytes | None) -> bytes | None:
             if body is None or _is_readable(body):
                 return None
-            kept_as = f"{path}.broken-{hashlib.sha256(body).hexdigest()[:8]}"
+            # Not beside it: readers of the lake take every file below the events for one of them.
+            kept_as = f"{BROKEN_FOLDER}/{path}-{hashlib.sha256(body).hexdigest()[:8]}"
             if self.lake.objects.read(kept_as) is None:
                 self.lake.objects.write(kept_as, body, None)
             log.warning("repair.set_aside", path=path, kept_as=kept_as)
@@ -104,7 +133,7 @@ class Repair:
             self._change(path, lambda held: replace_events(held, in_lake))
             log.warning("repair.replaced", store="lake", events=in_lake.num_rows, path=path)
         if in_warehouse.num_rows:
-            with connect(self.owner, autocommit=True) as connection:
+            with self.warehouse.translated_errors(), connect(self.owner, autocommit=True) as connection:
                 update_events(connection, self.schema, in_warehouse)
             log.warning("repair.replaced", store="warehouse", events=in_warehouse.num_rows)
 
@@ -124,7 +153,7 @@ class Repair:
 def _is_readable(body: bytes) -> bool:
     try:
         with reading(""):
-            decode(body, EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+            decode(body, EVENT_SCHEMA.names).cast(EVENT_SCHEMA).validate(full=True)
     except AuditLogsError:
         return False
     return True

@@ -77,6 +77,9 @@ def _meaning(text: str) -> str:
         return str(len("".join(text.split())))
 
 
-def _number(text: str) -> Decimal:
-    number = Decimal(text)
-    return _EXACT.normalize(number) if number else Decimal(0)
+def _number(text: str) -> Decimal | str:
+    try:
+        number = Decimal(text)
+        return _EXACT.normalize(number) if number else Decimal(0)
+    except decimal.InvalidOperation:  # no number has such an exponent
+        return text

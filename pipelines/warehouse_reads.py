@@ -1,14 +1,14 @@
 """What the warehouse holds of a window, and what is known of its completeness. Reads no event where its key will do."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 from adbc_driver_manager.dbapi import Connection
 
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, PRIMARY_KEY
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .postgres import connect
@@ -25,12 +25,20 @@ class WarehouseReader:
     def __init__(self, warehouse: Warehouse, connection: Connection) -> None:
         self._warehouse, self._connection = warehouse, connection
         columns = ", ".join(f'"{name}"' + "::text" * (name in {"metadata", "raw_event"}) for name in EVENT_SCHEMA.names)
-        self._sections = sections_of("completeness.sql", schema=warehouse.dataset_name, columns=columns)
+        schema = warehouse.dataset_name
+        key = " AND ".join(f'a."{name}" = q."{name}"' for name in PRIMARY_KEY)
+        is_nowhere_else = f"NOT EXISTS (SELECT FROM {schema}.audit_logs AS a WHERE {key})"
+        names = {"schema": schema, "columns": columns, "is_nowhere_else": is_nowhere_else}
+        self._sections = sections_of("completeness.sql", **names)
 
     @property
     def oldest_kept(self) -> datetime | None:
         """Before it, the retention has deleted."""
         return self._warehouse.oldest_kept
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """A block that raises the driver's errors as ours."""
+        return self._warehouse.translated_errors()
 
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
         """The tally of each hour in which there is an event."""
@@ -47,6 +55,10 @@ class WarehouseReader:
     def latest_checks(self, stream: Stream, window: Window) -> dict[datetime, dict[str, Any]]:
         """By hour, its newest check."""
         return {row["hour"]: row for row in self._query("latest checks", stream, window).to_pylist()}
+
+    def known_events(self, stream: Stream, window: Window) -> dict[datetime, int]:
+        """By hour, how many events there were when it was last found complete."""
+        return {row["hour"]: row["events"] for row in self._query("known events", stream, window).to_pylist()}
 
     def record(self, checks: pa.Table) -> None:
         """Keeps the results of checks."""

@@ -1,5 +1,5 @@
 -- What pipelines/completeness.py asks of the warehouse. {schema} is PG_SCHEMA. Parameters: account, version, since, before.
--- What PostgreSQL refused of an hour lies in the quarantine, and counts.
+-- What PostgreSQL refused of an hour lies in the quarantine, and counts once; {is_nowhere_else} sees to that.
 
 -- [tallies]
 -- The sum is that of pipelines/tally.py. By the key's index alone: no event is read.
@@ -11,8 +11,8 @@ FROM (
         SELECT event_id, "timestamp" FROM {schema}.audit_logs
         WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4
         UNION ALL
-        SELECT event_id, "timestamp" FROM {schema}.audit_logs_quarantine
-        WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4
+        SELECT event_id, "timestamp" FROM {schema}.audit_logs_quarantine AS q
+        WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4 AND {is_nowhere_else}
     ) AS keys
 ) AS keys
 GROUP BY hour;
@@ -21,12 +21,18 @@ GROUP BY hour;
 SELECT event_id, "timestamp" FROM {schema}.audit_logs
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4
 UNION ALL
-SELECT event_id, "timestamp" FROM {schema}.audit_logs_quarantine
-WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4;
+SELECT event_id, "timestamp" FROM {schema}.audit_logs_quarantine AS q
+WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4 AND {is_nowhere_else};
 
 -- [events]
 SELECT {columns} FROM {schema}.audit_logs
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4;
+
+-- [known events]
+SELECT DISTINCT ON (hour) hour, greatest(api_events, warehouse_events, lake_events) AS events
+FROM {schema}.audit_completeness
+WHERE account_id = $1 AND api_version = $2 AND hour >= $3 AND hour < $4 AND status = 'complete'
+ORDER BY hour, checked_at DESC;
 
 -- [latest checks]
 -- Of each hour the newest check that is in the table.

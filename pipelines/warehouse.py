@@ -53,22 +53,23 @@ class Session(NamedTuple):
 class WarehouseLoadJob(RunnableLoadJob):
     """A batch in, an idempotent write out: see `warehouse_load`."""
 
-    _job_client: PostgresClient
+    _job_client: "WarehouseClient"
 
     def run(self) -> None:
         """Writes the load's rows in one transaction."""
         is_quarantine = self.load_table_name == QUARANTINE_TABLE
         rows = pq.read_table(self._file_path) if is_quarantine else rows_of(self._job_client)
         load, schema = load_quarantined if is_quarantine else load_events, self._job_client.sql_client.dataset_name
-        with connect(self._job_client.config.credentials, autocommit=True) as connection:
-            for reason in load(connection, schema, rows) if rows.num_rows else ():
-                log.warning("warehouse.quarantined", reason=reason)
+        for reason in load(self._job_client.connection, schema, rows) if rows.num_rows else ():
+            log.warning("warehouse.quarantined", reason=reason)
 
 
 class WarehouseClient(PostgresClient):
     """dlt's Postgres client, which keeps its own tables as it always does; only the events take our way."""
 
     rows: Rows | None = None
+    connection: Connection
+    """That of the store, which has the writer's lock: a load on it cannot outlive the lock. A new one costs 40 ms."""
     writer: Session | None = None
     """The session that held the writer's lock when the pipeline was opened."""
 
@@ -111,11 +112,12 @@ class AuditWarehouse(OwnDestination, postgres):
     """The dlt destination. Configured as dlt's own, under `destination.postgres`."""
 
     writer: Session | None = None
+    connection: Connection | None = None
 
     def client(self, schema: Schema, initial_config: Any = None) -> Any:
-        """The client above, which knows who holds the writer's lock."""
+        """The client above, with the store's connection, which knows who holds the writer's lock."""
         client: Any = super().client(schema, initial_config)
-        client.writer = self.writer
+        client.writer, client.connection = self.writer, self.connection
         return client
 
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:
@@ -159,7 +161,7 @@ class Warehouse:
     def destination(self) -> AuditWarehouse:
         """What a dlt pipeline loads into."""
         destination = AuditWarehouse(destination_name="postgres")
-        destination.writer = self._session
+        destination.writer, destination.connection = self._session, self._connection
         return destination
 
     @contextmanager

@@ -53,6 +53,8 @@ lock: ## Resolves the versions anew (needs uv)
 		--generate-hashes --no-header --no-annotate --upgrade -o requirements.lock
 	uv pip compile pyproject.toml --group build --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements.lock -o requirements-dev.lock
+	uv pip compile --group readers --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-readers.lock
 
 clean: ## Removes .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
@@ -65,6 +67,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock requirements-readers.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
+		--target $(VENV)/readers -r requirements-readers.lock
 	@touch $@

@@ -1,14 +1,16 @@
 """The lake as its readers find it: DuckDB by the project's macros, and pyarrow, Polars and pandas as it is."""
 
+import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import polars as pl
 import pyarrow.dataset as ds
 import pytest
 
@@ -140,20 +142,33 @@ def test_pyarrow_reads_it_as_it_is(folder: Path) -> None:
     assert dataset.to_table(filter=day)["raw_event"].null_count == 0
 
 
-def test_polars_reads_it_as_it_is(folder: Path) -> None:
-    """Lazily, and only what the columns of the path name."""
-    frame = pl.scan_parquet(folder, hive_partitioning=True, glob=True)
-    of_a_day = frame.filter(pl.col("date") == date(2026, 11, 21))
+READERS = {
+    "polars": """
+import polars as pl
+frame = pl.scan_parquet(folder, hive_partitioning=True)
+of_a_day = frame.filter(pl.col("date") == datetime.date(2026, 11, 21)).collect()
+total = frame.select(pl.len()).collect().item()
+print(total, len(of_a_day), of_a_day["timestamp"].dtype, of_a_day["event_id"].n_unique())
+""",
+    "pandas": """
+import pandas as pd
+of_a_day = pd.read_parquet(folder, filters=[("date", "=", "2026-11-21")])
+print(len(pd.read_parquet(folder)), len(of_a_day), of_a_day["timestamp"].dtype, of_a_day["event_id"].nunique())
+""",
+}
 
-    assert frame.select(pl.len()).collect().item() == 48
-    assert of_a_day.collect()["account_id"].unique().to_list() == [ACCOUNT]
-    assert of_a_day.select(pl.len()).collect().item() == 24
 
+@pytest.mark.parametrize("name", READERS)
+def test_other_readers_read_it_as_it_is(folder: Path, name: str) -> None:
+    """With times that know their zone, and only what the columns of the path name."""
+    readers = Path(sys.prefix) / "readers"
+    if not (readers / name).exists() and importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: make setup-dev installs it")
+    script = f"import datetime; folder = {str(folder)!r}\n{READERS[name]}"
+    environment = {**os.environ, "PYTHONPATH": str(readers)}
+    read = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
 
-def test_pandas_reads_it_as_it_is(folder: Path) -> None:
-    """With times that know their zone."""
-    frame = pd.read_parquet(folder, filters=[("date", "=", "2026-11-21")])
-
-    assert len(frame) == 24
-    assert str(frame["timestamp"].dt.tz) == "UTC"
-    assert frame["event_id"].is_unique
+    assert read.returncode == 0, read.stderr
+    total, of_a_day, kind, unique = re.fullmatch(r"(\d+) (\d+) (.+) (\d+)\n", read.stdout).groups()  # type: ignore[union-attr]
+    assert (total, of_a_day, unique) == ("48", "24", "24")
+    assert "UTC" in kind

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -124,7 +123,6 @@ def test_an_object_is_read_by_everyone_as_it_is(tmp_path: Path) -> None:
     assert [row[0] for row in found] == ids
     hive = ds.dataset(tmp_path / "audit_logs", partitioning="hive").to_table(columns=["event_id", "account", "hour"])
     assert hive["event_id"].to_pylist() == ids
-    assert pl.read_parquet(path)["event_id"].to_list() == ids
 
 
 def test_the_hours_of_a_window_are_all_that_it_touches() -> None:

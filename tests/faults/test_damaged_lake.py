@@ -91,6 +91,6 @@ def test_a_foreign_object_stops_its_hour_alone_and_is_named(api: Api, poll: Poll
     poll()
 
     assert "hour=" in str(report.destinations_failed["lake"])
-    assert "move it" in str(report.destinations_failed["lake"])
+    assert "--repair" in str(report.destinations_failed["lake"])
     assert report.new["warehouse"] == 1
     assert stores.ids() == (sorted(ids([event])),) * 2

@@ -124,7 +124,7 @@ def write_object(path: Path, rows: list[dict[str, Any]]) -> None:
     table = table.sort_by([("timestamp", "ascending"), ("event_id", "ascending")])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd", compression_level=3)
+    pq.write_table(table, partial, compression="zstd", compression_level=1)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)

@@ -314,7 +314,8 @@ def _text_column(values: Sequence[Any]) -> pa.Array:
         texts = pa.array(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError):
         return pa.array([_storable(_as_text(value)) for value in values], pa.string())
-    if not pc.any(pc.match_substring(texts, "\x00")).as_py():
+    data = texts.buffers()[2]
+    if data is None or b"\x00" not in data.to_pybytes():
         return texts
     return pa.array([_storable(value) for value in values], pa.string())
 

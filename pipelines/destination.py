@@ -28,6 +28,10 @@ from .store import Store, lacking
 
 LOADS_BETWEEN_PRUNINGS = 50
 
+STEPS_BETWEEN_COMMITS = 5
+"""Of a long window: its events are written step by step, and a run of dlt (100 ms of CPU) commits the cursors of so
+many. Whoever is killed in between reads them once more, and writes nothing."""
+
 
 class Destination:
     """A store as the loop sees it: where it stands, and how it is loaded. Used by one thread at a time."""
@@ -40,6 +44,8 @@ class Destination:
         self._state: Mapping[str, Any] = {}
         """The pipeline's state as last seen in the store."""
         self._known: dict[Stream, Known] = {}
+        self._ahead: list[dict[Stream, Batch]] = []
+        """Steps whose events are written, and whose cursors are not committed yet."""
         self._loads = 0
         self._is_settled = False
         """Whether the steps after the load have been taken, since it was opened."""
@@ -56,6 +62,7 @@ class Destination:
             AuditLogsError: the store is down, locked by another process, or not ours.
         """
         self._known.clear()
+        self._ahead.clear()
         self._is_settled = False
         with self._pipeline.client() as client:
             self._pipeline.take_lock()
@@ -74,7 +81,9 @@ class Destination:
         return stored_position(self._state, stream)
 
     def load(self, step: Step) -> dict[Stream, Batch]:
-        """Writes what the store lacks of the step, commits the cursors with it, and returns the batches that were new.
+        """Writes what the store lacks of the step, commits the cursors, and returns the batches that were new.
+
+        In a long window, the cursors of some steps are committed together.
 
         A batch that brings nothing and moves no cursor is left out; if that leaves none, dlt is not started.
 
@@ -83,12 +92,15 @@ class Destination:
         """
         batches = {stream: self._batch(stream, part) for stream, part in step.parts.items()}
         new = {stream: batch for stream, batch in batches.items() if self._is_new(stream, batch)}
-        if new:
+        if new or (step.is_last and self._ahead):
             self._store.verify_lock()
-            self._verify_state()
-            self._pipeline.run(cloudflare_audit_logs(new, self._lag.total_seconds()), events_of(new))
-            self._state = self._pipeline.state
-            self._prune_now_and_then()
+            is_quarantined = any(batch.quarantined for batch in new.values())
+            if step.is_last or is_quarantined or len(self._ahead) + 1 >= STEPS_BETWEEN_COMMITS:
+                self._commit(new)
+            else:
+                with self._pipeline.translated_errors():
+                    self._store.write(events_of(new))
+                self._ahead.append({stream: batch.without_events() for stream, batch in new.items()})
         for stream, part in step.parts.items():
             self._known[stream].forget_before(batches[stream].cursor - self._lag)
             if part.is_last:
@@ -97,6 +109,15 @@ class Destination:
             with self._pipeline.client() as client:
                 self._is_settled = self._store.after_load(client)
         return new
+
+    def _commit(self, new: Mapping[Stream, Batch]) -> None:
+        """Writes the events in a run of dlt, which commits the cursors, those of the steps before it included."""
+        self._verify_state()
+        batches = {stream: batch for batches in [*self._ahead, new] for stream, batch in batches.items()}
+        self._pipeline.run(cloudflare_audit_logs(batches, self._lag.total_seconds()), events_of(new))
+        self._ahead.clear()
+        self._state = self._pipeline.state
+        self._prune_now_and_then()
 
     def load_late(self, step: Step) -> dict[Stream, Batch]:
         """Writes what the store lacks of a step of the sweep; no cursor moves. As `load` otherwise."""

@@ -48,8 +48,14 @@ _PROBE = "_dlt_conditional_write_probe"
 T = TypeVar("T")
 
 
+def write_events(objects: Objects, events: pa.Table) -> None:
+    """A batch in, an idempotent write out: each object is read, merged by id and replaced if something is new."""
+    for partition, its_events in split(events):
+        update(objects, partition.path, _merging(partition.path, merge_events, its_events))
+
+
 class LakeLoadJob(RunnableLoadJob):
-    """A batch in, an idempotent write out: every object is read, merged by id and replaced only if something is new."""
+    """A batch in, an idempotent write out: see `write_events`."""
 
     _job_client: "LakeClient"
 
@@ -63,8 +69,7 @@ class LakeLoadJob(RunnableLoadJob):
                 path = quarantine_path(account_id)
                 update(objects, path, _merging(path, merge_quarantined, rows))
             return
-        for partition, events in split(rows_of(self._job_client)):
-            update(objects, partition.path, _merging(partition.path, merge_events, events))
+        write_events(objects, rows_of(self._job_client))
 
 
 class LakeClient(FilesystemClient):
@@ -235,6 +240,13 @@ class Lake:
     def after_load(self, client: LakeClient) -> bool:  # noqa: ARG002  # a store's signature
         """Nothing: an object is all there is to it."""
         return True
+
+    def write(self, events: pa.Table) -> None:
+        """Writes events, one object after the other."""
+        if self._objects is None:
+            raise TemporaryError("the lake is not open")
+        with self.translated_errors():
+            write_events(self._objects, events)
 
     def prune(self, client: LakeClient) -> None:
         """Keeps the newest load markers; dlt itself keeps no more states than it is told to."""

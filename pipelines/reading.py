@@ -69,6 +69,8 @@ class Step:
     parts: dict[Stream, Part] = field(default_factory=dict)
     events: int = 0
     bytes: int = 0
+    is_last: bool = False
+    """No other step of the reading follows, whether or not all windows were read to their end."""
 
     @property
     def finished(self) -> list[Stream]:
@@ -111,6 +113,7 @@ class Reading:
                 # It counts only when read whole: what came in earlier steps stands, the rest is read again.
                 step.parts.pop(stream, None)
                 self.failures[stream] = error
+        step.is_last = True
         yield step
 
     def _fits_one_step(self, stream: Stream, window: Window, step: Step) -> bool:

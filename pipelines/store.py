@@ -39,6 +39,9 @@ class Store(Protocol):
     def after_load(self, client: Any) -> bool:
         """After an opening's first load: brings up to date what is around the events; False: to be called again."""
 
+    def write(self, events: pa.Table) -> None:
+        """Writes events without a load of dlt's: idempotent, and no cursor says that they are there."""
+
     def prune(self, client: Any) -> None:
         """Removes what dlt keeps of loads that nobody needs any more, so that its own tables do not grow for ever."""
 

@@ -1,11 +1,13 @@
 """The warehouse: dlt's Postgres destination with a load job of ours, and what the loop asks of it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import adbc_driver_manager
+import pyarrow as pa
 import pyarrow.parquet as pq
 from adbc_driver_manager.dbapi import Connection
 from dlt.common.destination import DestinationCapabilitiesContext
@@ -50,6 +52,12 @@ class Session(NamedTuple):
     started: str
 
 
+def write_events(connection: Connection, schema: str, events: pa.Table) -> None:
+    """A batch in, an idempotent write out; tells what PostgreSQL refused."""
+    for reason in load_events(connection, schema, events) if events.num_rows else ():
+        log.warning("warehouse.quarantined", reason=reason)
+
+
 class WarehouseLoadJob(RunnableLoadJob):
     """A batch in, an idempotent write out: see `warehouse_load`."""
 
@@ -57,11 +65,13 @@ class WarehouseLoadJob(RunnableLoadJob):
 
     def run(self) -> None:
         """Writes the load's rows in one transaction."""
-        is_quarantine = self.load_table_name == QUARANTINE_TABLE
-        rows = pq.read_table(self._file_path) if is_quarantine else rows_of(self._job_client)
-        load, schema = load_quarantined if is_quarantine else load_events, self._job_client.sql_client.dataset_name
-        for reason in load(self._job_client.connection, schema, rows) if rows.num_rows else ():
-            log.warning("warehouse.quarantined", reason=reason)
+        client = self._job_client
+        connection, schema = client.connection, client.sql_client.dataset_name
+        with client.turn:  # the jobs of a load run side by side; a connection serves one of them
+            if self.load_table_name == QUARANTINE_TABLE:
+                load_quarantined(connection, schema, pq.read_table(self._file_path))
+            else:
+                write_events(connection, schema, rows_of(client))
 
 
 class WarehouseClient(PostgresClient):
@@ -70,6 +80,8 @@ class WarehouseClient(PostgresClient):
     rows: Rows | None = None
     connection: Connection
     """That of the store, which has the writer's lock: a load on it cannot outlive the lock. A new one costs 40 ms."""
+    turn: AbstractContextManager[Any]
+    """Whose turn it is to use it."""
     writer: Session | None = None
     """The session that held the writer's lock when the pipeline was opened."""
 
@@ -113,11 +125,12 @@ class AuditWarehouse(OwnDestination, postgres):
 
     writer: Session | None = None
     connection: Connection | None = None
+    turn: AbstractContextManager[Any] | None = None
 
     def client(self, schema: Schema, initial_config: Any = None) -> Any:
         """The client above, with the store's connection, which knows who holds the writer's lock."""
         client: Any = super().client(schema, initial_config)
-        client.writer, client.connection = self.writer, self.connection
+        client.writer, client.connection, client.turn = self.writer, self.connection, self.turn
         return client
 
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:
@@ -152,6 +165,7 @@ class Warehouse:
         self._connection: Connection | None = None
         """The connection that asks what has to be asked, and holds the writer's lock."""
         self._session: Session | None = None
+        self._turn = Lock()
 
     @classmethod
     def of(cls, stores: StoreSettings, **own: Any) -> "Warehouse":
@@ -161,7 +175,7 @@ class Warehouse:
     def destination(self) -> AuditWarehouse:
         """What a dlt pipeline loads into."""
         destination = AuditWarehouse(destination_name="postgres")
-        destination.writer, destination.connection = self._session, self._connection
+        destination.writer, destination.connection, destination.turn = self._session, self._connection, self._turn
         return destination
 
     @contextmanager
@@ -231,6 +245,13 @@ class Warehouse:
                 else:
                     log.warning("warehouse.not_prepared", step=outcome.step, reason=outcome.reason)
                 yield outcome
+
+    def write(self, events: pa.Table) -> None:
+        """Writes events in one transaction, on the connection that has the lock."""
+        if self._connection is None:
+            raise TemporaryError("the warehouse is not open")
+        with self.translated_errors():
+            write_events(self._connection, self.dataset_name, events)
 
     def prune(self, client: PostgresClient) -> None:
         """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""

@@ -34,6 +34,10 @@ class Batch:
     """The newest event time read, known events included."""
     pages: list[Page] = field(default_factory=list)
 
+    def without_events(self) -> "Batch":
+        """Its cursor alone."""
+        return Batch(self.since, self.cursor)
+
     @property
     def events(self) -> int:
         """How many it brings."""

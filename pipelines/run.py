@@ -24,6 +24,7 @@ from pipelines.embedded_postgres import embedded_postgres, ensure_running
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop
+from pipelines.memory import keep_small
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
@@ -37,6 +38,7 @@ LONGEST_STOP_SECONDS = 60
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the loop, or one poll of it, and returns the exit code."""
     options = _parse_arguments(arguments)
+    keep_small()
     configure_logs()
     try:
         settings = read_settings(read_environment(), now=utc_now())

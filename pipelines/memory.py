@@ -1,7 +1,7 @@
 """Keeps a long-running process small: threads share the C library's memory that each would otherwise keep for itself.
 
-Measured on 500,000 events: 566 MB and 13.4 CPU seconds with Arrow's own allocator and an arena a thread, 410 MB and 12.1
-with the system's and two arenas. Elsewhere than on glibc, nothing happens.
+Measured on 500,000 events: 566 MB and 13.4 CPU seconds with Arrow's own allocator and an arena a thread, 410 MB and
+12.1 with the system's and two arenas. Elsewhere than on glibc, nothing happens.
 """
 
 import ctypes

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -209,13 +210,21 @@ class Completeness:
         self._warehouse, self._lake, self._is_all_asked_for = warehouse, lake, is_all_asked_for
         self._clock, self._with_contents = clock, with_contents
 
-    def check(self, stream: Stream, window: Window, api: ApiSide | None) -> list[HourCheck]:
+    def check(
+        self,
+        stream: Stream,
+        window: Window,
+        api: ApiSide | None,
+        set_aside: Mapping[datetime, AuditLogsError] = MappingProxyType({}),
+    ) -> list[HourCheck]:
         """Compares each hour of a window, and keeps the results of those that are in it whole.
 
         Args:
             stream: whose events.
             window: a day or less of it.
             api: what the API shows of it; None: the two copies are compared alone.
+            set_aside: the hours whose broken object a repair has just set aside. One that nobody has an event of stays
+                broken: what the object held is lost.
 
         Raises:
             TemporaryError: a store is down.
@@ -237,7 +246,8 @@ class Completeness:
             check.api_digest = found["api"].digest if "api" in found and self._is_all_asked_for else None
             if self._with_contents:
                 _compare_contents(check, asked)
-            check.broken = lake.broken.get(hour)
+            is_empty = not any(check.events.values())
+            check.broken = lake.broken.get(hour) or (set_aside.get(hour) if is_empty else None)
             if check.broken is not None:
                 del check.events["lake"]
             if check.broken is not None or len(set(found.values())) > 1:

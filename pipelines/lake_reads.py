@@ -41,7 +41,8 @@ class LakeReader:
     def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:
         """The objects as files, as long as the block: those of a folder itself, copies of those of a bucket.
 
-        DuckDB reads them four times as fast as a bucket through Python, and each costs one request.
+        Through Python's file system, DuckDB brought 29,500 events a second from a bucket, copied first 38,000, and the
+        process had 709 MB, then 477 (`python -m benchmarks.lake --objects 400`, before and after).
         """
         if self.filesystem is None:
             yield [self.objects.url(partition.path) for partition in partitions]

@@ -58,7 +58,7 @@ class OwnDestination(Destination):  # type: ignore[type-arg]  # mixed into a des
         client.rows = self.rows
         return client
 
-    # dlt resolves these anew some ten times in a run, at 5 to 10 ms: 60 of the 170 ms that a run without rows took.
+    # dlt resolves these anew some ten times in a run: 12 % of what a load of 100,000 events took (py-spy).
 
     def configuration(self, initial_config: Any, accept_partial: bool = False) -> Any:  # noqa: FBT001, FBT002  # dlt's signature
         """A copy of what it was resolved to before, if it was; callers change it."""

@@ -9,9 +9,10 @@ Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ class _Worker:
                 sleep_until(error.until, self.shared.stop)
 
     def _check_and_mend(self, stream: Stream, window: Window) -> list[HourCheck]:
-        checks = self._check(stream, window)
+        checks = self._check(stream, window, {})
         gaps = [check for check in checks if check.is_gap]
         if self.repair is None or not gaps:
             return checks
@@ -128,18 +129,13 @@ class _Worker:
                 "reconcile.gap", account=stream.account_id, hour=gap.hour.isoformat(), found="; ".join(_wrong(gap))
             )
             self.repair.mend(gap)
-        again = self._check(stream, window)
-        set_aside = {gap.hour: gap.broken for gap in gaps if gap.broken is not None}
-        for check in again:
-            if check.hour in set_aside and not any(check.events.values()):
-                check.broken = set_aside[check.hour]  # nobody else has what it held
-        return again
+        return self._check(stream, window, {gap.hour: gap.broken for gap in gaps if gap.broken is not None})
 
-    def _check(self, stream: Stream, window: Window) -> list[HourCheck]:
+    def _check(self, stream: Stream, window: Window, set_aside: Mapping[datetime, AuditLogsError]) -> list[HourCheck]:
         api = None
         if self.fetch_pages is not None:
             api = ApiSide.read(self.fetch_pages, stream, window, with_contents=self.scope.with_contents)
-        return self.completeness.check(stream, window, api)
+        return self.completeness.check(stream, window, api, set_aside)
 
 
 @contextmanager

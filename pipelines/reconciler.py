@@ -77,7 +77,9 @@ class Reconciler:
                 fetch_pages = page_fetcher(client, self._settings, self._stop, self._clock)
                 api = ApiSide.read(fetch_pages, stream, window, with_contents=False)
             with read_lake() as lake:
-                checks = Completeness(warehouse, lake, clock=self._clock).check(stream, window, api)
+                is_all = not self._settings.hide_user_logs
+                completeness = Completeness(warehouse, lake, clock=self._clock, is_all_asked_for=is_all)
+                checks = completeness.check(stream, window, api)
         gaps = [check for check in checks if check.is_gap]
         _tell(stream, window, checks, gaps)
         return gaps

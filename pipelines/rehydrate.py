@@ -48,7 +48,7 @@ BATCH_EVENTS = 5_000
 BATCH_OF_LARGE_EVENTS = 100
 DUCKDB_MEMORY = "128MB"
 WORKERS = min(4, os.cpu_count() or 1)
-"""PostgreSQL is the limit: a second connection brought half as much again on two cores, docs/lake.md."""
+"""Days brought side by side, each by a connection of its own: PostgreSQL does most of the work."""
 
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
 _WINDOW = """FROM read_parquet($1, hive_partitioning = false)

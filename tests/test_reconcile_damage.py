@@ -56,6 +56,23 @@ def test_what_only_a_broken_object_had_stays_a_gap(api: Api, command: Command, s
     assert len(stores.lake_ids()) == len(day) - 2
 
 
+def test_a_repair_that_found_nothing_to_refill_is_kept_as_a_gap(
+    api: Api, command: Command, stores: Stores, day: list[Any]
+) -> None:
+    """In the table that dashboards read, too, although the hour was never compared before."""
+    api.world.forget(ACCOUNT, "v1")
+    stores.query("DELETE FROM {schema}.audit_logs")
+    _objects(stores)[3].write_bytes(b"garbage")
+
+    mended = command(*RECONCILE, "--repair", TIMESCALE_RETENTION_DAYS="1")
+
+    hour = (DAY + timedelta(hours=3)).isoformat()
+    kept = stores.query(f"SELECT status FROM {{schema}}.audit_completeness WHERE hour = '{hour}' ORDER BY checked_at")
+    assert day
+    assert mended.code == 3, mended.err
+    assert [row["status"] for row in kept] == ["gap", "gap"]
+
+
 def test_a_repair_of_a_part_refills_all_of_a_broken_object(
     api: Api, poll: Poll, command: Command, stores: Stores
 ) -> None:

@@ -45,6 +45,8 @@ POINTS = {
     "before the lake's state counts": Point("before", f"{_LAKE}._store_load"),
     "after the lake's state counts": Point("after", f"{_LAKE}._store_load"),
     "between the two destinations": Point("after", "pipelines.destination:Destination.load"),
+    "with steps ahead of the warehouse's cursor": Point("after", "pipelines.warehouse:Warehouse.write"),
+    "with steps ahead of the lake's cursor": Point("after", "pipelines.lake:Lake.write"),
     "before a sweep's load": Point("before", "pipelines.sidecar:Sidecar.load"),
     "after a sweep's load": Point("after", "pipelines.sidecar:Sidecar.load"),
 }

@@ -21,10 +21,11 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .known import EventKey, event_keys
 from .lake_reads import LakeReader
-from .partitions import HOUR, hours_of
+from .partitions import HOUR, hour_of
 from .reading import FetchPages, fetch_exactly, within
 from .tally import NOTHING, Tally, contents_of, tallies_of
 from .warehouse_reads import WarehouseReader
+from .windows import parts_of
 
 STORES = ("warehouse", "lake")
 KEYS = ["event_id", "timestamp"]
@@ -78,7 +79,7 @@ class HourCheck:
     @property
     def hour(self) -> datetime:
         """Its begin."""
-        return next(hours_of(self.window.since, self.window.before))
+        return hour_of(self.window)
 
     @property
     def is_whole(self) -> bool:
@@ -90,6 +91,16 @@ class HourCheck:
         """Whether a store does not hold each event once, as it should."""
         found = [*(self.missing.get(store) for store in STORES), self.doubled, *(self.differing or {}).values()]
         return self.broken is not None or self.stray > 0 or self.lost > 0 or any(found)
+
+    @property
+    def problems(self) -> list[str]:
+        """What makes it a gap, for people."""
+        counts = {f"missing in the {store}": len(self.missing.get(store, [])) for store in STORES}
+        counts |= {"doubled in the lake": len(self.doubled)}
+        counts |= {"in the wrong object": self.stray, "fewer than when it was complete": self.lost}
+        counts |= {f"differ in the {store}": len(keys) for store, keys in (self.differing or {}).items()}
+        broken = [f"broken: {self.broken.message}"] if self.broken else []
+        return [f"{count:,} {what}" for what, count in counts.items() if count] + broken
 
     def as_row(self) -> dict[str, Any]:
         """As the table `audit_completeness` has it."""
@@ -163,7 +174,7 @@ class LakeSide:
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
         """Of the hours whose object can be read."""
         with ThreadPoolExecutor(_LAKE_READERS) as pool:
-            keys = list(pool.map(lambda part: self._keys_or_nothing(stream, part), hour_windows(window)))
+            keys = list(pool.map(lambda part: self._keys_or_nothing(stream, part), parts_of(window, HOUR)))
         return tallies_of(pa.concat_tables(keys))
 
     def keys(self, stream: Stream, window: Window) -> pa.Table:
@@ -180,7 +191,7 @@ class LakeSide:
         with self._noting_what_is_broken(window):
             keys, stray = self._reader.keys(stream, window)
             if stray:
-                self.stray[next(hours_of(window.since, window.before))] = stray
+                self.stray[hour_of(window)] = stray
             return keys
         return EVENT_SCHEMA.empty_table().select(KEYS)
 
@@ -191,7 +202,7 @@ class LakeSide:
         except TemporaryError:
             raise
         except AuditLogsError as error:
-            self.broken[next(hours_of(window.since, window.before))] = error
+            self.broken[hour_of(window)] = error
 
 
 class Completeness:
@@ -237,8 +248,8 @@ class Completeness:
         tallies = {name: side.tallies(stream, window) for name, side in sides.items()}
         known = self._warehouse.known_events(stream, window)
         checks = []
-        for part in hour_windows(window):
-            hour = next(hours_of(part.since, part.before))
+        for part in parts_of(window, HOUR):
+            hour = hour_of(part)
             asked = {name: side for name, side in sides.items() if self._is_expected(name, part)}
             found = {name: tallies[name].get(hour, NOTHING) for name in asked}
             check = HourCheck(stream, part, checked_at, {name: tally.events for name, tally in found.items()})
@@ -260,7 +271,7 @@ class Completeness:
 
     def is_proven(self, stream: Stream, window: Window, lateness: timedelta) -> bool:
         """Whether all of a window was found complete, `lateness` after it or later, and both stores still hold that."""
-        hours = list(hour_windows(window))
+        hours = list(parts_of(window, HOUR))
         latest = self._warehouse.latest_checks(stream, window)
         if not self._is_all_asked_for or any(
             part.before - part.since < HOUR
@@ -289,12 +300,6 @@ class Completeness:
         rows = [check.as_row() for check in checks if check.is_whole]
         if rows:
             self._warehouse.record(pa.Table.from_pylist(rows, schema=_CHECK_SCHEMA))
-
-
-def hour_windows(window: Window) -> Iterator[Window]:
-    """The parts of a window that lie in one hour each."""
-    for hour in hours_of(window.since, window.before):
-        yield Window(max(hour, window.since), min(hour + HOUR, window.before))
 
 
 def _compare_keys(check: HourCheck, sides: Mapping[str, Side]) -> None:

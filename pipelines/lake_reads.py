@@ -18,7 +18,7 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .lake import Lake, LakeClient, reading
 from .objects import ConflictError
-from .partitions import Partition, account_folder, day_folder, hours_of, only_of
+from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of
 from .reading import within
 from .scratch_pipeline import client_of
 
@@ -122,7 +122,7 @@ class LakeReader:
 
 
 def _partition_of(stream: Stream, window: Window) -> Partition:
-    return Partition(stream.account_id, next(hours_of(window.since, window.before)))
+    return Partition(stream.account_id, hour_of(window))
 
 
 def _of(stream: Stream, window: Window, rows: pa.Table) -> pa.Table:

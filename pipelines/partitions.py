@@ -20,6 +20,7 @@ from sources.cloudflare_audit_logs.schema import (
     QUARANTINE_SCHEMA,
     QUARANTINE_TABLE,
 )
+from sources.cloudflare_audit_logs.streams import Window
 
 from .known import is_ascending
 
@@ -66,6 +67,11 @@ def hours_of(since: datetime, before: datetime) -> Iterator[datetime]:
     while hour < before:
         yield hour
         hour += HOUR
+
+
+def hour_of(window: Window) -> datetime:
+    """The hour that a window of at most an hour lies in."""
+    return next(hours_of(window.since, window.before))
 
 
 def split(events: pa.Table) -> Iterator[tuple[Partition, pa.Table]]:

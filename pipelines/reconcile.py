@@ -126,7 +126,7 @@ class _Worker:
             return checks
         for gap in gaps:
             log.warning(
-                "reconcile.gap", account=stream.account_id, hour=gap.hour.isoformat(), found="; ".join(_wrong(gap))
+                "reconcile.gap", account=stream.account_id, hour=gap.hour.isoformat(), found="; ".join(gap.problems)
             )
             self.repair.mend(gap)
         return self._check(stream, window, {gap.hour: gap.broken for gap in gaps if gap.broken is not None})
@@ -216,16 +216,7 @@ def _as_text(
 def _line(check: HourCheck) -> tuple[str, ...]:
     counts = [f"{check.events[side]:,}" if side in check.events else "-" for side in ("api", *STORES)]
     hour = f"{check.hour:%Y-%m-%d %H}h"
-    return check.stream.account_id, check.stream.api_version, hour, *counts, "; ".join(_wrong(check))
-
-
-def _wrong(check: HourCheck) -> list[str]:
-    problems = [f"{len(check.missing[store]):,} missing in the {store}" for store in STORES if check.missing.get(store)]
-    problems += [f"{len(check.doubled):,} doubled in the lake"] if check.doubled else []
-    problems += [f"{check.stray:,} in the wrong object"] if check.stray else []
-    problems += [f"{check.lost:,} fewer than when it was complete"] if check.lost else []
-    problems += [f"{len(keys):,} differ in the {store}" for store, keys in (check.differing or {}).items()]
-    return problems + ([f"broken: {check.broken.message}"] if check.broken else [])
+    return check.stream.account_id, check.stream.api_version, hour, *counts, "; ".join(check.problems)
 
 
 if __name__ == "__main__":

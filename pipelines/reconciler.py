@@ -122,8 +122,5 @@ def _tell(stream: Stream, window: Window, checks: Sequence[HourCheck], gaps: Seq
     since, before = window.since.isoformat(), window.before.isoformat()
     log.info("reconcile.compared", **about, since=since, before=before, events=events, gaps=len(gaps))
     for gap in gaps:
-        row = gap.as_row()
-        found = {name: row[name] for name in ("missing_in_warehouse", "missing_in_lake", "doubled_in_lake")}
         hint = f"pipelines/reconcile.py --since {since} --before {before} --repair"
-        broken = {"broken": gap.broken} if gap.broken else {}
-        log.error("reconcile.gap", **about, hour=gap.hour.isoformat(), **found, **broken, hint=hint)
+        log.error("reconcile.gap", **about, hour=gap.hour.isoformat(), found="; ".join(gap.problems), hint=hint)

@@ -1,32 +1,20 @@
-"""The warehouse on a real TimescaleDB: TEST_TIMESCALE_DSN is a superuser's URL of a server with its library loaded.
+"""What the step after the load makes of the warehouse, under every licence and right."""
 
-The tests make databases of their own in it, and change its licence for a moment: they run one after the other.
-"""
-
-import fcntl
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from itertools import count
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from benchmarks.events import insert_events
-from benchmarks.warehouse import questions
 from pipelines.report import Report
-from pipelines.settings import PostgresSettings
 from simulator.api import Api
+from tests.conftest import Finished, Stores, wait_until
+from tests.factory import ACCOUNT, ago, event_at, ids, spread
 
-from .conftest import Finished, Stores, wait_until
-from .factory import ACCOUNT, ago, event_at, ids, spread
-
-DSN = os.environ.get("TEST_TIMESCALE_DSN", "")
+from .conftest import DSN
 
 pytestmark = [
     pytest.mark.integration,
@@ -36,7 +24,6 @@ pytestmark = [
 
 Poll = Callable[..., Report]
 Command = Callable[..., Finished]
-_numbers = count(1)
 
 JOBS = """
     SELECT proc_name::text AS name, extract(epoch FROM
@@ -44,49 +31,6 @@ JOBS = """
     )::float8 / 86400 AS days
     FROM timescaledb_information.jobs WHERE hypertable_schema = '{schema}' ORDER BY 1
 """
-COMPRESS_ALL = """
-    SELECT count(compress_chunk(c)) AS n FROM show_chunks('{schema}.audit_logs', older_than => now()) AS c
-"""
-
-
-@pytest.fixture
-def timescale() -> Iterator[Stores]:
-    """The server's own database; one test at a time."""
-    url = urlsplit(DSN)
-    server = PostgresSettings(
-        url.hostname or "", url.port or 5432, url.path[1:] or "postgres", url.username or "", url.password or "none"
-    )
-    with (Path(tempfile.gettempdir()) / "audit-timescale-tests.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Stores(server, "public", Path())
-
-
-@pytest.fixture
-def stores(timescale: Stores, environment: dict[str, str]) -> Iterator[Stores]:
-    """A new database on it, without the extension, and the settings that name it."""
-    name = f"audit_{os.getpid()}_{next(_numbers)}"
-    timescale.query(f"CREATE DATABASE {name}")
-    server = timescale.postgres
-    environment |= {
-        "PG_HOST": server.host,
-        "PG_PORT": str(server.port),
-        "PG_DATABASE": name,
-        "PG_USER": server.user,
-        "PG_PASSWORD": server.password,
-    }
-    own = PostgresSettings(server.host, server.port, name, server.user, server.password)
-    yield Stores(own, environment["PG_SCHEMA"], Path(environment["DATA_DIR"]) / "lake", environment)
-    timescale.query(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def filled(poll: Poll, stores: Stores) -> Stores:
-    """120,000 events in 60 days, all but the last week's compressed: more than may be decompressed at once."""
-    poll(TIMESCALE_COMPRESS_AFTER_DAYS="36500")  # by us, not by the policy meanwhile
-    stores.query(insert_events(stores.schema, 120_000, datetime.now(UTC), timedelta(days=60)))
-    stores.query(COMPRESS_ALL)
-    stores.query("ANALYZE {schema}.audit_logs")
-    return stores
 
 
 def _jobs(stores: Stores) -> dict[str, Any]:
@@ -134,30 +78,6 @@ def test_a_changed_setting_takes_effect(poll: Poll, stores: Stores) -> None:
     }
     assert _jobs(stores) == {"policy_refresh_continuous_aggregate": None}
     assert stores.query(interval) == [{"days": "1 day"}]
-
-
-def test_late_events_go_into_compressed_chunks_and_decompress_nothing(api: Api, poll: Poll, filled: Stores) -> None:
-    """Known ones as well as new ones, though more rows are compressed than TimescaleDB decompresses for a statement."""
-    late = spread(200, ago(days=21), ago(days=20))
-    api.world.add(ACCOUNT, "v1", late)
-    filled.query("CREATE TABLE {schema}.batch (LIKE {schema}.audit_logs)")
-    filled.query("INSERT INTO {schema}.batch SELECT * FROM {schema}.audit_logs ORDER BY event_id LIMIT 1000")
-    filled.query(
-        "INSERT INTO {schema}.batch SELECT (jsonb_populate_record(b, jsonb_build_object('event_id', md5(event_id)))).*"
-        " FROM {schema}.batch AS b"
-    )
-
-    plan = filled.plan(
-        "INSERT INTO {schema}.audit_logs SELECT * FROM {schema}.batch"
-        ' ON CONFLICT ("account_id", "timestamp", "event_id", "api_version") DO NOTHING'
-    )
-    report = poll()
-
-    assert report.new["warehouse"] == 200
-    assert "Tuples Inserted: 1000" in plan
-    assert "Conflicting Tuples: 1000" in plan
-    assert not re.search(r"(Batches|Tuples) decompressed|Batches deleted|Seq Scan on (audit_logs|_hyper)", plan), plan
-    assert filled.query("SELECT count(*) AS n FROM {schema}.audit_logs") == [{"n": 120_200}]
 
 
 def test_what_the_retention_dropped_is_not_brought_back(api: Api, poll: Poll, stores: Stores) -> None:
@@ -281,95 +201,6 @@ def test_the_extension_may_be_in_a_schema_of_its_own(
 
     assert "not_prepared" not in caplog.text
     assert set(_jobs(stores)) == {"policy_compression", "policy_refresh_continuous_aggregate", "policy_retention"}
-
-
-def test_the_aggregate_counts_what_is_in_the_table(api: Api, poll: Poll, stores: Stores) -> None:
-    """Whatever the retention was, is, and has dropped meanwhile."""
-    api.world.add(ACCOUNT, "v1", spread(60, ago(days=28), ago(minutes=1)))
-    both = (
-        "SELECT (SELECT sum(events) FROM {schema}.audit_activity_hourly)::bigint AS counted,"
-        " (SELECT count(*) FROM {schema}.audit_logs) AS held"
-    )
-    refresh = "CALL refresh_continuous_aggregate('{schema}.audit_activity_hourly', NULL, now() - INTERVAL '2 hours')"
-
-    seen = []
-    for days in ("0", "15", "40", "0"):
-        poll(TIMESCALE_RETENTION_DAYS=days)
-        if days == "15":
-            stores.query("SELECT drop_chunks('{schema}.audit_logs', older_than => INTERVAL '15 days')")
-        stores.query(refresh)
-        seen += stores.query(both)
-
-    assert all(row["counted"] == row["held"] for row in seen), seen
-    assert seen[1]["held"] < seen[0]["held"] == 60
-
-
-def test_the_aggregate_counts_late_events_after_a_refresh(api: Api, poll: Poll, stores: Stores) -> None:
-    """In an hour that was materialised before they came."""
-    api.world.add(ACCOUNT, "v1", spread(30, ago(days=3), ago(minutes=1)))
-    poll()
-    total = "SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly"
-    refresh = "CALL refresh_continuous_aggregate('{schema}.audit_activity_hourly', NULL, now() - INTERVAL '2 hours')"
-    stores.query(refresh)
-    api.world.add(ACCOUNT, "v1", [event_at(ago(hours=5)), event_at(ago(hours=30))])
-    poll(SWEEP_INTERVAL_SECONDS="0.1", SWEEP_WINDOW_HOURS="48")
-    before = stores.query(total)
-
-    stores.query(refresh)
-
-    assert before == [{"n": 30}]
-    assert stores.query(total) == [{"n": 32}]
-
-
-def test_the_view_of_all_prunes_chunks_and_asks_indexes(filled: Stores) -> None:
-    """On both sides, for the days that a question names."""
-    filled.query(
-        "INSERT INTO {schema}.audit_logs_rehydrated"
-        """ SELECT * FROM {schema}.audit_logs WHERE "timestamp" < now() - INTERVAL '45 days'"""
-    )
-    filled.query("SELECT drop_chunks('{schema}.audit_logs', older_than => INTERVAL '50 days')")
-    filled.query("ANALYZE {schema}.audit_logs_rehydrated")
-
-    two_days = (
-        "SELECT event_id FROM {schema}.audit_logs_all"
-        """ WHERE "timestamp" >= now() - INTERVAL '47 days' AND "timestamp" < now() - INTERVAL '45 days'"""
-    )
-    plan = filled.plan(two_days)
-
-    assert len(filled.query(two_days)) == pytest.approx(4_000, abs=2)
-    assert filled.query("SELECT count(*) AS n FROM {schema}.audit_logs_all") == [{"n": 120_000}]
-    assert re.search(r"Index (Only )?Scan using audit_logs_rehydrated_\w+ on audit_logs_rehydrated", plan) or (
-        "Bitmap Index Scan on audit_logs_rehydrated_timestamp" in plan
-    ), plan
-    assert re.search(r"Chunks excluded during (startup|runtime): \d", plan), plan
-    assert "Index Scan using" in plan
-
-
-def test_every_question_of_the_docs_is_answered(filled: Stores) -> None:
-    """From compressed chunks as from others."""
-    filled.query(
-        "INSERT INTO {schema}.audit_logs"
-        """ SELECT (jsonb_populate_record(a, '{"event_id": "new", "ip_address": "203.0.113.250"}')).*"""
-        """ FROM {schema}.audit_logs AS a ORDER BY "timestamp" DESC LIMIT 1"""
-    )
-    columns = "SELECT actor_email, resource_id, event_id FROM {schema}.audit_logs"
-    known = filled.query(f"{columns} WHERE event_id = 'new'")[0]
-    for title, question in questions():
-        sql = re.sub(r"\b(FROM) (audit_\w+)", r"\1 {schema}.\2", question)
-        for column, value in known.items():
-            sql = re.sub(rf"({column} = )'[^']+'", rf"\1'{value}'", sql)
-
-        assert filled.query(sql), title
-
-
-def test_compression_leaves_at_most_four_tenths(filled: Stores) -> None:
-    """By TimescaleDB's own count, over all chunks that are compressed."""
-    sizes = filled.query(
-        "SELECT before_compression_total_bytes AS before, after_compression_total_bytes AS after"
-        " FROM hypertable_columnstore_stats('{schema}.audit_logs')"
-    )[0]
-
-    assert sizes["after"] <= 0.4 * sizes["before"]
 
 
 def test_under_the_apache_licence_it_is_a_hypertable_with_retention_by_command(

@@ -103,7 +103,8 @@ class Table:
     def prepare(self) -> None:
         """Its DDL, as the main job makes it."""
         self.execute("DROP SCHEMA IF EXISTS {schema} CASCADE")
-        set_up(self.credentials, None, self.schema)
+        with connect(self.credentials) as connection:
+            set_up(connection, self.credentials, None, self.schema)
         self.settle()
 
     def settle(self) -> None:

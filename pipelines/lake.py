@@ -32,11 +32,10 @@ from .own_destination import OwnDestination, Rows, rows_of
 from .partitions import (
     DATASET,
     Partition,
+    add_events,
+    add_quarantined,
     decode,
-    encode,
     hours_of,
-    merge_events,
-    merge_quarantined,
     quarantine_path,
     split,
 )
@@ -51,7 +50,7 @@ T = TypeVar("T")
 def write_events(objects: Objects, events: pa.Table) -> None:
     """A batch in, an idempotent write out: each object is read, merged by id and replaced if something is new."""
     for partition, its_events in split(events):
-        update(objects, partition.path, _merging(partition.path, merge_events, its_events))
+        update(objects, partition.path, _adding(partition.path, add_events, its_events))
 
 
 class LakeLoadJob(RunnableLoadJob):
@@ -67,7 +66,7 @@ class LakeLoadJob(RunnableLoadJob):
             for account_id in table["account_id"].unique().to_pylist():
                 rows = table.filter(pc.equal(table["account_id"], account_id))
                 path = quarantine_path(account_id)
-                update(objects, path, _merging(path, merge_quarantined, rows))
+                update(objects, path, _adding(path, add_quarantined, rows))
             return
         write_events(objects, rows_of(self._job_client))
 
@@ -282,7 +281,10 @@ class Lake:
             raise TemporaryError("the lake is not open")
         with self.translated_errors():
             stored = self._objects.read(path)
-        return None if stored is None else _decode(path, stored.body, columns)
+        if stored is None:
+            return None
+        with reading(path):
+            return decode(stored.body, columns)
 
 
 def lock_path(lake_folder: str, purpose: str) -> Path:
@@ -291,19 +293,13 @@ def lock_path(lake_folder: str, purpose: str) -> Path:
     return folder.with_name(f".{folder.name}.{purpose}.lock")
 
 
-def _merging(path: str, merge: Any, rows: Any) -> Any:
+def _adding(path: str, add: Any, rows: Any) -> Any:
     def change(body: bytes | None) -> bytes | None:
-        existing = None if body is None else _decode(path, body)
         with reading(path):
-            merged = merge(existing, rows)
-        return None if merged is None else encode(merged)
+            changed: bytes | None = add(body, rows)
+            return changed
 
     return change
-
-
-def _decode(path: str, body: bytes, columns: list[str] | None = None) -> Any:
-    with reading(path):
-        return decode(body, columns)
 
 
 @contextmanager

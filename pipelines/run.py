@@ -26,6 +26,7 @@ from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop
 from pipelines.memory import keep_small
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
+from pipelines.remembered import remembered_configuration
 from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
@@ -81,6 +82,7 @@ def run(
         if settings.stores.postgres is None:
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
+        stack.enter_context(remembered_configuration())
         client = stack.enter_context(client_for(settings, stop, clock))
         destinations = stack.enter_context(_destinations(settings, clock))
         show_progress = stack.enter_context(_progress())
@@ -130,6 +132,7 @@ def _destinations(settings: Settings, clock: Clock) -> Iterator[list[Destination
 @contextmanager
 def _progress() -> Iterator[Callable[[Report], None]]:
     """A live line on a terminal; nothing elsewhere."""
+    tqdm.monitor_interval = 0  # its thread would wake us for nothing
     with tqdm(unit=" events", desc="read", disable=not sys.stderr.isatty()) as bar, logging_redirect_tqdm():
 
         def show(report: Report) -> None:

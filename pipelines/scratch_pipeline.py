@@ -19,6 +19,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .file_lock import take_file_lock
 from .own_destination import Rows
+from .remembered import remember_schemas
 from .store import Store
 
 _KEPT_PACKAGES = 10  # of dlt's completed load packages, for `dlt pipeline … info`
@@ -30,6 +31,8 @@ class ScratchPipeline:
     def __init__(self, store: Store, name: str, pipelines_dir: Path, *, is_stateful: bool) -> None:
         self._store, self._name, self._pipelines_dir, self._is_stateful = store, name, pipelines_dir, is_stateful
         self._pipeline: dlt.Pipeline | None = None
+        self._destination: Any = None
+        """The store's, from its opening on: it remembers its configuration, which takes dlt 30 ms to resolve."""
         self._lock: IO[str] | None = None
 
     @property
@@ -55,9 +58,10 @@ class ScratchPipeline:
             pipeline = dlt.pipeline(
                 self._name,
                 pipelines_dir=str(self._pipelines_dir),
-                destination=self._store.destination(),
+                destination=self._opened_destination,
                 dataset_name=self._store.dataset_name,
             )
+            remember_schemas(pipeline)
             if self._is_stateful:
                 pipeline.sync_destination()
             else:
@@ -80,7 +84,7 @@ class ScratchPipeline:
 
     def close(self) -> None:
         """Leaves the directory to others."""
-        self._pipeline = None
+        self._pipeline = self._destination = None
         if self._lock is not None:
             self._lock.close()
         self._lock = None
@@ -89,7 +93,7 @@ class ScratchPipeline:
     def client(self) -> Iterator[Any]:
         """Dlt's client of the store; no pipeline is needed for it, as it has to come before that is opened."""
         with self.translated_errors():
-            yield client_of(self._store, self._pipeline.destination if self._pipeline else None)
+            yield client_of(self._store, self._opened_destination)
 
     def take_lock(self) -> None:
         """One process on this host works in the directory, whatever lock the store itself has.
@@ -102,6 +106,11 @@ class ScratchPipeline:
             self._lock = (self._pipelines_dir / f"{self._name}.lock").open("a+", errors="replace")
         hint = "stop the other one, or give this one a DATA_DIR of its own"
         take_file_lock(self._lock, f"on this host loads the {self._store.name}", hint=hint)
+
+    @property
+    def _opened_destination(self) -> Any:
+        self._destination = self._destination or self._store.destination()
+        return self._destination
 
     @property
     def _opened(self) -> dlt.Pipeline:

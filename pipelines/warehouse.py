@@ -123,14 +123,13 @@ class WarehouseClient(PostgresClient):
 class AuditWarehouse(OwnDestination, postgres):
     """The dlt destination. Configured as dlt's own, under `destination.postgres`."""
 
-    writer: Session | None = None
-    connection: Connection | None = None
-    turn: AbstractContextManager[Any] | None = None
+    store: "Warehouse | None" = None
 
     def client(self, schema: Schema, initial_config: Any = None) -> Any:
         """The client above, with the store's connection, which knows who holds the writer's lock."""
         client: Any = super().client(schema, initial_config)
-        client.writer, client.connection, client.turn = self.writer, self.connection, self.turn
+        if self.store is not None:
+            client.writer, client.connection, client.turn = self.store.session, self.store.connection, self.store.turn
         return client
 
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:
@@ -162,10 +161,11 @@ class Warehouse:
         self.dataset_name = schema
         self._owner, self._timescale = owner, timescale
         self._ensure_server, self._clock = ensure_server, clock
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None
         """The connection that asks what has to be asked, and holds the writer's lock."""
-        self._session: Session | None = None
-        self._turn = Lock()
+        self.session: Session | None = None
+        """That of the connection, if it holds the lock."""
+        self.turn = Lock()
 
     @classmethod
     def of(cls, stores: StoreSettings, **own: Any) -> "Warehouse":
@@ -175,7 +175,7 @@ class Warehouse:
     def destination(self) -> AuditWarehouse:
         """What a dlt pipeline loads into."""
         destination = AuditWarehouse(destination_name="postgres")
-        destination.writer, destination.connection, destination.turn = self._session, self._connection, self._turn
+        destination.store = self
         return destination
 
     @contextmanager
@@ -209,10 +209,12 @@ class Warehouse:
         self._ensure_server()
         credentials = client.config.credentials
         with self.translated_errors():
-            self._connection = connect(credentials, autocommit=True)
+            self.connection = connect(credentials)
             if takes_lock:
                 self._take_lock()
-            set_up(credentials, self._owner, self.dataset_name)
+            self.connection.commit()  # or what is set would go with the first failure
+            set_up(self.connection, credentials, self._owner, self.dataset_name)
+            self.connection.adbc_connection.set_autocommit(enabled=True)
 
     def verify_lock(self) -> None:
         """The lock lives as long as its connection: a lost connection may mean a successor.
@@ -248,10 +250,10 @@ class Warehouse:
 
     def write(self, events: pa.Table) -> None:
         """Writes events in one transaction, on the connection that has the lock."""
-        if self._connection is None:
+        if self.connection is None:
             raise TemporaryError("the warehouse is not open")
         with self.translated_errors():
-            write_events(self._connection, self.dataset_name, events)
+            write_events(self.connection, self.dataset_name, events)
 
     def prune(self, client: PostgresClient) -> None:
         """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""
@@ -260,9 +262,9 @@ class Warehouse:
 
     def close(self) -> None:
         """Gives the lock back."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._session = None
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = self.session = None
 
     def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
         """The keys of the stream's events in `[since, before)`, those that are quarantined for PostgreSQL included."""
@@ -282,9 +284,9 @@ class Warehouse:
             return set(self._query(sql, stream.account_id, stream.api_version)["digest"].to_pylist())
 
     def _query(self, sql: str, *parameters: Any) -> Any:
-        if self._connection is None:
+        if self.connection is None:
             raise TemporaryError("the warehouse is not open")
-        with self._connection.cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return cursor.fetch_arrow_table()
 
@@ -293,7 +295,7 @@ class Warehouse:
             self._query(f"SELECT set_config('{name}', '{seconds}', false)")
         key = f"hashtext('{PIPELINE_NAME}'), hashtext('{self.dataset_name}')"
         if self._query(f"SELECT pg_try_advisory_lock({key}) AS is_held")["is_held"].to_pylist() == [True]:
-            self._session = Session(**self._query(_SESSION).to_pylist()[0])
+            self.session = Session(**self._query(_SESSION).to_pylist()[0])
             return
         holder = self._query(_HOLDER.format(schema=self.dataset_name))["holder"].to_pylist()
         raise TemporaryError(

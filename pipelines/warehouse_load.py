@@ -176,10 +176,10 @@ def _storable(events: pa.Table) -> pa.Table:
 
 
 def _with_storable_json(events: pa.Table, column: str) -> pa.Table:
-    texts = events[column].combine_chunks()
-    is_suspect = pc.fill_null(pc.match_substring_regex(texts, _SUSPECT), fill_value=False)
+    is_suspect = pc.fill_null(pc.match_substring_regex(events[column], _SUSPECT), fill_value=False).combine_chunks()
     if not pc.any(is_suspect).as_py():
         return events
+    texts = events[column].combine_chunks()
     cleaned = [storable_json(text) for text in texts.filter(is_suspect).to_pylist()]
     texts = pc.replace_with_mask(texts, is_suspect, pa.array(cleaned, pa.string()))
     return events.set_column(events.schema.get_field_index(column), events.schema.field(column), texts)

@@ -1,22 +1,24 @@
 """Makes the warehouse's tables before the first load, or checks them where they are another role's. Safe to repeat."""
 
 from adbc_driver_manager import Error
-from adbc_driver_manager.dbapi import Cursor
+from adbc_driver_manager.dbapi import Connection, Cursor
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
 
 from .logs import log
-from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, connect, quoted, transaction, transaction_on, value_of
+from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, transaction_on, value_of
 from .settings import OwnerSettings
 from .statements import statements_of
 
 _STATE_TABLE = "_dlt_pipeline_state"
 
 
-def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str) -> None:
+def set_up(connection: Connection, credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str) -> None:
     """Makes what is missing, as the owner if there is one, and grants the loading role what it needs.
+
+    The connection is that of the loading role, and not in autocommit mode.
 
     A role that owns nothing alters nothing: then the tables are looked at, and used as they are.
 
@@ -24,14 +26,13 @@ def set_up(credentials: PostgresCredentials, owner: OwnerSettings | None, schema
         AuditLogsError: they are missing, may not be written, or have another key.
         adbc_driver_manager.Error: the server is down.
     """
-    with connect(credentials) as connection:
-        with transaction_on(connection) as cursor:
-            _check_name(cursor, schema)
-            _forget_state_without_events(cursor, schema)
-        _make_tables(credentials, owner, schema)
-        with transaction_on(connection) as cursor:
-            _check_rights(cursor, schema, str(credentials.username))
-            _check_key(cursor, schema)
+    with transaction_on(connection) as cursor:
+        _check_name(cursor, schema)
+        _forget_state_without_events(cursor, schema)
+    _make_tables(connection, credentials, owner, schema)
+    with transaction_on(connection) as cursor:
+        _check_rights(cursor, schema, str(credentials.username))
+        _check_key(cursor, schema)
 
 
 def one_at_a_time(schema: str) -> str:
@@ -39,12 +40,14 @@ def one_at_a_time(schema: str) -> str:
     return f"SELECT pg_advisory_xact_lock(hashtext('tables of the audit pipeline'), hashtext('{schema}'))"
 
 
-def _make_tables(credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str) -> None:
+def _make_tables(
+    connection: Connection, credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str
+) -> None:
     statements = statements_of("tables.sql", schema=schema)
     if owner is not None:
         statements += statements_of("grants.sql", schema=schema, ingest=quoted(str(credentials.username)))
     try:
-        with transaction(as_owner(credentials, owner)) as cursor:
+        with transaction(as_owner(credentials, owner)) if owner else transaction_on(connection) as cursor:
             cursor.execute(one_at_a_time(schema))
             # IF NOT EXISTS alone would ask for the right to make schemas even where there is nothing to make.
             if not value_of(cursor, f"SELECT to_regnamespace('{schema}') IS NOT NULL"):

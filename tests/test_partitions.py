@@ -2,6 +2,7 @@
 
 import random
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 
 import duckdb
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import partitions
 from pipelines.known import Known, event_keys
-from pipelines.partitions import Partition, decode, encode, hours_of, merge_events, split
+from pipelines.partitions import Partition, add_events, decode, encode, hours_of, merge_events, split
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -93,20 +95,24 @@ def test_the_same_id_at_another_time_or_in_another_version_is_another_event() ->
     numbers=st.lists(st.lists(st.integers(0, 30), max_size=10), max_size=8),
     seed=st.integers(0, 5),
 )
-def test_merging_in_any_order_and_any_number_of_times_gives_the_same_object(
-    numbers: list[list[int]], seed: int
-) -> None:
-    """By time and id, each event once."""
+def test_adding_in_any_order_and_any_number_of_times_gives_the_same_object(numbers: list[list[int]], seed: int) -> None:
+    """By time and id, each event once, in row groups that are full but for the last."""
     batches = [_numbered(batch) for batch in numbers if batch]
     shuffled = random.Random(seed).sample(batches * 2, len(batches) * 2)  # not for secrets
 
-    held: pa.Table | None = None
-    for batch in shuffled:
-        merged = merge_events(held, batch)
-        held = held if merged is None else merged
+    held: bytes | None = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partitions, "ROW_GROUP_EVENTS", 4)
+        for batch in shuffled:
+            held = add_events(held, batch) or held
 
     expected = sorted({number for batch in numbers for number in batch}, key=lambda number: (number // 3, f"e{number}"))
-    assert (held["event_id"].to_pylist() if held else []) == [f"e{number}" for number in expected]
+    file = pq.ParquetFile(BytesIO(held)) if held else None
+    assert (file.read()["event_id"].to_pylist() if file else []) == [f"e{number}" for number in expected]
+    if file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        assert set(sizes[:-1]) <= {4}
+        assert sizes[-1] <= 4
 
 
 def test_an_object_is_read_by_everyone_as_it_is(tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ def serving_health(running: Running, clock: Clock) -> Iterator[None]:
     host, port = running.settings.metrics_host, running.settings.metrics_port or 0
     try:
         server = _Server(host, port, running, clock)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise AuditLogsError(
             f"METRICS_PORT {port} of METRICS_HOST {host} cannot be listened at",
-            detail=error.strerror or str(error),
-            hint="set METRICS_PORT to a free port, or to 0 for any",
+            detail=str(error),
+            hint="set METRICS_PORT to a free port, or 0 for any, and METRICS_HOST to an address of this host",
         ) from error
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)

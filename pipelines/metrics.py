@@ -56,10 +56,6 @@ class _RunCollector(Collector):
     def __init__(self, running: Running) -> None:
         self._running = running
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing is asked before someone scrapes."""
-        return [metric.kind(metric.name, metric.meaning, labels=metric.labels) for metric in METRICS]
-
     def collect(self) -> Iterator[Metric]:
         for metric in METRICS:
             family: Any = metric.kind(metric.name, metric.meaning, labels=metric.labels)

@@ -23,8 +23,11 @@ def notify(*lines: str) -> None:
             sender.settimeout(_PATIENCE_SECONDS)
             sender.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             sender.send("\n".join(lines).encode())
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        log.warning("notify.failed", error=error, hint="nobody listens at NOTIFY_SOCKET: nothing more is told")
+        del os.environ["NOTIFY_SOCKET"]
     except OSError as error:
-        log.warning("notify.failed", error=error, hint="NOTIFY_SOCKET is not a socket that listens")
+        log.warning("notify.failed", error=error, hint="it is told again with the next progress")
 
 
 class Supervisor:

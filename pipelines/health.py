@@ -47,8 +47,7 @@ def serving_health(running: Running, clock: Clock) -> Iterator[None]:
             hint="set METRICS_PORT to a free port, or 0 for any, and METRICS_HOST to an address of this host",
         ) from error
     with server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-        thread.start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         log.info("metrics.serving", host=host, port=server.server_address[1])
         try:
             yield

@@ -22,6 +22,7 @@ from .factory import ACCOUNT, ago, raw_event, spread
 from .watching import Watched, watched_loop
 
 FOLDER = PROJECT_ROOT / "deploy/prometheus"
+CASES = ("alerts_test.yml", "alerts_days_test.yml")
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
 
 PROMETHEUS, PROMTOOL = shutil.which("prometheus") or "", shutil.which("promtool") or ""
@@ -44,8 +45,7 @@ def _series() -> set[str]:
 
 @needs_prometheus
 @pytest.mark.parametrize(
-    "check",
-    [("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")],
+    "check", [("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml"), ("test", "rules", *CASES)]
 )
 def test_promtool_finds_nothing_wrong(check: tuple[str, ...]) -> None:
     """The rules, the scrape configuration, and the cases of each alert."""
@@ -56,7 +56,7 @@ def test_promtool_finds_nothing_wrong(check: tuple[str, ...]) -> None:
 
 def test_each_alert_is_seen_to_fire_and_not_to_fire() -> None:
     """A rule that always fires, or never, has a case that fails."""
-    tests = yaml.safe_load((FOLDER / "alerts_test.yml").read_text())["tests"]
+    tests = [test for name in CASES for test in yaml.safe_load((FOLDER / name).read_text())["tests"]]
     cases = [(case["alertname"], bool(case.get("exp_alerts"))) for test in tests for case in test["alert_rule_test"]]
 
     assert set(cases) == {(rule["alert"], fires) for rule in _rules() for fires in (True, False)}

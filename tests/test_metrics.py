@@ -102,10 +102,14 @@ def test_a_gap_is_counted_with_what_is_missing_where(
     poll(INITIAL_CHECKPOINT=ago(hours=6).isoformat())
     stores.query("DELETE FROM {schema}.audit_logs WHERE timestamp = (SELECT min(timestamp) FROM {schema}.audit_logs)")
 
+    before = len(api.requests)
+
     with watched_loop(environment, tmp_path, RECONCILE_AFTER_HOURS="0.5") as loop:
         wait_until(lambda: loop.value(NAME("gaps_total")) == 1)
 
         assert loop.value(NAME("events_missing_total"), destination="warehouse") == 1
+        # Those of the comparison included.
+        wait_until(lambda: loop.value(NAME("api_requests_total"), code="200") == len(api.requests) - before)
         assert loop.value(NAME("events_missing_total"), destination="lake") == 0
 
 
@@ -144,6 +148,23 @@ def test_a_destination_that_is_down_is_told(api: Api, environment: Mapping[str, 
     assert ready.status_code == 503
     assert re.search("^warehouse: ", ready.text, re.MULTILINE)
     assert not re.search("^lake: ", ready.text, re.MULTILINE)
+
+
+@pytest.mark.integration
+def test_a_clock_that_is_off_is_told_until_it_is_right(
+    api: Api, environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    """Nothing is loaded meanwhile."""
+    with watched_loop(environment, tmp_path) as loop:
+        wait_until(lambda: loop.get("/readyz").ok)
+        api.behaviour.clock_offset_seconds = 600
+        wait_until(lambda: loop.value(NAME("reading_abandoned")) == 1)
+        ready = loop.get("/readyz")
+        api.behaviour.clock_offset_seconds = 0
+        wait_until(lambda: loop.get("/readyz").ok)
+
+        assert loop.value(NAME("reading_abandoned")) == 0
+    assert re.match(r"polling: this host's clock is \d+ s behind the API's", ready.text)
 
 
 @pytest.mark.integration

@@ -101,14 +101,17 @@ def test_a_loop_that_hangs_feeds_no_watchdog(environment: Mapping[str, str], lis
     assert "READY=1" not in heard
 
 
-def test_a_first_poll_that_fails_is_ready_too(api: Api, environment: Mapping[str, str], listener: Socket) -> None:
-    """It runs, and tries again: a supervisor that waited for more would end it."""
+def test_a_first_poll_that_fails_is_ready_and_alive(api: Api, environment: Mapping[str, str], listener: Socket) -> None:
+    """Who waited for more would end it. A poll without anything to do, while its accounts pause, is progress, too."""
     api.faults.append(Fault(status=403, times=None))
 
-    with process_of(environment, "pipelines/run.py", NOTIFY_SOCKET=listener.name):
+    with process_of(environment, "pipelines/run.py", NOTIFY_SOCKET=listener.name, POLL_INTERVAL_SECONDS="0.3"):
         wait_until(lambda: listener.has("READY=1"))
+        before = listener.heard.count("WATCHDOG=1")
+        wait_until(lambda: listener.heard.count("WATCHDOG=1") > before + 5)
 
-        assert any("1 failed" in line for line in listener.heard)
+    assert any("1 failed" in line for line in listener.heard)
+    assert len(api.requests) == 1
 
 
 def test_a_socket_that_is_gone_is_warned_of(command: Callable[..., Finished], tmp_path: Path) -> None:

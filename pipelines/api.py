@@ -10,6 +10,7 @@ from sources.cloudflare_audit_logs.client import AuditLogsClient
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.traffic import Traffic
 
 from .logs import log
 from .reading import FetchPages
@@ -37,7 +38,11 @@ def sleep_until(time: datetime, stop: threading.Event) -> None:
 
 
 def client_for(
-    settings: Settings, stop: threading.Event, clock: Clock, budget: Budget | None = None
+    settings: Settings,
+    stop: threading.Event,
+    clock: Clock,
+    budget: Budget | None = None,
+    traffic: Traffic | None = None,
 ) -> AuditLogsClient:
     """A connection to the API. A budget makes it wait for its turn; `stop` ends its waiting: `StopRequestedError`."""
 
@@ -57,6 +62,7 @@ def client_for(
         backoff_seconds=settings.backoff_seconds,
         backoff_max_seconds=settings.backoff_max_seconds,
         budget=budget,
+        traffic=traffic,
     )
 
 

@@ -21,6 +21,7 @@ from sources.cloudflare_audit_logs.streams import Window
 from .api import StopRequestedError
 from .destination import Destination
 from .logs import log
+from .measurements import LoadedStep
 from .reading import DEFAULT_LIMITS, FetchPages, Reading, Step, StepLimits
 from .reconciler import Reconciler
 from .report import Report
@@ -67,18 +68,20 @@ class Loop:
         settings: Settings,
         fetch_pages: FetchPages,
         destinations: Sequence[Destination],
+        report: Report,
         *,
         clock: Callable[[], datetime],
         stop: threading.Event,
         on_progress: Callable[[Report], None] = lambda _: None,
         limits: StepLimits = DEFAULT_LIMITS,
     ) -> None:
-        self.report = Report()
+        """Writes into the report, and shows it whenever something was finished, or nothing is left to do."""
+        self._report = report
         self._settings, self._fetch_pages, self._destinations = settings, fetch_pages, destinations
         self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
         self._first_begin = settings.first_begin(clock())
         self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
-        self._reconciler = Reconciler(settings, clock, stop)
+        self._reconciler = Reconciler(settings, clock, stop, report.traffic)
         self._workers: Workers[Destination | Reconciler, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
         self._passes: list[Pass] = []
         self._called_at = self._next_poll = time.monotonic()
@@ -100,12 +103,13 @@ class Loop:
                 self._begin_reconciling()
                 has_moved = [self._collect(), *map(self._advance, list(self._passes))]
                 if any(has_moved):
-                    continue
-                if not self._workers.are_idle:
+                    self._on_progress(self._report)
+                elif not self._workers.are_idle:
                     self._workers.wait(timeout_seconds=0.5)
                 elif once and not self._passes and not self._sweep_is_due and not self._reconcile_is_due:
                     return
                 else:
+                    self._on_progress(self._report)
                     self._stop.wait(max(0, self._next_poll - time.monotonic()))
         self._collect()
 
@@ -142,8 +146,8 @@ class Loop:
             self._passes.remove(entry)
             self._note_failures(entry.reading)
             return True
+        self._report.add_read(entry.step)
         self._sweep_may_step = self._sweep_may_step and not (entry.is_sweep and self._next_poll < math.inf)
-        self._note_step(entry.step)
         return True
 
     def _collect(self) -> bool:
@@ -158,15 +162,16 @@ class Loop:
                 self._fail(owner, error)
                 continue
             if isinstance(owner, Reconciler):
-                self.report.gaps += len(result)
+                self._report.add_gaps(result)
             elif subject is not None:
-                self._note_load(owner, *subject, result)
+                self._note_load(owner, *subject, *result)
         return bool(ended)
 
     def _submit(self, destination: Destination, subject: tuple[Pass, Step] | None, task: Callable[[], Any]) -> None:
-        def run() -> Any:
+        def run() -> tuple[Any, float]:
+            begun = time.monotonic()
             try:
-                return task()
+                return task(), time.monotonic() - begun
             except AuditLogsError:
                 destination.close()
                 raise
@@ -275,19 +280,19 @@ class Loop:
         self._failures[destination] += 1
         wait = min(self._settings.backoff_max_seconds, 2.0 ** min(self._failures[destination], 10))
         self._paused[destination] = time.monotonic() + wait
-        self.report.destinations_failed[destination.name] = error
+        self._report.add_failure(destination.name, error)
         log.error("destination.failed", destination=destination.name, error=error, retry_in_seconds=f"{wait:.0f}")
 
     def _abandon(self, error: AuditLogsError) -> None:
         """Gives up everything that is being read (the clock is off, say)."""
         self._passes.clear()
         self._sweep_is_due = self._reconcile_is_due = False
-        self.report.stopped_by = error
+        self._report.stopped_by = error
         log.error("poll.abandoned", error=error)
 
     def _note_failures(self, reading: Reading) -> None:
         for stream, error in reading.failures.items():
-            self.report.accounts_failed[stream] = error
+            self._report.accounts_failed[stream] = error
             wait = 0.0
             if isinstance(error, RateLimitedError):
                 wait = (error.until - self._clock()).total_seconds()
@@ -299,26 +304,18 @@ class Loop:
 
     # --- what went well ---------------------------------------------------------------------------------------------
 
-    def _note_step(self, step: Step) -> None:
-        self.report.read += step.events
-        self.report.accounts_read.update(step.finished)
-        for stream in step.finished:
-            self.report.accounts_failed.pop(stream, None)
-        self._on_progress(self.report)
-
-    def _note_load(self, destination: Destination, entry: Pass, step: Step, new: Mapping[Stream, Batch]) -> None:
+    def _note_load(
+        self, destination: Destination, entry: Pass, step: Step, new: Mapping[Stream, Batch], seconds: float
+    ) -> None:
         self._failures[destination] = 0
-        self.report.destinations_failed.pop(destination.name, None)
-        for stream in step.finished:
-            position, since = destination.position(stream), step.parts[stream].window.since
-            if position is None:
-                continue
+        positions = {stream: position for stream in step.parts if (position := destination.position(stream))}
+        for stream in positions.keys() & step.finished:
+            position, since = positions[stream], step.parts[stream].window.since
             is_first = since <= position.begin
             if entry.is_sweep or is_first or self._sweeps.is_covered_by(destination.name, stream, since, entry.begun):
                 self._sweeps.mark(destination.name, stream, entry.begun, position.cursor)
-        if new:
-            self.report.add_load(destination.name, new, is_late=entry.is_sweep)
-            self._on_progress(self.report)
+        load = LoadedStep(destination.name, step, new, positions, entry.is_sweep, entry.begun, self._clock(), seconds)
+        self._report.add_load(load)
 
 
 def _sharing(windows: Mapping[Destination, Window]) -> list[tuple[Destination, ...]]:

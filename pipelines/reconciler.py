@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from sources.cloudflare_audit_logs.budget import Budget
 from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.traffic import Traffic
 
 from .api import Clock, client_for, page_fetcher
 from .completeness import ApiSide, Completeness, HourCheck
@@ -41,9 +42,9 @@ class Reconciler:
 
     name = "reconciler"
 
-    def __init__(self, settings: Settings, clock: Clock, stop: threading.Event) -> None:
+    def __init__(self, settings: Settings, clock: Clock, stop: threading.Event, traffic: Traffic) -> None:
         self._settings = replace(settings, max_retries=0)
-        self._clock, self._stop = clock, stop
+        self._clock, self._stop, self._traffic = clock, stop, traffic
         self._budget = Budget(patience_seconds=_PATIENCE_SECONDS)
         self._next = 0.0
         self._ages = [timedelta(hours=hours) for hours in settings.reconcile_after_hours]
@@ -73,7 +74,7 @@ class Reconciler:
                 self.pause()
                 return []
             stream, window = stretch
-            with client_for(self._settings, self._stop, self._clock, self._budget) as client:
+            with client_for(self._settings, self._stop, self._clock, self._budget, self._traffic) as client:
                 fetch_pages = page_fetcher(client, self._settings, self._stop, self._clock)
                 api = ApiSide.read(fetch_pages, stream, window, with_contents=False)
             with read_lake() as lake:

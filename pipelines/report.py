@@ -1,16 +1,20 @@
 """What a run has done so far, for the result, the exit code and the progress line."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sources.cloudflare_audit_logs import Batch
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.traffic import Traffic
 
+from .completeness import HourCheck
 from .logs import log
+from .measurements import LoadedStep, Measurements
+from .reading import Step
 
 
 @dataclass
@@ -30,9 +34,42 @@ class Report:
     stopped_by: AuditLogsError | None = None
     gaps: int = 0
     """Hours that were compared, and in which a store does not hold each event once."""
+    traffic: Traffic = field(default_factory=Traffic)
+    measured: Measurements = field(default_factory=lambda: Measurements(timedelta()))
 
-    def add_load(self, destination: str, new: Mapping[Stream, Batch], *, is_late: bool) -> None:
-        """Counts what a load brought, and says so."""
+    @property
+    def has_result(self) -> bool:
+        """Whether a step was loaded, or something failed."""
+        failed = self.accounts_failed or self.destinations_failed or self.stopped_by
+        return self.measured.has_loaded or bool(failed)
+
+    def add_read(self, step: Step) -> None:
+        """Counts what was read; accounts that were read to the end have not failed any more."""
+        self.measured.add_read(step)
+        self.read += step.events
+        self.stopped_by = None
+        self.accounts_read.update(step.finished)
+        for stream in step.finished:
+            self.accounts_failed.pop(stream, None)
+
+    def add_failure(self, destination: str, error: AuditLogsError) -> None:
+        """Notes a destination that could not be opened or loaded."""
+        self.measured.add_failure(destination)
+        self.destinations_failed[destination] = error
+
+    def add_gaps(self, gaps: Sequence[HourCheck]) -> None:
+        """Counts the hours in which a comparison found something missing."""
+        self.measured.add_gaps(gaps)
+        self.gaps += len(gaps)
+
+    def add_load(self, load: LoadedStep) -> None:
+        """Counts what a step brought to a destination, which has not failed any more."""
+        self.measured.add_load(load)
+        self.destinations_failed.pop(load.destination, None)
+        if load.new:
+            self._add_new(load.destination, load.new, is_late=load.is_sweep)
+
+    def _add_new(self, destination: str, new: Mapping[Stream, Batch], *, is_late: bool) -> None:
         events = sum(batch.events for batch in new.values())
         quarantined = sum(batch.quarantined for batch in new.values())
         newest = max(batch.cursor for batch in new.values())

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,13 +24,18 @@ from pipelines.embedded_postgres import embedded_postgres, ensure_running
 from pipelines.lake import Lake
 from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop
+from pipelines.measurements import Measurements
 from pipelines.memory import keep_small
+from pipelines.notify import Supervisor, notify
+from pipelines.progress import Progress, longest_silence_seconds
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.remembered import remembered_configuration
 from pipelines.report import Report, as_json, as_text, exit_code
+from pipelines.running import Running
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.traffic import Traffic
 
 LONGEST_STOP_SECONDS = 60
 """How long a load may still take when we are to stop. Then the process ends as if killed, which is safe."""
@@ -75,29 +80,50 @@ def run(
 
     Raises:
         TemporaryError: the embedded PostgreSQL does not start.
-        AuditLogsError: the dlt that is installed is another one than this was built for.
+        AuditLogsError: the dlt that is installed is another one than this was built for, or METRICS_PORT is in use.
     """
     verify_hooks()
+    supervisor = Supervisor(longest_silence_seconds(settings))
+    progress = Progress(settings, supervisor.alive)
+    report = Report(traffic=Traffic(progress.note), measured=Measurements(settings.poll_interval))
     with ExitStack() as stack:
         if settings.stores.postgres is None:
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
         stack.enter_context(remembered_configuration())
-        client = stack.enter_context(client_for(settings, stop, clock))
+        client = stack.enter_context(client_for(settings, stop, clock, traffic=report.traffic))
         destinations = stack.enter_context(_destinations(settings, clock))
         show_progress = stack.enter_context(_progress())
+        if not once:
+            stack.enter_context(_health(Running(settings, report, destinations, progress), clock))
+
+        def on_progress(report: Report) -> None:
+            progress.note()
+            supervisor.follow(report)
+            show_progress(report)
+
         loop = Loop(
             settings,
             page_fetcher(client, settings, stop, clock),
             destinations,
+            report,
             clock=clock,
             stop=stop,
-            on_progress=show_progress,
+            on_progress=on_progress,
             limits=limits,
         )
         _log_start(settings)
         loop.run(once=once)
-        return loop.report
+        return report
+
+
+def _health(running: Running, clock: Clock) -> AbstractContextManager[None]:
+    """What watches a loop from outside, where the settings ask for it."""
+    if running.settings.metrics_port is None:
+        return nullcontext()
+    from pipelines.health import serving_health  # noqa: PLC0415  # 11 ms that the main job need not spend without
+
+    return serving_health(running, clock)
 
 
 def _log_start(settings: Settings) -> None:
@@ -158,6 +184,7 @@ def _stop_on_signals() -> threading.Event:
         signal.signal(signal.SIGALRM, end_now)
         signal.alarm(LONGEST_STOP_SECONDS)
         log.info("run.stopping", signal=signal.Signals(number).name)
+        notify("STOPPING=1")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request_stop)

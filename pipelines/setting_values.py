@@ -57,7 +57,7 @@ def url(text: str) -> str:
 def hostname(text: str) -> str:
     """A host name or address alone."""
     if "://" in text or "@" in text or any(char.isspace() for char in text):
-        raise ValueError("is not a host name: write the name or address alone, the port goes to PG_PORT")
+        raise ValueError("is not a host name: write the name or address alone; the port is a setting of its own")
     return text
 
 

@@ -20,7 +20,7 @@ from . import setting_values as values
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HISTORY = timedelta(days=30)
-OWN_PREFIXES = ("CLOUDFLARE_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
+OWN_PREFIXES = ("CLOUDFLARE_", "METRICS_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
 
 _SECRET = re.compile("TOKEN|PASSWORD|SECRET")
 
@@ -129,6 +129,9 @@ class Settings:
     sweep_window_hours: float
     reconcile_after_hours: tuple[float, ...]
     initial_checkpoint: datetime | None
+    metrics_port: int | None
+    """None: metrics and health are not served. Zero: at a free port."""
+    metrics_host: str
     stores: StoreSettings
     warnings: tuple[str, ...] = ()
 
@@ -140,6 +143,11 @@ class Settings:
     def streams_of(self, account_ids: Sequence[str]) -> list[Stream]:
         """Some accounts in every version that is read."""
         return [Stream(account_id, version) for account_id in account_ids for version in self.api_versions]
+
+    @property
+    def poll_interval(self) -> timedelta:
+        """The time between two polls."""
+        return timedelta(seconds=self.poll_interval_seconds)
 
     @property
     def safety_lag(self) -> timedelta:
@@ -208,6 +216,8 @@ def read_settings(environment: Mapping[str, str], *, now: datetime, asks_api: bo
         backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", values.seconds(0, 3600), 1.0),
         backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", values.seconds(0, 3600), 300.0),
         initial_checkpoint=read.optional("INITIAL_CHECKPOINT", values.past(now), None),
+        metrics_port=read.optional("METRICS_PORT", values.whole(0, 65_535), None),
+        metrics_host=read.optional("METRICS_HOST", values.hostname, "127.0.0.1"),
         stores=_read_stores(read),
         # Last: by now every name that is a setting has been asked for.
         warnings=tuple(read.unknown_names()),

@@ -61,6 +61,8 @@ def test_all_problems_are_told_at_once() -> None:
         ("CLOUDFLARE_API_URL", "https://user:pw@host/", "password"),
         ("CLOUDFLARE_BACKOFF_SECONDS", "301", "CLOUDFLARE_BACKOFF_MAX_SECONDS"),
         ("POLL_INTERVAL_SECONDS", "0", "seconds"),
+        ("METRICS_PORT", "65536", "0 to 65535"),
+        ("METRICS_HOST", "http://localhost", "name or address alone"),
         ("PG_SCHEMA", "audit__logs", "single _"),
         ("PG_SCHEMA", "audit_", "single _"),
         ("PG_SCHEMA", "pg_audit", "schema name"),

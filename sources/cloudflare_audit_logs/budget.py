@@ -40,8 +40,6 @@ class Budget:
         self._lock = threading.Lock()
         self._sent: deque[float] = deque()
         self._closed_until = 0.0
-        self.left: int | None = None
-        """Requests that the API said are left, in its latest answer."""
 
     def wait(self, sleep: Callable[[float], None]) -> None:
         """Sleeps until a request is within the budget, and counts it as sent.
@@ -56,12 +54,9 @@ class Budget:
 
     def note(self, headers: Mapping[str, str]) -> None:
         """Reads `Ratelimit` (requests left, seconds until they count anew) and `Ratelimit-Policy` (quota)."""
-        stated, policy = _items(headers.get("Ratelimit", "")), _items(headers.get("Ratelimit-Policy", ""))
-        if "r" not in stated:
-            return
-        with self._lock:
-            self.left = stated["r"]
-            if self.left <= KEPT_BACK * policy.get("q", REQUESTS):
+        stated, policy = numbers_in(headers.get("Ratelimit", "")), numbers_in(headers.get("Ratelimit-Policy", ""))
+        if stated.get("r", math.inf) <= KEPT_BACK * policy.get("q", REQUESTS):
+            with self._lock:
                 self._closed_until = self._clock() + min(stated.get("t", WINDOW_SECONDS), WINDOW_SECONDS)
 
     def _take(self) -> float:
@@ -78,6 +73,6 @@ class Budget:
             return 0.0
 
 
-def _items(header: str) -> dict[str, int]:
+def numbers_in(header: str) -> dict[str, int]:
     """The numbers of the first policy in a header: `"default";r=50;t=30`."""
     return {name: int(value[:9]) for name, value in _ITEM.findall(header.partition(",")[0])}

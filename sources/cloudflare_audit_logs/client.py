@@ -18,6 +18,7 @@ import urllib3
 from .answers import Answer, excerpt, parse_answer
 from .budget import Budget
 from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, UnavailableError
+from .traffic import NO_ANSWER, Traffic
 
 PERMISSION_HINT = (
     'the token needs the permission "Account Settings: Read" on this account; '
@@ -27,7 +28,7 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 RATE_LIMIT_BLOCK = timedelta(minutes=5)
 """How long Cloudflare shuts a token out that went over 1,200 requests in 5 minutes."""
 
-_LONGEST_ANSWER = 10
+LONGEST_ANSWER = 10
 """An answer may take this many timeouts in all."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
@@ -50,10 +51,11 @@ class AuditLogsClient:
         backoff_seconds: float = 1,
         backoff_max_seconds: float = 300,
         budget: Budget | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._clock, self._sleep, self._budget = clock, sleep, budget
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds, self._traffic = timeout_seconds, traffic or Traffic()
         self._session = requests.Session()
         self._session.auth = _BearerAuth(token)
         self._session.headers["Accept"] = "application/json"
@@ -65,10 +67,9 @@ class AuditLogsClient:
                 multiplier=backoff_seconds, max=backoff_max_seconds, jitter=backoff_seconds
             ),
             sleep=sleep,
+            before_sleep=lambda _: self._traffic.note_retry(),
             reraise=True,
         )
-        self.requests = 0
-        """Requests sent so far, retries included."""
 
     def __enter__(self) -> Self:
         return self
@@ -90,21 +91,28 @@ class AuditLogsClient:
     def _get_once(self, path: str, params: Mapping[str, str | int]) -> Answer:
         if self._budget is not None:
             self._budget.wait(self._sleep)
-        self.requests += 1
-        url = f"{self._base_url}/{path}"
-        give_up_at = time.monotonic() + _LONGEST_ANSWER * self._timeout_seconds
-        try:
-            with self._session.get(
-                url, params=params, timeout=self._timeout_seconds, allow_redirects=False, stream=True
-            ) as response:
-                body = _read(response, give_up_at)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise UnavailableError("the API cannot be reached", detail=_cause(error)) from error
+        response, body = self._send(f"{self._base_url}/{path}", params)
         if self._budget is not None:
             self._budget.note(response.headers)
         self._check_clock(response)
         self._check_status(response, body)
         return parse_answer(body)
+
+    def _send(self, url: str, params: Mapping[str, str | int]) -> tuple[requests.Response, bytes]:
+        code: str = NO_ANSWER
+        headers: Mapping[str, str] = {}
+        give_up_at = time.monotonic() + LONGEST_ANSWER * self._timeout_seconds
+        try:
+            with self._session.get(
+                url, params=params, timeout=self._timeout_seconds, allow_redirects=False, stream=True
+            ) as response:
+                body = _read(response, give_up_at)
+                code, headers = str(response.status_code), response.headers
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise UnavailableError("the API cannot be reached", detail=_cause(error)) from error
+        finally:
+            self._traffic.note(code, headers)
+        return response, body
 
     def _check_clock(self, response: requests.Response) -> None:
         api_time = _parse_http_date(response.headers.get("Date"))

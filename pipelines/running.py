@@ -1,0 +1,33 @@
+"""A run as those see it who watch it from another thread: what it was told to do, and where it stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .progress import Progress
+from .report import Report
+from .settings import Settings
+
+
+class Store(Protocol):
+    """A destination, as far as it is watched."""
+
+    name: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be loaded."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run, as those see it who watch it."""
+
+    settings: Settings
+    report: Report
+    destinations: Sequence[Store]
+    progress: Progress
+
+    def is_up(self, destination: Store) -> bool:
+        """Whether the destination is open, and its last load did not fail."""
+        return destination.is_open and destination.name not in self.report.destinations_failed

@@ -1,0 +1,41 @@
+"""What the clients of this process asked of the API, counted, and what it said is left. Asks nothing itself."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from .budget import numbers_in
+
+NO_ANSWER = "none"
+"""The code of a request that got no answer, or none that came to its end."""
+
+
+class Traffic:
+    """Shared by the threads that ask. `on_answer` is called after each request, whatever became of it."""
+
+    def __init__(self, on_answer: Callable[[], None] = lambda: None) -> None:
+        self._on_answer = on_answer
+        self._lock = threading.Lock()
+        self._requests: Counter[str] = Counter()
+        self.retries = 0
+        """Requests that were sent again after one that failed."""
+        self.left: int | None = None
+        """Requests that the API said are left to the token, in its latest answer."""
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """How many were sent, retries included, by the HTTP status of the answer, or `none`."""
+        with self._lock:
+            return dict(self._requests)
+
+    def note(self, code: str, headers: Mapping[str, str]) -> None:
+        """Counts a request, and reads what its answer says of the budget."""
+        with self._lock:
+            self._requests[code] += 1
+            self.left = numbers_in(headers.get("Ratelimit", "")).get("r", self.left)
+        self._on_answer()
+
+    def note_retry(self) -> None:
+        """Counts a request that is about to be sent again."""
+        with self._lock:
+            self.retries += 1

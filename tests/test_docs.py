@@ -100,4 +100,4 @@ def test_no_secret_is_in_the_repository() -> None:
     """What holds secrets is ignored."""
     ignored = Path(PROJECT_ROOT / ".gitignore").read_text().splitlines()
 
-    assert {".env", "/data/", ".dlt/secrets.toml"} <= set(ignored)
+    assert {".env", "/data/", "/secrets/", ".dlt/secrets.toml"} <= set(ignored)

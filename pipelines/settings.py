@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 from sources.cloudflare_audit_logs.streams import Stream
 
 from . import setting_values as values
+from .secret_files import FILE_NAMES, read_secrets
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HISTORY = timedelta(days=30)
@@ -175,16 +176,20 @@ class Settings:
 
 
 def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
-    """The environment over the project's `.env`; a variable that is set to nothing counts as not set.
+    """The environment over the project's `.env`, and secrets from files; what is set to nothing counts as not set.
 
     Raises:
-        SettingsError: `.env` is not text.
+        SettingsError: `.env` is not text, or a secret's file gives none.
     """
     try:
         merged = {**dotenv_values(root / ".env"), **os.environ}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{root / '.env'} is not readable as UTF-8 text: {error}; save it as that"]) from error
-    return {name: value for name, value in merged.items() if value}
+    environment = {name: value for name, value in merged.items() if value}
+    secrets, problems = read_secrets(environment, root)
+    if problems:
+        raise SettingsError(problems)
+    return environment | secrets
 
 
 def read_settings(environment: Mapping[str, str], *, now: datetime, asks_api: bool = True) -> Settings:
@@ -310,7 +315,7 @@ class _Reader:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self._names: set[str] = set()
+        self._names: set[str] = set(FILE_NAMES.values())
         self.problems: list[str] = []
 
     def problem(self, text: str) -> None:

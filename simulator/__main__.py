@@ -34,13 +34,14 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with serving(api, options.port) as server:
+    with serving(api, options.port, options.host) as server:
         print(server.url, flush=True)
         stop.wait()
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; a container's is 0.0.0.0")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--token", default="simulated-token")

@@ -1,4 +1,4 @@
-"""The simulator as an HTTP server on loopback. `/_simulator/…` takes commands, everything else is the API."""
+"""The simulator as an HTTP server, on loopback unless told. `/_simulator/…` takes commands, all else is the API."""
 
 import gzip
 import json
@@ -23,8 +23,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, api: Api, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, api: Api, port: int = 0, host: str = "127.0.0.1") -> None:
+        super().__init__((host, port), _Handler)
         self.api = api
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -35,13 +35,14 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """What `CLOUDFLARE_API_URL` is set to."""
-        return f"http://127.0.0.1:{self.server_address[1]}{PREFIX}"
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}{PREFIX}"
 
 
 @contextmanager
-def serving(api: Api, port: int = 0) -> Iterator[Server]:
+def serving(api: Api, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server]:
     """Serves from a thread until the block ends."""
-    with Server(api, port) as server:
+    with Server(api, port, host) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:

@@ -27,6 +27,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+from dotenv import dotenv_values
 
 from pipelines.embedded_postgres import embedded_postgres
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
@@ -146,6 +147,8 @@ def environment(
     for name in os.environ:
         if name.startswith((*OWN_PREFIXES, "DESTINATION__")) or name == "INITIAL_CHECKPOINT":
             monkeypatch.delenv(name)
+    for name in dotenv_values(PROJECT_ROOT / ".env"):
+        monkeypatch.setenv(name, "")  # which counts as not set, whatever the file says
     with serving(api) as server:
         yield {
             "CLOUDFLARE_API_URL": server.url,

@@ -1,0 +1,49 @@
+"""Secrets that files give: `NAME_FILE` (Docker), or `$CREDENTIALS_DIRECTORY/NAME` (systemd). Only reads them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+SECRETS = ("CLOUDFLARE_API_TOKEN", "PG_PASSWORD", "PG_OWNER_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
+"""The settings that a file can give."""
+FILE_NAMES = {name: f"{name}_FILE" for name in SECRETS}
+"""The settings that name their files."""
+
+
+def read_secrets(environment: Mapping[str, str], root: Path) -> tuple[dict[str, str], list[str]]:
+    """The secrets that files give, and what is wrong with them, one line each. Relative paths begin at `root`."""
+    secrets, problems = {}, []
+    for name in SECRETS:
+        files = dict(_files(environment, name, root))
+        ways = [*([name] if name in environment else []), *files]
+        if len(ways) > 1:
+            problems.append(f"{name} is given {len(ways)} times, by {' and '.join(ways)}: keep one of them")
+            continue
+        for way, file in files.items():
+            try:
+                secrets[name] = _read(file)
+            except ValueError as error:
+                problems.append(f"{way} {error}")
+    return secrets, problems
+
+
+def _files(environment: Mapping[str, str], name: str, root: Path) -> Iterator[tuple[str, Path]]:
+    """The files that give a secret, by what the operator calls them."""
+    if FILE_NAMES[name] in environment:
+        yield FILE_NAMES[name], root / environment[FILE_NAMES[name]]
+    credential = Path(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
+    if os.access(credential, os.F_OK):  # unlike exists(), no error where the folder is another service's
+        yield f"systemd's credential {name}", credential
+
+
+def _read(file: Path) -> str:
+    """The file's text without the newline that editors put at its end."""
+    try:
+        secret = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:  # whose own text would show the secret
+        raise ValueError(f"({file}) is not UTF-8 text: write the secret alone into it") from None
+    except OSError as error:
+        raise ValueError(f"({file}) cannot be read: {error.strerror}; see its path and rights") from error
+    if not secret:
+        raise ValueError(f"({file}) is empty: write the secret into it")
+    return secret

@@ -5,6 +5,7 @@ The token goes to the configured host alone: redirects are not followed, and no 
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -20,7 +21,7 @@ from .budget import Budget
 from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, UnavailableError
 
 PERMISSION_HINT = (
-    'the token needs the permission "Account Settings: Read" on this account; '
+    'check CLOUDFLARE_API_TOKEN: it needs the permission "Account Settings: Read" on this account; '
     '"Access: Audit Logs Read" is another product\'s and does not work'
 )
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -31,6 +32,9 @@ _LONGEST_ANSWER = 10
 """An answer may take this many timeouts in all."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
+
+_MALFORMED_TOKEN = b"Invalid format for Authorization header"
+"""Of an HTTP 400: the text is no token at all, but a global API key, say."""
 
 _RETRIED = (UnavailableError, BadAnswerError)
 
@@ -69,6 +73,8 @@ class AuditLogsClient:
         )
         self.requests = 0
         """Requests sent so far, retries included."""
+        self.clock_offset: timedelta | None = None
+        """How far this host's clock is ahead of the API's, as of the last answer that had a `Date`."""
 
     def __enter__(self) -> Self:
         return self
@@ -85,9 +91,21 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        return self._retrying(self._get_once, path, params)
+        return self._retrying(lambda: parse_answer(self._fetch(path, params)))
 
-    def _get_once(self, path: str, params: Mapping[str, str | int]) -> Answer:
+    def knows_token(self, account_id: str) -> bool:
+        """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
+
+        Raises:
+            AuditLogsError: the API did not say.
+        """
+        for owner in (f"accounts/{account_id}", "user"):
+            with suppress(RefusedError):
+                self._fetch(f"{owner}/tokens/verify", {})
+                return True
+        return False
+
+    def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
         if self._budget is not None:
             self._budget.wait(self._sleep)
         self.requests += 1
@@ -104,13 +122,13 @@ class AuditLogsClient:
             self._budget.note(response.headers)
         self._check_clock(response)
         self._check_status(response, body)
-        return parse_answer(body)
+        return body
 
     def _check_clock(self, response: requests.Response) -> None:
         api_time = _parse_http_date(response.headers.get("Date"))
         if api_time is None:
             return
-        offset = self._clock() - api_time
+        self.clock_offset = offset = self._clock() - api_time
         if abs(offset) > CLOCK_TOLERANCE:
             direction = "ahead of" if offset > timedelta() else "behind"
             raise ClockError(
@@ -130,7 +148,7 @@ class AuditLogsClient:
                 until=until,
                 hint="one token has 1,200 requests in 5 minutes, shared with the dashboard",
             )
-        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or _MALFORMED_TOKEN in body:
             raise RefusedError("the API refuses the token for this account", detail=said, hint=PERMISSION_HINT)
         if status == HTTPStatus.NOT_FOUND:
             hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"

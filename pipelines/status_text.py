@@ -70,7 +70,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         size = f"about {warehouse['events']:,} events, {warehouse['bytes'] / 1e6:,.1f} MB with indexes"
         yield f"[bold]warehouse[/]   {size}; last load {warehouse['last_load'] or 'never'}"
         wanted, lag = warehouse["recommended_lag_seconds"], status["safety_lag_seconds"]
-        advice = f"{wanted} s are recommended" if wanted else "nothing was measured in the last week"
+        advice = f"at least {wanted} s by what was measured" if wanted else "nothing was measured in the last week"
         yield f"[bold]safety lag[/]  {lag:g} s; {advice}"
     if "error" in lake:
         yield f"[bold red]lake[/]        {escape(lake['error'])}"

@@ -11,7 +11,8 @@ SELECT
     -- Null where the extension is there but its library was not loaded at the server's start.
     current_setting('timescaledb.license', true) AS license,
     current_setting('server_version_num')::int >= 180000 AS has_skip_scan,
-    (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('{schema}.audit_logs')) AS is_owner,
+    (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
+     WHERE relname = 'audit_logs' AND relnamespace = to_regnamespace('{schema}')) AS is_owner,
     ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('{schema}') AND relkind IN ('i', 'I'))
         AS indexes,
     ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class

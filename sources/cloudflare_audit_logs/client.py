@@ -117,7 +117,8 @@ class AuditLogsClient:
             ) as response:
                 body = _read(response, give_up_at)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise UnavailableError("the API cannot be reached", detail=_cause(error)) from error
+            hint = "check CLOUDFLARE_API_URL, and the network from here to there"
+            raise UnavailableError("the API cannot be reached", detail=_cause(error), hint=hint) from error
         if self._budget is not None:
             self._budget.note(response.headers)
         self._check_clock(response)

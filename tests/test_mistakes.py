@@ -102,6 +102,13 @@ def _bucket_key(scene: Scene) -> Changes:
     return {**settings, "S3_SECRET_KEY": "wrong"}
 
 
+def _no_bucket_key(scene: Scene) -> Changes:
+    """None of AWS's own places has one either."""
+    settings = scene.request.getfixturevalue("bucket").settings(prefix="mistake")
+    nowhere = {"HOME": str(scene.tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    return {**settings, **nowhere, "S3_ACCESS_KEY": None, "S3_SECRET_KEY": None}
+
+
 def _full_disk(scene: Scene) -> Changes:
     scene.api.world.add(ACCOUNT, "v1", spread(20, ago(hours=1), ago(minutes=1), newValue=os.urandom(5_000).hex()))
     scene.before = ["-c", WITHOUT_SPACE, sys.executable]
@@ -194,6 +201,9 @@ MISTAKES = {
     "a wrong bucket": Mistake(_bucket, 75, "check S3_ENDPOINT, S3_BUCKET", "fail  lake", "NoSuchBucket"),
     "a wrong key of the bucket": Mistake(
         _bucket_key, 75, "does not match the signature", "fail  lake", "does not match the signature"
+    ),
+    "no key of the bucket": Mistake(
+        _no_bucket_key, 1, "set S3_ACCESS_KEY and S3_SECRET_KEY", "fail  lake", "set S3_ACCESS_KEY and S3_SECRET_KEY"
     ),
     "a full disk": Mistake(_full_disk, 75, "File too large", "fail  disk", "check its rights and space"),
     "an unreadable folder": Mistake(_folder, 75, "Permission denied", "fail  lake", "Permission denied"),

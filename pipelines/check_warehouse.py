@@ -14,7 +14,7 @@ from .after_load import Found, find
 from .embedded_postgres import embedded_postgres, running_server
 from .finding import Finding, failed, guarded, ok
 from .measured_lag import is_too_short, recommended_seconds
-from .postgres import as_owner, connect, rows_of, transaction_on, value_of
+from .postgres import as_owner, connect, message_of, rows_of, transaction_on, value_of
 from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
 from .statements import sections_of
@@ -66,10 +66,12 @@ def check_warehouse(settings: Settings, stack: ExitStack) -> Iterator[Finding]:
     yield ok("warehouse", f"{subject.user} is let in")
     failed_ones = set()
     for name, check in CHECKS.items():
-        if name in WITH_RIGHTS and "rights" in failed_ones:
+        if NEEDS.get(name) in failed_ones:
+            failed_ones.add(name)
             continue
         finding = guarded(name, partial(_translated, warehouse, partial(check, subject)))
-        failed_ones |= {name} if finding.status == "fail" else set()
+        if finding.status == "fail":
+            failed_ones.add(name)
         yield finding
 
 
@@ -92,8 +94,7 @@ def _owner(subject: Subject) -> Finding:
     try:
         connect(as_owner(subject.client.config.credentials, owner)).close()
     except adbc_driver_manager.Error as error:
-        finding = failed("owner", error)
-        return finding._replace(hint="check PG_OWNER_USER and PG_OWNER_PASSWORD")
+        return Finding("fail", "owner", message_of(error), "check PG_OWNER_USER and PG_OWNER_PASSWORD")
     return ok("owner", f"{owner.user} is let in")
 
 
@@ -180,5 +181,5 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "writer": _writer,
     "safety lag": _lag,
 }
-WITH_RIGHTS = {"key", "safety lag"}
-"""What cannot be looked at without them."""
+NEEDS = {"rights": "owner", "key": "rights", "safety lag": "rights"}
+"""What cannot be looked at where that fails; the others stand alone."""

@@ -191,6 +191,13 @@ MISTAKES = {
         "fail  warehouse",
         "password authentication failed",
     ),
+    "a wrong owner of the tables": Mistake(
+        lambda _: {"PG_OWNER_USER": "no_such_role", "PG_OWNER_PASSWORD": "wrong"},
+        75,
+        "authentication failed for user",
+        "fail  owner",
+        "check PG_OWNER_USER and PG_OWNER_PASSWORD",
+    ),
     "a warehouse without TLS": Mistake(
         lambda _: {"PG_SSLMODE": "require"}, 75, "PG_SSLMODE", "fail  warehouse", "PG_SSLMODE"
     ),

@@ -47,7 +47,7 @@ def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> in
 
 
 def run_lake_command(work: Callable[[], int]) -> int:
-    """Runs work that needs the lake alone."""
+    """Runs work that needs the lake alone, or that opens what it needs by itself."""
     return _run(work)
 
 

@@ -47,7 +47,8 @@ class AuditRunContext(RunContext):
 
     def initial_providers(self) -> list[ConfigProvider]:
         """Dlt's own providers, then the settings of this project."""
-        own = CustomLoaderDocProvider("settings of this project", _destinations, supports_secrets=True)
+        # Without a list, the text of dlt's error for a missing value is an error itself.
+        own = CustomLoaderDocProvider("settings of this project", _destinations, supports_secrets=True, locations=[])
         return [*super().initial_providers(), own]
 
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import dlt
 import pyarrow as pa
+from dlt.common.configuration.exceptions import ConfigFieldMissingException
 from dlt.common.exceptions import DltException
 from dlt.common.schema import Schema
 
@@ -136,10 +137,18 @@ class ScratchPipeline:
 
 
 def client_of(store: Store, destination: Any = None) -> Any:
-    """Dlt's client of a store, by a destination of its that is in use already, or a new one."""
+    """Dlt's client of a store, by a destination of its that is in use already, or a new one.
+
+    Raises:
+        AuditLogsError: there are no credentials for it, in the settings or where AWS keeps them.
+    """
     destination = destination or store.destination()
     bound = destination.spec()._bind_dataset_name(store.dataset_name)  # noqa: SLF001  # as dlt does
-    return destination.client(Schema(SOURCE_NAME), bound)
+    try:
+        return destination.client(Schema(SOURCE_NAME), bound)
+    except ConfigFieldMissingException as error:
+        hint = "set S3_ACCESS_KEY and S3_SECRET_KEY" if store.name == "lake" else "set PG_HOST, PG_USER and PG_PASSWORD"
+        raise AuditLogsError(f"there are no credentials for the {store.name}", hint=hint) from error
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -179,9 +180,11 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
     """The environment over the project's `.env`, and secrets from files; what is set to nothing counts as not set.
 
     Raises:
-        SettingsError: `.env` is not text, or a secret's file gives none.
+        SettingsError: `.env` is not text or has a line that sets nothing, or a secret's file gives none.
     """
     try:
+        if problems := _lines_without_value(root / ".env"):
+            raise SettingsError(problems)
         merged = {**dotenv_values(root / ".env"), **os.environ}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{root / '.env'} is not readable as UTF-8 text: {error}; save it as that"]) from error
@@ -190,6 +193,16 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
     if problems:
         raise SettingsError(problems)
     return environment | secrets
+
+
+def _lines_without_value(file: Path) -> list[str]:
+    """What `dotenv` would leave out; not shown, because there may be a secret in it."""
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8") as text:
+        wrong = [line for line in parse_stream(text) if line.error or (line.key is not None and line.value is None)]
+    how = "write it as NAME=value, a quote that is opened closed again, a comment after #"
+    return [f"{file}, line {line.original.line}: {how}" for line in wrong]
 
 
 def read_settings(environment: Mapping[str, str], *, now: datetime, asks_api: bool = True) -> Settings:

@@ -189,7 +189,7 @@ class Warehouse:
                 raise AuditLogsError(
                     "a right is missing in the warehouse", detail=message_of(error), hint=hint
                 ) from error
-            hint = "check PG_HOST, PG_USER, PG_PASSWORD and PG_DATABASE"
+            hint = "check PG_HOST, PG_PORT, PG_DATABASE, PG_USER, PG_PASSWORD and PG_SSLMODE"
             raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=hint) from error
 
     @property

@@ -12,6 +12,14 @@ from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, tra
 from .settings import OwnerSettings
 from .statements import statements_of
 
+VERSION_SQL = "SELECT current_setting('server_version_num')::int"
+
+OLDEST_VERSION = 12
+"""Of PostgreSQL: `date_trunc` takes a time zone from there on. All of the job was run on 12.17; 11.22 lacks a view."""
+
+_TWO_PARTS = 100_000
+"""Before 10, versions had three: 90624 is 9.6.24."""
+
 _STATE_TABLE = "_dlt_pipeline_state"
 
 
@@ -23,16 +31,17 @@ def set_up(connection: Connection, credentials: PostgresCredentials, owner: Owne
     A role that owns nothing alters nothing: then the tables are looked at, and used as they are.
 
     Raises:
-        AuditLogsError: they are missing, may not be written, or have another key.
+        AuditLogsError: they are missing, may not be written, or have another key; or the server is too old.
         adbc_driver_manager.Error: the server is down.
     """
     with transaction_on(connection) as cursor:
+        check_version(value_of(cursor, VERSION_SQL))
         _check_name(cursor, schema)
         _forget_state_without_events(cursor, schema)
     _make_tables(connection, credentials, owner, schema)
     with transaction_on(connection) as cursor:
-        _check_rights(cursor, schema, str(credentials.username))
-        _check_key(cursor, schema)
+        check_rights(cursor, schema, str(credentials.username))
+        check_key(cursor, schema)
 
 
 def one_at_a_time(schema: str) -> str:
@@ -60,6 +69,19 @@ def _make_tables(
         log.info("warehouse.not_owned", user=credentials.username, schema=schema)
 
 
+def check_version(number: int) -> str:
+    """The server's version as people write it, of its `server_version_num`.
+
+    Raises:
+        AuditLogsError: it is too old.
+    """
+    version = f"{number // 10_000}.{number % 10_000 // (1 if number >= _TWO_PARTS else 100)}"
+    if number < OLDEST_VERSION * 10_000:
+        hint = f"{OLDEST_VERSION} is the oldest that works: upgrade it, or set PG_HOST to another server"
+        raise AuditLogsError(f"PostgreSQL {version} is too old", hint=hint)
+    return version
+
+
 def _check_name(cursor: Cursor, schema: str) -> None:
     if value_of(cursor, f"SELECT quote_ident('{schema}')") != schema:
         raise AuditLogsError(f"PG_SCHEMA={schema} is a word of SQL", hint="choose another name for the schema")
@@ -73,7 +95,13 @@ def _forget_state_without_events(cursor: Cursor, schema: str) -> None:
         log.warning("warehouse.dropped", schema=schema, hint="its events are read again, as at a first start")
 
 
-def _check_rights(cursor: Cursor, schema: str, user: str) -> None:
+def missing_table(table: str, user: str) -> AuditLogsError:
+    """What is said where a table is not there and cannot be made."""
+    hint = "set PG_OWNER_USER and PG_OWNER_PASSWORD, or have its owner run pipelines/sql/tables.sql"
+    return AuditLogsError(f"there is no table {table}, and {user} may not make it", hint=hint)
+
+
+def check_rights(cursor: Cursor, schema: str, user: str) -> None:
     """Asks the catalogs, which everyone may read: the tables themselves may be out of sight."""
     for table in (EVENTS_TABLE, QUARANTINE_TABLE):
         may_use = value_of(
@@ -83,16 +111,14 @@ def _check_rights(cursor: Cursor, schema: str, user: str) -> None:
             f" ON n.oid = c.relnamespace WHERE n.nspname = '{schema}' AND c.relname = '{table}'",
         )
         if may_use is None:
-            raise AuditLogsError(
-                f"there is no table {schema}.{table}, and {user} may not make it",
-                hint="set PG_OWNER_USER and PG_OWNER_PASSWORD, or have its owner run pipelines/sql/tables.sql",
-            )
+            raise missing_table(f"{schema}.{table}", user)
         if not may_use:
             hint = "GRANT it what pipelines/sql/grants.sql says"
             raise AuditLogsError(f"{user} may not read and insert into {schema}.{table}", hint=hint)
 
 
-def _check_key(cursor: Cursor, schema: str) -> None:
+def check_key(cursor: Cursor, schema: str) -> None:
+    """Raises if the table of events has another key than ours."""
     name = f"{schema}.{EVENTS_TABLE}"
     key = value_of(
         cursor,

@@ -19,9 +19,12 @@ PREFIX = "/client/v4"
 _ROUTES = {
     "v1": re.compile(PREFIX + r"/accounts/([^/]+)/audit_logs"),
     "v2": re.compile(PREFIX + r"/accounts/([^/]+)/logs/audit"),
+    "tokens": re.compile(PREFIX + r"/(?:accounts/)?([^/]+)/tokens/verify"),
 }
 _LARGEST_PAGE = 1000
 _DEFAULT_PAGE = 100
+_INVALID_TOKEN = {"code": 1000, "message": "Invalid API Token"}
+_FORBIDDEN = {"code": 10000, "message": "Authentication error"}
 _NOT_FOUND = {"code": 7003, "message": "Could not route to the account, perhaps your object identifier is invalid?"}
 
 
@@ -74,6 +77,7 @@ class Behaviour:
     ignores_direction: bool = False
     clock_offset_seconds: float = 0
     sends_date: bool = True
+    token_has_permission: bool = True
     requests_per_window: int = 1200
     window_seconds: float = 300
 
@@ -126,8 +130,12 @@ class Api:
         return self._misbehave(fault, lambda: self._answer(request, authorization))
 
     def _answer(self, request: Request, authorization: str) -> Reply:
-        if authorization != f"Bearer {self.token}":
-            return _failure(403, {"code": 10000, "message": "Authentication error"})
+        is_known = authorization == f"Bearer {self.token}"
+        if request.version == "tokens":
+            active = b'{"errors":[],"messages":[],"result":{"id":"f267e341","status":"active"},"success":true}'
+            return Reply(body=active) if is_known else _failure(401, _INVALID_TOKEN)
+        if not is_known or not self.behaviour.token_has_permission:
+            return _failure(403, _FORBIDDEN)
         if request.account_id not in self.world.account_ids:
             return _failure(404, _NOT_FOUND)
         try:

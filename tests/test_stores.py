@@ -114,6 +114,18 @@ def test_a_store_is_asked_whether_it_enforces_conditions(bucket: Bucket, tmp_pat
     assert objects.enforces_conditions("probe")
     with _store_without_conditions() as endpoint:
         assert not S3Objects(_s3(endpoint), "lake").enforces_conditions("probe")
+        assert not S3Objects(_s3(endpoint), "lake").try_out("probe")
+
+
+def test_a_store_is_tried_out_whatever_was_left_there_and_nothing_is_left(bucket: Bucket, tmp_path: Path) -> None:
+    """By one who could not delete it, say."""
+    objects = S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
+    objects.write("probe", b"left", None)
+
+    assert objects.try_out("probe")
+    assert objects.try_out("probe")
+
+    assert objects.read("probe") is None
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -296,6 +308,13 @@ def _store_without_conditions() -> Iterator[str]:
             self.send_header("ETag", '"x"')
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_DELETE = do_HEAD = do_GET  # http.server's names
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -11,11 +11,12 @@ SELECT
     -- Null where the extension is there but its library was not loaded at the server's start.
     current_setting('timescaledb.license', true) AS license,
     current_setting('server_version_num')::int >= 180000 AS has_skip_scan,
-    (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = '{schema}.audit_logs'::regclass) AS is_owner,
-    ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('i', 'I'))
+    (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
+     WHERE relname = 'audit_logs' AND relnamespace = to_regnamespace('{schema}')) AS is_owner,
+    ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('{schema}') AND relkind IN ('i', 'I'))
         AS indexes,
     ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class
-          WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'v') AS views;
+          WHERE relnamespace = to_regnamespace('{schema}') AND relkind = 'v') AS views;
 
 -- [found in timescaledb]
 -- A policy may be there by creation time, or twice: -1 is told from every setting, so that it makes way for ours.

@@ -5,6 +5,7 @@ The token goes to the configured host alone: redirects are not followed, and no 
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -21,7 +22,7 @@ from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, 
 from .traffic import NO_ANSWER, Traffic
 
 PERMISSION_HINT = (
-    'the token needs the permission "Account Settings: Read" on this account; '
+    'check CLOUDFLARE_API_TOKEN: it needs the permission "Account Settings: Read" on this account; '
     '"Access: Audit Logs Read" is another product\'s and does not work'
 )
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -32,6 +33,9 @@ LONGEST_ANSWER = 10
 """An answer may take this many timeouts in all."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
+
+_MALFORMED_TOKEN = b"Invalid format for Authorization header"
+"""Of an HTTP 400: the text is no token at all, but a global API key, say."""
 
 _RETRIED = (UnavailableError, BadAnswerError)
 
@@ -70,6 +74,8 @@ class AuditLogsClient:
             before_sleep=lambda _: self._traffic.note_retry(),
             reraise=True,
         )
+        self.clock_offset: timedelta | None = None
+        """How far this host's clock is ahead of the API's, as of the last answer that had a `Date`."""
 
     def __enter__(self) -> Self:
         return self
@@ -86,9 +92,21 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        return self._retrying(self._get_once, path, params)
+        return self._retrying(lambda: parse_answer(self._fetch(path, params)))
 
-    def _get_once(self, path: str, params: Mapping[str, str | int]) -> Answer:
+    def knows_token(self, account_id: str) -> bool:
+        """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
+
+        Raises:
+            AuditLogsError: the API did not say.
+        """
+        for owner in (f"accounts/{account_id}", "user"):
+            with suppress(RefusedError):
+                self._fetch(f"{owner}/tokens/verify", {})
+                return True
+        return False
+
+    def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
         if self._budget is not None:
             self._budget.wait(self._sleep)
         response, body = self._send(f"{self._base_url}/{path}", params)
@@ -96,7 +114,7 @@ class AuditLogsClient:
             self._budget.note(response.headers)
         self._check_clock(response)
         self._check_status(response, body)
-        return parse_answer(body)
+        return body
 
     def _send(self, url: str, params: Mapping[str, str | int]) -> tuple[requests.Response, bytes]:
         code: str = NO_ANSWER
@@ -109,7 +127,8 @@ class AuditLogsClient:
                 body = _read(response, give_up_at)
                 code, headers = str(response.status_code), response.headers
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise UnavailableError("the API cannot be reached", detail=_cause(error)) from error
+            hint = "check CLOUDFLARE_API_URL, and the network from here to there"
+            raise UnavailableError("the API cannot be reached", detail=_cause(error), hint=hint) from error
         finally:
             self._traffic.note(code, headers)
         return response, body
@@ -118,7 +137,7 @@ class AuditLogsClient:
         api_time = _parse_http_date(response.headers.get("Date"))
         if api_time is None:
             return
-        offset = self._clock() - api_time
+        self.clock_offset = offset = self._clock() - api_time
         if abs(offset) > CLOCK_TOLERANCE:
             direction = "ahead of" if offset > timedelta() else "behind"
             raise ClockError(
@@ -138,7 +157,7 @@ class AuditLogsClient:
                 until=until,
                 hint="one token has 1,200 requests in 5 minutes, shared with the dashboard",
             )
-        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or _MALFORMED_TOKEN in body:
             raise RefusedError("the API refuses the token for this account", detail=said, hint=PERMISSION_HINT)
         if status == HTTPStatus.NOT_FOUND:
             hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"

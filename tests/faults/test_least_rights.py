@@ -17,7 +17,7 @@ from pipelines.report import Report
 from pipelines.s3_policy import policy
 from pipelines.settings import PROJECT_ROOT
 from simulator.api import Api
-from tests.conftest import Finished, Stores
+from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, ago, encoded, event_at, ids, raw_event, spread, v1_tree
 
 from .s3_gate import ACCESS_DENIED, Gate, Refusal, S3Request
@@ -172,6 +172,57 @@ def test_the_lake_works_under_the_policy_that_it_asks_for(
     assert report.late["lake"] == 1
     assert set(stores.lake_ids()) >= expected | ids([late])
     assert any(request.action == "s3:DeleteObject" for request in lake_gate.requests)
+
+
+def test_the_doctor_and_the_status_work_with_the_loading_roles_rights(
+    api: Api, command: Command, stores: Stores, roles: dict[str, str]
+) -> None:
+    """Before the first start, after it, and where the owner is not named; a right that is missing is told."""
+    api.world.add(ACCOUNT, "v1", spread(3, ago(minutes=5), ago(minutes=1)))
+    no_owner: dict[str, str | None] = {"PG_OWNER_USER": None, "PG_OWNER_PASSWORD": None}
+    new, not_its = command("pipelines/doctor.py"), command("pipelines/doctor.py", **no_owner)
+    assert command(*ONCE).code == 0
+
+    loaded, alone = command("pipelines/doctor.py"), command("pipelines/doctor.py", **no_owner)
+    status = command("pipelines/status.py", "--json", **no_owner)
+    _execute(stores, roles, f"REVOKE INSERT ON {{schema}}.audit_logs FROM {roles['PG_USER']}", role="PG_OWNER")
+    revoked = command("pipelines/doctor.py", **no_owner)
+
+    assert [done.code for done in (new, not_its, loaded, alone, status, revoked)] == [0, 1, 0, 0, 0, 1]
+    assert f"fail  rights       there is no table {stores.schema}.audit_logs, and" in not_its.out
+    assert f"ok    owner        {roles['PG_OWNER_USER']} is let in" in loaded.out
+    assert status.report["warehouse"]["streams"][0]["cursor"]
+    assert f"may not read and insert into {stores.schema}.audit_logs (GRANT it" in revoked.out
+    assert "secret-of-" not in "".join(done.out + done.err for done in (new, not_its, loaded, alone, status, revoked))
+
+
+@pytest.mark.parametrize("may_delete", [True, False])
+def test_the_doctor_and_the_status_work_under_the_policy(
+    api: Api, command: Command, lake_gate: Gate, environment: dict[str, str], bucket: Bucket, *, may_delete: bool
+) -> None:
+    """Nothing else is asked for; where nothing may be deleted, one object stays, however often it is called."""
+    document = policy(environment["S3_BUCKET"], environment["S3_PREFIX"])
+    denied: list[S3Request] = []
+
+    def refuse(request: S3Request) -> Refusal | None:
+        if _allows(document, request) and (may_delete or request.action != "s3:DeleteObject"):
+            return None
+        denied.append(request)
+        return ACCESS_DENIED
+
+    lake_gate.refuse = refuse
+    api.world.add(ACCOUNT, "v1", spread(3, ago(minutes=5), ago(minutes=1)))
+
+    twice = [command("pipelines/doctor.py") for _ in range(2)]
+    left = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=f"{environment['S3_PREFIX']}/")
+    assert command(*ONCE).code == 0
+    status = command("pipelines/status.py", "--json")
+
+    assert [done.code for done in (*twice, status)] == [0, 0, 0], twice[1].out
+    assert all("ok    conditions   conditional writes are enforced" in done.out for done in twice)
+    assert status.report["lake"]["streams"][0]["cursor"]
+    assert len(left.get("Contents", [])) == (0 if may_delete else 1)
+    assert {request.action for request in denied} == (set() if may_delete else {"s3:DeleteObject"})
 
 
 def test_the_policy_is_printed_for_the_settings(command: Command) -> None:

@@ -47,6 +47,17 @@ def test_late_events_go_into_compressed_chunks_and_decompress_nothing(api: Api, 
     assert filled.query("SELECT count(*) AS n FROM {schema}.audit_logs") == [{"n": 120_200}]
 
 
+def test_the_status_and_the_doctor_know_chunks(command: Command, filled: Stores) -> None:
+    """The size of all of them, and about how many events they have."""
+    status, doctor = command("pipelines/status.py", "--json"), command("pipelines/doctor.py")
+
+    held = filled.query("SELECT count(*) AS n FROM {schema}.audit_logs")[0]["n"]
+    assert (status.code, doctor.code) == (0, 0), status.err + doctor.out
+    assert held * 0.9 < status.report["warehouse"]["events"] < held * 1.1
+    assert status.report["warehouse"]["bytes"] > 1_000_000
+    assert re.search(r"ok    timescaledb  .*chunks of 7 days", doctor.out), doctor.out
+
+
 def test_the_aggregate_counts_what_is_in_the_table(api: Api, poll: Poll, stores: Stores) -> None:
     """Whatever the retention was, is, and has dropped meanwhile."""
     api.world.add(ACCOUNT, "v1", spread(60, ago(days=28), ago(minutes=1)))

@@ -1,0 +1,58 @@
+"""The doctor's checks of the lake: an object is written, and removed where that is allowed. Nothing else is touched."""
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+from .api import utc_now
+from .check_host import try_out_folder
+from .finding import Finding, failed, ok
+from .lake import Lake, LakeClient
+from .objects import Bucket
+from .partitions import day_folder
+from .scratch_pipeline import client_of
+from .settings import Settings
+
+PROBE = "_dlt_doctor_probe"
+"""Under a name that the policy lets us delete (`pipelines/s3_policy.py`); where it does not, this one stays."""
+
+
+def check_lake(settings: Settings) -> Iterator[Finding]:
+    """A folder or a bucket, as the settings say."""
+    lake = Lake()
+    try:
+        with lake.translated_errors():
+            client: LakeClient = client_of(lake)
+            objects = client.objects
+            if isinstance(objects, Bucket):
+                yield from _bucket(objects, client.config.bucket_url)
+                return
+        yield _folder(Path(client.bucket_path), Path(client.dataset_path), settings.account_ids, utc_now())
+    except (AuditLogsError, OSError) as error:
+        yield failed("lake", error)
+
+
+def _bucket(objects: Bucket, url: str) -> Iterator[Finding]:
+    """Whether an object can be written there, and whether conditions hold."""
+    is_enforced = objects.try_out(PROBE)
+    yield ok("lake", f"{url} can be written")
+    if is_enforced:
+        yield ok("conditions", "conditional writes are enforced")
+    else:
+        hint = "run one writer, and no backfill beside it; or use a store that does"
+        yield Finding("warn", "conditions", "the store ignores the conditions of writes", hint)
+
+
+def _folder(root: Path, dataset: Path, account_ids: tuple[str, ...], now: datetime) -> Finding:
+    """Whether files can be written there, and in the folders that the next events go to."""
+    try_out_folder(dataset)
+    next_ones = [dataset / day_folder(account_id, now) for account_id in account_ids]
+    for folder in (root / ".partial", *next_ones):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+            hint = "give it to the user of the loop: was it made by another one, as root say?"
+            raise AuditLogsError(f"{there} may not be written", hint=hint)
+    return ok("lake", f"{root} can be written; conditions are a lock on this host")

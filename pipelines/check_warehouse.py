@@ -1,0 +1,185 @@
+"""The doctor's checks of the warehouse, from its catalogs and the newest events. Makes no table, takes no lock."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
+
+import adbc_driver_manager
+from adbc_driver_manager.dbapi import Connection
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+from .after_load import Found, find
+from .embedded_postgres import embedded_postgres, running_server
+from .finding import Finding, failed, guarded, ok
+from .measured_lag import is_too_short, recommended_seconds
+from .postgres import as_owner, connect, message_of, rows_of, transaction_on, value_of
+from .scratch_pipeline import client_of
+from .settings import Settings, TimescaleSettings
+from .statements import sections_of
+from .warehouse import _HOLDER, Warehouse, WarehouseClient
+from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
+from .warehouse_status import WarehouseHealth
+
+
+class Subject(NamedTuple):
+    """What the checks look at."""
+
+    settings: Settings
+    client: WarehouseClient
+    connection: Connection
+
+    @property
+    def schema(self) -> str:
+        """Where the tables are, or will be."""
+        return self.settings.stores.postgres_schema
+
+    @property
+    def user(self) -> str:
+        """The role that loads."""
+        return str(self.client.config.credentials.username)
+
+    @property
+    def health(self) -> WarehouseHealth:
+        """What it says of itself."""
+        return WarehouseHealth(self.connection, self.schema)
+
+
+def check_warehouse(settings: Settings, stack: ExitStack) -> Iterator[Finding]:
+    """One that can be reached is looked at from all sides; an embedded one runs as long as the stack."""
+    stores = settings.stores
+    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
+        yield ok("warehouse", f"an embedded PostgreSQL, which the first start makes in {stores.postgres_dir}")
+        return
+    warehouse = Warehouse.of(stores)
+    try:
+        if stores.postgres is None and running_server(stores.postgres_dir) is None:
+            stack.enter_context(embedded_postgres(stores.postgres_dir))
+        client: WarehouseClient = client_of(warehouse)
+        with warehouse.translated_errors():
+            connection = stack.enter_context(connect(client.config.credentials))
+    except (AuditLogsError, OSError) as error:
+        yield failed("warehouse", error)
+        return
+    subject = Subject(settings, client, connection)
+    yield ok("warehouse", f"{subject.user} is let in")
+    failed_ones = set()
+    for name, check in CHECKS.items():
+        if NEEDS.get(name) in failed_ones:
+            failed_ones.add(name)
+            continue
+        finding = guarded(name, partial(_translated, warehouse, partial(check, subject)))
+        if finding.status == "fail":
+            failed_ones.add(name)
+        yield finding
+
+
+def _translated(warehouse: Warehouse, check: Callable[[], Finding]) -> Finding:
+    with warehouse.translated_errors():
+        return check()
+
+
+def _version(subject: Subject) -> Finding:
+    """PostgreSQL's, which may be too old."""
+    with transaction_on(subject.connection) as cursor:
+        return ok("postgresql", check_version(value_of(cursor, VERSION_SQL)))
+
+
+def _owner(subject: Subject) -> Finding:
+    """The role that makes the tables, where it is another one, is let in as well."""
+    owner = subject.settings.stores.postgres_owner
+    if owner is None:
+        return ok("owner", f"{subject.user} makes the tables, unless they are there")
+    try:
+        connect(as_owner(subject.client.config.credentials, owner)).close()
+    except adbc_driver_manager.Error as error:
+        return Finding("fail", "owner", message_of(error), "check PG_OWNER_USER and PG_OWNER_PASSWORD")
+    return ok("owner", f"{owner.user} is let in")
+
+
+def _rights(subject: Subject) -> Finding:
+    """The loading role reads and inserts, or the tables can be made; dlt's own it makes itself."""
+    owner = subject.settings.stores.postgres_owner
+    maker = owner.user if owner else subject.user
+    sections = sections_of("health.sql", schema=subject.schema, maker=maker.replace("'", "''"))
+    with transaction_on(subject.connection) as cursor:
+        (tables,), (may,) = rows_of(cursor, *sections["tables"]), rows_of(cursor, *sections["rights"])
+        if tables["events"]:
+            check_rights(cursor, subject.schema, subject.user)
+        elif not may["may_make_tables"]:
+            raise missing_table(f"{subject.schema}.audit_logs", maker)
+    if not tables["loads"] and not may["may_make_own"] and (tables["events"] or owner is None):
+        hint = "GRANT it what pipelines/sql/grants.sql says"
+        raise AuditLogsError(f"{subject.user} may not make dlt's tables in {subject.schema}", hint=hint)
+    return ok("rights", f"{subject.user} may {'read and insert' if tables['events'] else 'have the tables made'}")
+
+
+def _key(subject: Subject) -> Finding:
+    """Ours, so that an event is there once."""
+    if not subject.health.has_events:
+        return ok("key", f"no table {subject.schema}.audit_logs yet: the first start makes it")
+    with transaction_on(subject.connection) as cursor:
+        check_key(cursor, subject.schema)
+    return ok("key", f"{subject.schema}.audit_logs has the one that it should")
+
+
+def _timescale(subject: Subject) -> Finding:
+    """What there is of it, against what the settings ask for."""
+    return timescale_finding(find(subject.connection, subject.schema), subject.settings.stores.timescale)
+
+
+def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
+    """What to say of a server. Pure."""
+    if not wanted.chunk_days:
+        return ok("timescaledb", "not asked for (TIMESCALE_CHUNK_DAYS=0)")
+    if found.extension is None:
+        there = "the first load makes it" if found.is_available else "this server has none, the tables are plain ones"
+        return ok("timescaledb", there)
+    if found.license is None:
+        hint = "set shared_preload_libraries = 'timescaledb' and restart the server"
+        return Finding("warn", "timescaledb", f"{found.extension}, but its library is not loaded", hint)
+    if found.license != "timescale":
+        hint = "pipelines/retention.py deletes what is too old"
+        return Finding(
+            "warn", "timescaledb", f"{found.extension}, licence {found.license}: no columnstore, no policies", hint
+        )
+    table = "a plain table yet" if found.chunk_days is None else f"chunks of {found.chunk_days:g} days"
+    return ok("timescaledb", f"{found.extension}, licence {found.license}, {table}")
+
+
+def _writer(subject: Subject) -> Finding:
+    """Who holds the warehouse's lock, on whatever host."""
+    with transaction_on(subject.connection) as cursor:
+        holders = [row["holder"] for row in rows_of(cursor, _HOLDER.format(schema=subject.schema))]
+    found = f"loaded by {', '.join(holders)}; a second one would be refused" if holders else "nobody loads it now"
+    return ok("writer", found)
+
+
+def _lag(subject: Subject) -> Finding:
+    """The safety lag against how long events took to come."""
+    settings, health = subject.settings, subject.health
+    if not health.has_events:
+        return ok("safety lag", f"{settings.safety_lag_seconds:g} s; nothing was measured yet")
+    measured = [health.lag(stream, settings.safety_lag_seconds) for stream in settings.streams]
+    wanted = recommended_seconds(measured)
+    if wanted is None:
+        return ok("safety lag", f"{settings.safety_lag_seconds:g} s; nothing was measured in the last week")
+    longest, events = max(lag.nearly_all for lag in measured), sum(lag.events for lag in measured)
+    found = f"{settings.safety_lag_seconds:g} s; 99.9 % of {events:,} events came within {longest:.0f} s"
+    if is_too_short(settings.safety_lag, measured):
+        return Finding("warn", "safety lag", found, f"set CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS to {wanted}")
+    return ok("safety lag", found)
+
+
+CHECKS: dict[str, Callable[[Subject], Finding]] = {
+    "postgresql": _version,
+    "owner": _owner,
+    "rights": _rights,
+    "key": _key,
+    "timescaledb": _timescale,
+    "writer": _writer,
+    "safety lag": _lag,
+}
+NEEDS = {"rights": "owner", "key": "rights", "safety lag": "rights"}
+"""What cannot be looked at where that fails; the others stand alone."""

@@ -1,0 +1,42 @@
+"""How long events took to come, as the warehouse shows it, and the safety lag that follows.
+
+Which events count, and why: `[lag]` in `sql/health.sql`.
+"""
+
+import math
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import NamedTuple
+
+RESERVE = 1.5
+"""The lag is to be so many times what was measured: a bad day of the API's is worse than the last week."""
+LEAST_SECONDS = 300
+"""Others measured up to 450 s on this API: a quiet week proves nothing shorter."""
+LONGEST_SECONDS = 86_400
+"""What comes later than a day is the sweep's."""
+
+
+class MeasuredLag(NamedTuple):
+    """Of one stream, in seconds: from the event's time to when it was loaded."""
+
+    events: int = 0
+    """That count."""
+    median: float = 0.0
+    nearly_all: float = 0.0
+    """999 of 1,000 came sooner."""
+    late: int = 0
+    """Found by the sweep alone: the cursor was further past them than the safety lag."""
+
+
+def recommended_seconds(measured: Iterable[MeasuredLag]) -> int | None:
+    """The safety lag for all of these streams, in whole minutes; None: nothing was measured."""
+    longest = [lag.nearly_all for lag in measured if lag.events]
+    if not longest:
+        return None
+    wanted = min(max(RESERVE * max(longest), LEAST_SECONDS), LONGEST_SECONDS)
+    return math.ceil(wanted / 60) * 60
+
+
+def is_too_short(safety_lag: timedelta, measured: Iterable[MeasuredLag]) -> bool:
+    """Whether more than one event in 1,000 of some stream came later."""
+    return any(lag.nearly_all > safety_lag.total_seconds() for lag in measured if lag.events)

@@ -1,0 +1,77 @@
+-- What pipelines/status.py and pipelines/doctor.py ask of the warehouse. {schema} is PG_SCHEMA, {pipeline} dlt's name of
+-- the warehouse's pipeline. Each costs what lies in its window of time, however long the history is.
+
+-- [tables]
+-- By the catalog, which everyone may read: to_regclass asks for the right to use the schema.
+SELECT count(*) FILTER (WHERE relname = 'audit_logs') > 0 AS events, count(*) FILTER (WHERE relname = '_dlt_loads') > 0 AS loads
+FROM pg_class WHERE relnamespace = to_regnamespace('{schema}');
+
+-- [state]
+-- dlt prunes neither; we do: at most 100 loads and 10 states are here.
+SELECT s.state FROM {schema}._dlt_pipeline_state AS s
+JOIN {schema}._dlt_loads AS l ON l.load_id = s._dlt_load_id AND l.status = 0
+WHERE s.pipeline_name = '{pipeline}' ORDER BY l.load_id DESC LIMIT 1;
+
+-- [last load]
+SELECT max(inserted_at) AS at FROM {schema}._dlt_loads WHERE status = 0;
+
+-- [lag]
+-- Parameters: account, version, the safety lag in seconds. How long events took to come, of the newest 10,000 of the
+-- last 7 days. `reached` is how far the events went that were there a minute before: the cursor that an event found.
+-- Counted is what can be told from a catch-up, a first start and a backfill:
+--   not what happened before anything was loaded (the first start, and a backfill of what was before it);
+--   an event that the cursor had passed: it was looked for, and not there;
+--   any other only if it came within 15 minutes: else whoever loads may have been down for as long.
+-- The minute is for a reading that goes backwards (CLOUDFLARE_DIRECTION=desc), and for its pages, which pass no one.
+SELECT count(*) AS events,
+    coalesce(percentile_disc(0.5) WITHIN GROUP (ORDER BY delay), 0) AS median,
+    coalesce(percentile_disc(0.999) WITHIN GROUP (ORDER BY delay), 0) AS nearly_all,
+    count(*) FILTER (WHERE passed_by > $3) AS late
+FROM (
+    SELECT extract(epoch FROM ingestion_time - "timestamp")::float8 AS delay,
+        extract(epoch FROM reached - "timestamp")::float8 AS passed_by
+    FROM (
+        SELECT "timestamp", ingestion_time, min(ingestion_time) OVER () AS begun, max("timestamp") OVER (
+            ORDER BY ingestion_time RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL '60 seconds' PRECEDING
+        ) AS reached
+        FROM (
+            SELECT "timestamp", ingestion_time FROM {schema}.audit_logs
+            WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= now() - INTERVAL '7 days'
+            ORDER BY "timestamp" DESC LIMIT 10000
+        ) AS newest
+    ) AS newest
+    WHERE "timestamp" >= begun AND (reached > "timestamp" OR ingestion_time - "timestamp" <= INTERVAL '15 minutes')
+) AS counted;
+
+-- [today]
+SELECT count(*) AS events FROM {schema}.audit_logs
+WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= date_trunc('day', now(), 'UTC');
+
+-- [gaps]
+-- Of each hour of the last 90 days that was compared, how it was found last.
+SELECT count(*) AS hours, count(*) FILTER (WHERE status = 'gap') AS gaps FROM (
+    SELECT DISTINCT ON (hour) status FROM {schema}.audit_completeness
+    WHERE account_id = $1 AND api_version = $2 AND hour >= now() - INTERVAL '90 days'
+    ORDER BY hour, checked_at DESC
+) AS hours;
+
+-- [quarantined]
+-- 10,000 is as far as it counts.
+SELECT count(*) AS events FROM (
+    SELECT FROM {schema}.audit_logs_quarantine WHERE account_id = $1 AND api_version = $2 LIMIT 10000
+) AS quarantined;
+
+-- [size]
+SELECT pg_total_relation_size('{schema}.audit_logs') AS bytes, greatest(reltuples, 0)::bigint AS events
+FROM pg_class WHERE oid = '{schema}.audit_logs'::regclass;
+
+-- [size, hypertable]
+SELECT hypertable_size('{schema}.audit_logs') AS bytes, approximate_row_count('{schema}.audit_logs') AS events;
+
+-- [rights]
+-- Who makes tables ({maker}) may do so in the schema, or make that; the loading role makes dlt's.
+SELECT
+    CASE WHEN n.oid IS NULL THEN has_database_privilege('{maker}', current_database(), 'CREATE')
+        ELSE has_schema_privilege('{maker}', n.oid, 'CREATE') END AS may_make_tables,
+    n.oid IS NULL OR has_schema_privilege(n.oid, 'CREATE') AS may_make_own
+FROM (SELECT to_regnamespace('{schema}')::oid AS oid) AS n;

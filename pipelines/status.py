@@ -1,0 +1,119 @@
+"""`python pipelines/status.py [--json]`: where both stores stand, what is late, missing or quarantined, and how large.
+
+Changes nothing, and costs the last days, not the history. A store that is down says so, and the other is shown. Exit
+codes: 0 done, 1 a store has no tables yet or cannot be read, 2 the settings are wrong, 75 a store is down.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pipelines.command import run_lake_command
+from pipelines.embedded_postgres import embedded_postgres
+from pipelines.lake_status import LakeHealth, lake_health
+from pipelines.measured_lag import recommended_seconds
+from pipelines.settings import Settings, read_environment, read_settings
+from pipelines.status_text import print_status
+from pipelines.warehouse_status import StreamHealth, warehouse_health
+from sources.cloudflare_audit_logs import Position
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.streams import Stream
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Shows how things stand, and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="status.py", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    options = parser.parse_args(arguments)
+    return run_lake_command(lambda: show(as_json=options.json))
+
+
+def show(*, as_json: bool) -> int:
+    """The command itself."""
+    now = datetime.now(UTC)
+    settings = read_settings(read_environment(), now=now, asks_api=False)
+    errors = list[AuditLogsError]()
+    with ExitStack() as stack:
+        # The lake after it: dlt reads its configuration once, with the port of an embedded server in it.
+        warehouse = _part(lambda: _warehouse(settings, now, stack), errors)
+        lake = _part(lambda: _lake(lake_health(settings.account_ids, now), now), errors)
+    status = {"at": now.isoformat(), "safety_lag_seconds": settings.safety_lag_seconds, "warehouse": warehouse}
+    status["lake"] = lake
+    if as_json:
+        print(json.dumps(status))
+    else:
+        print_status(status)
+    if any(isinstance(error, TemporaryError) for error in errors):
+        return 75
+    return 1 if errors else 0
+
+
+def _part(read: Callable[[], dict[str, Any]], errors: list[AuditLogsError]) -> dict[str, Any]:
+    """What one store says, or why it says nothing."""
+    try:
+        return read()
+    except AuditLogsError as error:
+        errors.append(error)
+        return {"error": str(error)}
+
+
+def _warehouse(settings: Settings, now: datetime, stack: ExitStack) -> dict[str, Any]:
+    stores = settings.stores
+    if stores.postgres is None:
+        if not (stores.postgres_dir / "PG_VERSION").exists():
+            raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
+        stack.enter_context(embedded_postgres(stores.postgres_dir))
+    with warehouse_health(stores) as health:
+        positions = health.positions()
+        streams = sorted({*settings.streams, *positions})
+        found = {stream: health.stream(stream, settings.safety_lag_seconds) for stream in streams}
+        return {
+            "last_load": _time(health.last_load()),
+            "recommended_lag_seconds": recommended_seconds(one.lag for one in found.values()),
+            **health.size(),
+            "streams": [_stream(stream, positions.get(stream), now) | _health(found[stream]) for stream in streams],
+        }
+
+
+def _lake(health: LakeHealth, now: datetime) -> dict[str, Any]:
+    return {
+        "last_load": _time(health.last_load),
+        "objects_of_last_days": health.objects,
+        "bytes_of_last_days": health.bytes,
+        "streams": [_stream(stream, position, now) for stream, position in health.positions.items()],
+    }
+
+
+def _stream(stream: Stream, position: Position | None, now: datetime) -> dict[str, Any]:
+    return {
+        "account_id": stream.account_id,
+        "api_version": stream.api_version,
+        "cursor": _time(position.cursor if position else None),
+        "age_seconds": round((now - position.cursor).total_seconds()) if position else None,
+    }
+
+
+def _health(health: StreamHealth) -> dict[str, Any]:
+    return {
+        "events_today": health.today,
+        "events_measured": health.lag.events,
+        "delay_seconds": {"median": round(health.lag.median, 1), "nearly_all": round(health.lag.nearly_all, 1)},
+        "late": health.lag.late,
+        "hours_compared": health.hours,
+        "hours_with_gaps": health.gaps,
+        "quarantined": health.quarantined,
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return time.astimezone(UTC).isoformat() if time else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The status for people: tables with colours on a terminal, the same columns as plain text elsewhere."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .lake_status import DAYS
+
+_PLAIN_WIDTH = 200
+
+
+def print_status(status: Mapping[str, Any]) -> None:
+    """Prints it on stdout."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    console.print(_cursors(status))
+    console.print()
+    for line in _lines(status):
+        console.print(line, soft_wrap=True)
+
+
+def _cursors(status: Mapping[str, Any]) -> Table:
+    """A row a stream: both cursors, and what the warehouse knows of it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("account", "version", "warehouse until", "lake until", "today", "came within (50 %, 99.9 %)"):
+        table.add_column(name, justify="right" if name == "today" else "left", no_wrap=True)
+    for name in ("late", "gaps", "quarantined"):
+        table.add_column(name, justify="right")
+    lake = {_key(stream): stream for stream in status["lake"].get("streams", [])}
+    warehouse = {_key(stream): stream for stream in status["warehouse"].get("streams", [])}
+    for key in sorted({*warehouse, *lake}):
+        stream = warehouse.get(key, {})
+        table.add_row(*key, _age(stream), _age(lake.get(key, {})), *_counts(stream))
+    return table
+
+
+def _key(stream: Mapping[str, Any]) -> tuple[str, str]:
+    return stream["account_id"], stream["api_version"]
+
+
+def _age(stream: Mapping[str, Any]) -> str:
+    if not stream.get("cursor"):
+        return "-"
+    return f"{datetime.fromisoformat(stream['cursor']):%Y-%m-%d %H:%M:%S}, {duration(stream['age_seconds'])} ago"
+
+
+def _counts(stream: Mapping[str, Any]) -> list[str]:
+    if not stream:
+        return ["-"] * 5
+    delay = "not measured"
+    if stream["events_measured"]:
+        delay = f"{stream['delay_seconds']['median']:.0f} s, {stream['delay_seconds']['nearly_all']:.0f} s"
+    gaps = _alarming(stream["hours_with_gaps"]) + f" of {stream['hours_compared']:,} h"
+    return [f"{stream['events_today']:,}", delay, _alarming(stream["late"]), gaps, _alarming(stream["quarantined"])]
+
+
+def _alarming(count: int) -> str:
+    return f"[bold red]{count:,}[/]" if count else "0"
+
+
+def _lines(status: Mapping[str, Any]) -> Iterator[str]:
+    warehouse, lake = status["warehouse"], status["lake"]
+    if "error" in warehouse:
+        yield f"[bold red]warehouse[/]   {escape(warehouse['error'])}"
+    else:
+        size = f"about {warehouse['events']:,} events, {warehouse['bytes'] / 1e6:,.1f} MB with indexes"
+        yield f"[bold]warehouse[/]   {size}; last load {warehouse['last_load'] or 'never'}"
+        wanted, lag = warehouse["recommended_lag_seconds"], status["safety_lag_seconds"]
+        advice = f"at least {wanted} s by what was measured" if wanted else "nothing was measured in the last week"
+        yield f"[bold]safety lag[/]  {lag:g} s; {advice}"
+    if "error" in lake:
+        yield f"[bold red]lake[/]        {escape(lake['error'])}"
+    else:
+        size = f"{lake['objects_of_last_days']:,} objects, {lake['bytes_of_last_days'] / 1e6:,.1f} MB"
+        yield f"[bold]lake[/]        {size} of the last {DAYS} days; last load {lake['last_load'] or 'never'}"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would use."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

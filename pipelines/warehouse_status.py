@@ -1,0 +1,125 @@
+"""What the warehouse says of its own health: cursors, delays, gaps, quarantine, size. Changes nothing.
+
+Each question costs what lies in its window of time (`sql/health.sql`), however long the history is.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from adbc_driver_manager.dbapi import Connection
+from dlt.common.versioned_state import decompress_state
+
+from sources.cloudflare_audit_logs import SOURCE_NAME, Position, stored_position
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
+
+from .after_load import find, look_where_timescale_is
+from .measured_lag import MeasuredLag
+from .postgres import connect, transaction_on
+from .scratch_pipeline import client_of
+from .settings import StoreSettings
+from .statements import sections_of
+from .warehouse import PIPELINE_NAME, Warehouse
+
+
+class StreamHealth(NamedTuple):
+    """What the warehouse holds of a stream."""
+
+    today: int
+    """Events of this day, UTC."""
+    lag: MeasuredLag
+    hours: int
+    """Compared with API and lake in the last 90 days."""
+    gaps: int
+    """Of them, those that were not complete at the last comparison."""
+    quarantined: int
+    """Up to 10,000 are counted."""
+
+
+class WarehouseHealth:
+    """Asks through one connection. Errors of the driver are for the caller to translate."""
+
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self._connection, self._schema = connection, schema
+        self._sections = sections_of("health.sql", schema=schema, pipeline=PIPELINE_NAME)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether the tables have been made."""
+        return bool(self._row("tables")["events"])
+
+    def positions(self) -> dict[Stream, Position]:
+        """Where each stream's cursor stands."""
+        if not self._row("tables")["loads"]:
+            return {}
+        rows = self._rows("state")
+        return positions_of(decompress_state(rows[0]["state"])) if rows else {}
+
+    def last_load(self) -> datetime | None:
+        """When something was loaded last."""
+        return self._row("last load")["at"] if self._row("tables")["loads"] else None
+
+    def lag(self, stream: Stream, safety_lag_seconds: float) -> MeasuredLag:
+        """How long the stream's events took to come."""
+        return MeasuredLag(**self._row("lag", stream.account_id, stream.api_version, safety_lag_seconds))
+
+    def stream(self, stream: Stream, safety_lag_seconds: float) -> StreamHealth:
+        """All there is to say of a stream."""
+        of = (stream.account_id, stream.api_version)
+        return StreamHealth(
+            today=self._row("today", *of)["events"],
+            lag=self.lag(stream, safety_lag_seconds),
+            **self._row("gaps", *of),
+            quarantined=self._row("quarantined", *of)["events"],
+        )
+
+    def size(self) -> dict[str, int]:
+        """Bytes of the table with its indexes, and how many events PostgreSQL reckons there are."""
+        found = find(self._connection, self._schema)
+        with transaction_on(self._connection) as cursor:
+            look_where_timescale_is(cursor, found)
+            cursor.execute(self._sections["size" if found.chunk_days is None else "size, hypertable"][0])
+            return dict(cursor.fetch_arrow_table().to_pylist()[0])
+
+    def _row(self, section: str, *parameters: Any) -> dict[str, Any]:
+        return self._rows(section, *parameters)[0]
+
+    def _rows(self, section: str, *parameters: Any) -> list[dict[str, Any]]:
+        with transaction_on(self._connection) as cursor:
+            cursor.execute(self._sections[section][0], parameters or None)
+            rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+            return rows
+
+
+@contextmanager
+def warehouse_health(stores: StoreSettings) -> Iterator[WarehouseHealth]:
+    """A warehouse that has its tables, to be asked; no table is made.
+
+    Raises:
+        TemporaryError: it is down.
+        AuditLogsError: nothing was ever loaded into it.
+    """
+    warehouse = Warehouse.of(stores)
+    with warehouse.translated_errors(), connect(client_of(warehouse).config.credentials) as connection:
+        health = WarehouseHealth(connection, stores.postgres_schema)
+        if not health.has_events:
+            hint = "the first start of pipelines/run.py makes it"
+            raise AuditLogsError(f"there is no table {stores.postgres_schema}.audit_logs yet", hint=hint)
+        yield health
+
+
+def positions_of(state: Any) -> dict[Stream, Position]:
+    """The cursors in a state of dlt's."""
+    resources = (state or {}).get("sources", {}).get(SOURCE_NAME, {}).get("resources", {})
+    found = {stream: stored_position(state, stream) for stream in _streams_of(resources)}
+    return {stream: position for stream, position in sorted(found.items()) if position}
+
+
+def _streams_of(names: Iterable[str]) -> Iterator[Stream]:
+    for name in names:
+        for version in API_VERSIONS:
+            prefix = Stream("", version).name
+            if name.startswith(prefix):
+                yield Stream(name.removeprefix(prefix), version)

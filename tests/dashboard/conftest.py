@@ -75,9 +75,11 @@ def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> It
         wait_until(lambda: process.poll() is not None or _ADDRESS.search(said.read_text()) is not None, 60)
         found = _ADDRESS.search(said.read_text())
         assert found, said.read_text()
-        yield found[0]
-        process.terminate()
-        process.wait(30)
+        try:
+            yield found[0]
+        finally:  # politely, so that it ends what it started
+            process.terminate()
+            process.wait(30)
 
 
 @pytest.fixture

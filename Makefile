@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 KILLS := 500
 CYCLES := 5000
+PIPELINE := cloudflare_audit_warehouse
 
-.PHONY: help setup setup-dev demo run test soak bench bench-full check format lock clean
+.PHONY: help setup setup-dev demo run dashboard show test soak bench bench-full check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +22,12 @@ demo: setup ## The main job on a simulated Cloudflare: half a minute, no account
 
 run: setup ## The main job with your .env, until you stop it
 	@$(BIN)/python pipelines/run.py
+
+dashboard: $(VENV)/.ready-dashboard ## A page to look at your events, on this host alone; it only reads
+	@$(BIN)/python -m dashboard
+
+show: $(VENV)/.ready-dashboard ## dlt's own view of a pipeline: make show PIPELINE=cloudflare_audit_lake
+	@$(BIN)/dlt pipeline $(PIPELINE) show
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
@@ -55,6 +62,8 @@ lock: ## Resolves the versions anew (needs uv)
 		--generate-hashes --no-header --no-annotate --upgrade -o requirements.lock
 	uv pip compile pyproject.toml --group build --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements.lock -o requirements-dev.lock
+	uv pip compile --group dashboard --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-dashboard.lock
 	uv pip compile --group readers --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-readers.lock
 
@@ -67,6 +76,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.ready-dashboard: $(VENV)/.ready requirements-dashboard.lock
+	@echo "Installing the dashboard's packages (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dashboard.lock
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock requirements-readers.lock

@@ -55,6 +55,13 @@ def _server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings
     return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
 
 
+def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
+    """As above for work that only reads: where there is no cluster yet, it makes none."""
+    if stores.postgres is None and not stores.postgres_dir.exists():
+        return nullcontext()
+    return _server_of(stores)
+
+
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 

@@ -59,6 +59,16 @@ def plug_run_context(run_dir: str | None, runtime_kwargs: dict[str, Any] | None)
     return AuditRunContext(run_dir) if is_ours else None
 
 
+@hookimpl(specname="plug_cli", tryfirst=True)
+def plug_pipeline_command(host: str) -> type[Any] | None:
+    """Called by dlt when it collects its commands: ours takes the place of its `pipeline`."""
+    if host != "dlt":
+        return None
+    from .dlt_command import PipelineCommand  # noqa: PLC0415  # the loop needs none of this
+
+    return PipelineCommand
+
+
 def _destinations() -> dict[str, Any]:
     stores = read_store_settings(read_environment())
     return {"destination": dict(_postgres(stores)) | {"filesystem": _filesystem(stores)}}

@@ -1,0 +1,41 @@
+"""Lets only this host's own pages talk to the dashboard: there is no password, and a browser would lend its legs.
+
+A foreign page in the user's browser can open a WebSocket to loopback, and by a name that it points there (DNS
+rebinding) it can read answers, too. Both show: in `Origin` and in `Host`.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
+
+_OWN_NAMES = {"127.0.0.1", "localhost"}
+
+
+def only_own_pages(app: App) -> App:
+    """The ASGI app, for requests whose host is loopback and whose page, if they come from one, is ours."""
+
+    async def guarded(
+        scope: Scope, receive: Callable[..., Awaitable[Any]], send: Callable[..., Awaitable[Any]]
+    ) -> None:
+        if scope["type"] in {"http", "websocket"} and not is_own(dict(scope["headers"])):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"open the dashboard by its own address"})
+            return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+def is_own(headers: dict[bytes, bytes]) -> bool:
+    """Whether a request came by our name, and from our own page or from none."""
+    host = headers.get(b"host", b"").decode("latin-1")
+    origin = headers.get(b"origin")
+    if urlsplit(f"//{host}").hostname not in _OWN_NAMES:
+        return False
+    return origin is None or urlsplit(origin.decode("latin-1")).netloc == host

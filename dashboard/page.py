@@ -1,0 +1,102 @@
+"""What the page asks for and how it answers: the filters of its controls, and a section each. Knows no store's SQL."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+from .questions import LOOK_BACK, SUBJECTS, Filters
+from .stores import EventStore, Row, read_settings_anew, store_of
+
+RANGES = {
+    "Last hour": timedelta(hours=1),
+    "Last 24 hours": timedelta(days=1),
+    "Last 7 days": timedelta(days=7),
+    "Last 30 days": timedelta(days=30),
+    "Last 90 days": timedelta(days=90),
+}
+DATES = "Dates …"
+DEFAULT_RANGE = "Last 7 days"
+STORES = {"Warehouse": "warehouse", "Lake": "lake"}
+VERSIONS = {"v1 and v2": "", "v1": "v1", "v2": "v2"}
+SECTIONS = ("Overview", "First seen", "Failures", "Events", "Completeness", "Health")
+ALL_ACCOUNTS = "All accounts"
+TITLES = {"who": "Who", "what": "What", "on what": "On what", "from where": "From where"}
+NEW = f"not seen in the {LOOK_BACK.days} days before"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store and its accounts, or why there are none."""
+
+    store: EventStore | None
+    accounts: list[str]
+    error: AuditLogsError | None = None
+
+
+def open_store(name: str) -> Opened:
+    """The store as the settings say now."""
+    try:
+        read_settings_anew()
+        store = store_of(name)
+        accounts = store.accounts()
+    except AuditLogsError as error:
+        return Opened(None, [], error)
+    if not accounts:
+        return Opened(None, [], AuditLogsError(f"the {name} has no events yet", hint="start the pipeline: make run"))
+    return Opened(store, accounts)
+
+
+def window_of(chosen: str, dates: tuple[date, date], now: datetime) -> tuple[datetime, datetime]:
+    """The time that was chosen: up to now, or whole days (UTC)."""
+    if chosen in RANGES:
+        return now - RANGES[chosen], now
+    first, last = (datetime.combine(day, time(), UTC) for day in dates)
+    return first, last + timedelta(days=1)
+
+
+def chosen(query: Mapping[str, Any], name: str, options: Any, default: str) -> str:
+    """What the address asks for, if it is one of the options."""
+    value = str(query.get(name) or "")
+    return value if value in options else default
+
+
+def dates_of(query: Mapping[str, Any], now: datetime) -> tuple[date, date]:
+    """The days that the address asks for, or the last week."""
+    try:
+        first, last = (date.fromisoformat(str(query[name])) for name in ("from", "to"))
+    except (KeyError, ValueError):
+        return (now - timedelta(days=6)).date(), now.date()
+    return min(first, last), max(first, last)
+
+
+def by_subject(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of an answer by `subject`; one that has none has an empty list."""
+    found: dict[str, list[Row]] = {name: [] for name in ("time", *SUBJECTS)}
+    for row in rows:
+        found[row["subject"]].append(row)
+    return found
+
+
+def numbers_of(overview: Mapping[str, list[Row]], filters: Filters) -> list[tuple[str, str, str]]:
+    """The header's key numbers: name, number, remark."""
+    events = sum(row["events"] for row in overview["time"])
+    failed = sum(row["failures"] for row in overview["time"])
+    days = (filters.before - filters.since) / timedelta(days=1)
+    failed_part = f"{failed / events:.1%}" if events else ""
+    numbers = [("Events", f"{events:,}", f"{events / days:,.0f} a day"), ("Failed", f"{failed:,}", failed_part)]
+    for subject, title in (("who", "Actors"), ("what", "Actions"), ("from where", "Addresses")):
+        rows = overview[subject]
+        most = next((row["value"] for row in rows if row["value"] is not None), "")
+        numbers.append((title, f"{rows[0]['distinct_values'] if rows else 0:,}", f"mostly {most}" if most else ""))
+    return numbers
+
+
+def filters_of(
+    since: datetime, before: datetime, account: str, version: str, search: str, *, failures: bool
+) -> Filters:
+    """The filters that the controls say."""
+    account_id = "" if account == ALL_ACCOUNTS else account
+    return Filters(since, before, account_id, VERSIONS[version], search.strip(), failures)

@@ -1,0 +1,163 @@
+"""What the dashboard asks of the events: SQL that PostgreSQL and DuckDB both understand, and its parameters. Pure.
+
+`{events}` stands for the store's events. Whatever a user typed is a parameter, never a part of the SQL. Every question
+aggregates, or names how many rows it wants.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+LOOK_BACK = timedelta(days=30)
+"""What was not there for so long before the window counts as first seen: the history before it is never read."""
+LONGEST_RANKING = 8
+LONGEST_LIST = 200
+
+_ACTOR = "coalesce(nullif(actor_email, ''), nullif(actor_id, ''), nullif(actor_type, ''))"
+_FAILED = "coalesce(action_result = 'failure', false)"
+_SEARCHED = "actor_email, actor_id, action_type, ip_address, resource_type, resource_id, zone_name"
+SUBJECTS = {
+    "who": _ACTOR,
+    "what": "action_type",
+    "on what": "resource_type",
+    "from where": "nullif(ip_address, '')",
+}
+"""What events are counted by: the only expressions that go into the SQL."""
+_BUCKETS = (60, 300, 900, 3_600, 21_600, 86_400, 604_800)
+_MOST_BUCKETS = 170
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The events that are looked at: `[since, before)` in UTC, and what else they must be."""
+
+    since: datetime
+    before: datetime
+    account_id: str = ""
+    api_version: str = ""
+    search: str = ""
+    only_failures: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """SQL with its parameters, and the part of the events that it reads: the lake's objects are found by that."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+    since: datetime
+    before: datetime
+    account_id: str = ""
+
+
+def overview(filters: Filters) -> Question:
+    """The events by time and by each of SUBJECTS in one pass: `subject`, `begins` or `value`, `events`, `failures`.
+
+    Of a subject there are the LONGEST_RANKING values with the most events, each with `distinct_values`, how many there
+    are. The subject of the rows by time is `time`; times without events are left out.
+    """
+    where, parameters = _where(filters)
+    size = f"${len(parameters) + 1}::float8"
+    at = f'to_timestamp(floor(extract(epoch FROM "timestamp") / {size}) * {size})'
+    names = [name.replace(" ", "_") for name in SUBJECTS]
+    values = ", ".join(f"{sql} AS {name}" for name, sql in zip(names, SUBJECTS.values(), strict=True))
+    subject = f"""CASE WHEN grouping(begins) = 0 THEN 'time' {
+        " ".join(f"WHEN grouping({name}) = 0 THEN '{subject}'" for name, subject in zip(names, SUBJECTS, strict=True))
+    } END"""
+    sql = f"""
+        SELECT subject, begins, value, events, failures, distinct_values FROM (
+            SELECT *, count(value) OVER (PARTITION BY subject) AS distinct_values,
+                row_number() OVER (PARTITION BY subject ORDER BY events DESC, value) AS place
+            FROM (
+                SELECT {subject} AS subject, begins, coalesce({", ".join(names)}) AS value, count(*) AS events,
+                    count(*) FILTER (WHERE has_failed) AS failures
+                FROM (SELECT {at} AS begins, {values}, {_FAILED} AS has_failed FROM {{events}} WHERE {where}) AS event
+                GROUP BY GROUPING SETS ((begins), {", ".join(f"({name})" for name in names)})
+            ) AS counted
+        ) AS placed
+        WHERE subject = 'time' OR place <= {LONGEST_RANKING} ORDER BY subject, begins, place"""
+    return _question(sql, filters, (*parameters, float(bucket_seconds(filters))))
+
+
+def bucket_seconds(filters: Filters) -> int:
+    """How much time a bar of `overview` is: so much that there are few enough of them."""
+    window = (filters.before - filters.since).total_seconds()
+    return next((size for size in _BUCKETS if window / size <= _MOST_BUCKETS), _BUCKETS[-1])
+
+
+def failures(filters: Filters) -> Question:
+    """What failed, for whom and from where, most often first."""
+    where, parameters = _where(replace(filters, only_failures=True))
+    sql = f"""
+        SELECT {_ACTOR} AS actor, ip_address, action_type, resource_type, count(*) AS failures,
+            max("timestamp") AS latest
+        FROM {{events}} WHERE {where} GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 6 DESC LIMIT {LONGEST_LIST}"""
+    return _question(sql, filters, parameters)
+
+
+def first_seen(filters: Filters) -> Question:
+    """The actors and addresses of the window that the LOOK_BACK before it does not have, newest first.
+
+    `subject` says which of the two `value` is, `other` is one of the other kind that came with it. One pass over the
+    window and the LOOK_BACK; what the other filters leave out counts as not seen.
+    """
+    longer = replace(filters, since=filters.since - LOOK_BACK)
+    where, parameters = _where(longer)
+    sql = f"""
+        SELECT * FROM (
+            SELECT CASE WHEN grouping(who) = 0 THEN 'who' ELSE 'from where' END AS subject,
+                coalesce(who, from_where) AS value, min(seen) AS first_seen, min(its_address) AS address,
+                min(its_actor) AS actor, count(*) AS events,
+                row_number() OVER (PARTITION BY grouping(who) ORDER BY min(seen) DESC) AS place
+            FROM (
+                SELECT "timestamp" AS seen, {SUBJECTS["who"]} AS who, {SUBJECTS["from where"]} AS from_where,
+                    {SUBJECTS["who"]} AS its_actor, {SUBJECTS["from where"]} AS its_address
+                FROM {{events}} WHERE {where}
+            ) AS event
+            GROUP BY GROUPING SETS ((who), (from_where)) HAVING min(seen) >= ${len(parameters) + 1}
+        ) AS found
+        WHERE value IS NOT NULL AND place <= {LONGEST_LIST} ORDER BY subject, place"""
+    return _question(sql, longer, (*parameters, filters.since))
+
+
+def events(filters: Filters) -> Question:
+    """The newest events, with the columns that a list shows and those of the key."""
+    where, parameters = _where(filters)
+    sql = f"""
+        SELECT "timestamp", {_ACTOR} AS actor, action_type, action_result, resource_type, resource_id, zone_name,
+            ip_address, account_id, api_version, event_id
+        FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, event_id LIMIT {LONGEST_LIST}"""
+    return _question(sql, filters, parameters)
+
+
+def one_event(account_id: str, timestamp: datetime, event_id: str, api_version: str) -> Question:
+    """One event whole, by its key."""
+    sql = """
+        SELECT "timestamp", event_id, account_id, api_version, action_type, action_result, actor_email, actor_id,
+            actor_type, actor_context, ip_address, resource_type, resource_id, resource_product, zone_name,
+            ingestion_time, raw_event
+        FROM {events} WHERE account_id = $1 AND "timestamp" = $2 AND event_id = $3 AND api_version = $4 LIMIT 1"""
+    parameters = (account_id, timestamp, event_id, api_version)
+    return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), account_id)
+
+
+def _question(sql: str, filters: Filters, parameters: tuple[Any, ...]) -> Question:
+    return Question(sql, parameters, filters.since, filters.before, filters.account_id)
+
+
+def _where(filters: Filters) -> tuple[str, tuple[Any, ...]]:
+    conditions, parameters = ['"timestamp" >= $1', '"timestamp" < $2'], [filters.since, filters.before]
+
+    def add(condition: str, value: Any) -> None:
+        parameters.append(value)
+        conditions.append(condition.format(f"${len(parameters)}"))
+
+    if filters.account_id:
+        add("account_id = {}", filters.account_id)
+    if filters.api_version:
+        add("api_version = {}", filters.api_version)
+    if filters.search:
+        add(f"strpos(lower(concat_ws(' ', {_SEARCHED})), {{}}) > 0", filters.search.lower())
+    if filters.only_failures:
+        conditions.append(_FAILED)
+    return " AND ".join(conditions), tuple(parameters)

@@ -1,0 +1,151 @@
+"""The sections of the page: each asks the store what it shows, and lays it out."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import marimo as mo
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+from . import charts, pieces, questions
+from .health import Health, checks, lake_health, warehouse_health
+from .page import NEW, TITLES
+from .questions import Filters
+from .stores import EventStore, Row
+
+_NO_EVENTS = "No events here: choose a longer time, another account, or clear the search."
+_COLUMNS = {
+    "timestamp": "Time (UTC)",
+    "actor": "Who",
+    "action_type": "What",
+    "action_result": "Result",
+    "resource_type": "On",
+    "resource_id": "Resource",
+    "zone_name": "Zone",
+    "ip_address": "From",
+    "account_id": "Account",
+    "api_version": "API",
+}
+_GAP = {
+    "account_id": "Account",
+    "api_version": "API",
+    "hour": "Hour (UTC)",
+    "api_events": "API has",
+    "warehouse_events": "Warehouse has",
+    "lake_events": "Lake has",
+    "missing_in_warehouse": "Missing in warehouse",
+    "missing_in_lake": "Missing in lake",
+    "doubled_in_lake": "Doubled in lake",
+    "differing": "Differing",
+}
+
+
+def overview(found: Mapping[str, list[Row]], filters: Filters, link: Mapping[str, str]) -> Any:
+    """Changes over time; who, what, on what, from where."""
+    if not found["time"]:
+        return _nothing()
+    rankings = "".join(pieces.ranking(title, found[subject], link) for subject, title in TITLES.items())
+    return mo.vstack([charts.by_time(found["time"], filters), mo.Html(f'<div class="columns">{rankings}</div>')])
+
+
+def first_seen(store: EventStore, filters: Filters) -> Any:
+    """Actors and addresses that the weeks before do not have."""
+    (rows,) = store.ask(questions.first_seen(filters))
+    both = {
+        "who": ("Actors", {"value": "Who", "first_seen": "First seen (UTC)", "address": "From", "events": "Events"}),
+        "from where": (
+            "Addresses",
+            {"value": "From", "first_seen": "First seen (UTC)", "actor": "Who", "events": "Events"},
+        ),
+    }
+    parts = [
+        f"<section><h3>{title} <small>{NEW}</small></h3>"
+        + pieces.table(columns, [row for row in rows if row["subject"] == subject], nothing="None.")
+        + "</section>"
+        for subject, (title, columns) in both.items()
+    ]
+    return mo.Html(f'<div class="columns">{"".join(parts)}</div>')
+
+
+def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]) -> Any:
+    """What failed when, for whom and from where."""
+    (rows,) = store.ask(questions.failures(filters))
+    columns = {
+        "actor": "Who",
+        "action_type": "What",
+        "resource_type": "On",
+        "ip_address": "From",
+        "failures": "Failures",
+        "latest": "Latest (UTC)",
+    }
+    failed = [{**row, "events": row["failures"]} for row in found["time"]]
+    listed = mo.Html(pieces.table(columns, rows, nothing="Nothing failed."))
+    return mo.vstack([charts.by_time(failed, filters), listed]) if rows else listed
+
+
+def events(store: EventStore, filters: Filters) -> Any:
+    """The newest events, one of which can be selected; None if there are none."""
+    (rows,) = store.ask(questions.events(filters))
+    if not rows:
+        return None
+    shown = [{title: _text(row[name]) for name, title in _COLUMNS.items()} | {"Event": row["event_id"]} for row in rows]
+    return mo.ui.table(
+        shown,
+        selection="single",
+        page_size=10,
+        show_column_summaries=False,
+        show_data_types=False,
+        show_download=False,
+        show_search=False,
+        label=f"The newest {len(rows)}. Select one to see it whole." if len(rows) > 1 else "",
+    )
+
+
+def one_event(store: EventStore, selected: Sequence[Mapping[str, Any]]) -> Any:
+    """The selected event whole, with old and new values side by side."""
+    if not selected:
+        return mo.Html('<p class="quiet">Select an event to see it whole.</p>')
+    row = selected[0]
+    at = datetime.fromisoformat(f"{row[_COLUMNS['timestamp']]}+00:00")
+    (found,) = store.ask(questions.one_event(row["Account"], at, row["Event"], row["API"]))
+    return mo.Html(pieces.event(found[0])) if found else _nothing()
+
+
+def completeness(filters: Filters) -> Any:
+    """Which hours were compared, by account and version, and what is missing where."""
+    rows = checks(filters)
+    if not rows:
+        hint = "Hours are compared when they are a day old, or by pipelines/reconcile.py."
+        return mo.Html(f'<p class="quiet">No hour of this time has been compared yet. {hint}</p>')
+    gaps = [row for row in rows if row["status"] == "gap"]
+    parts: list[Any] = [mo.Html(f"<h3>Gaps</h3>{pieces.table(_GAP, gaps, nothing='No hour has a gap.')}")]
+    for (account_id, version), hours in groupby(rows, key=lambda row: (row["account_id"], row["api_version"])):
+        parts += [mo.Html(f"<h3>{account_id} <small>{version}</small></h3>"), charts.completeness(list(hours))]
+    return mo.vstack(parts)
+
+
+def health(now: datetime) -> Any:
+    """Both destinations, whichever is looked at: the one that is down says so."""
+    both = "".join(pieces.health(name, _or_error(ask), now) for name, ask in _HEALTH.items())
+    return mo.Html(f'<div class="columns">{both}</div>')
+
+
+_HEALTH = {"Warehouse": warehouse_health, "Lake": lake_health}
+
+
+def _or_error(ask: Any) -> Health | AuditLogsError:
+    try:
+        health: Health = ask()
+    except AuditLogsError as error:
+        return error
+    return health
+
+
+def _text(value: Any) -> str:
+    return pieces.written(value, "microseconds") if isinstance(value, datetime) else str(value or "")
+
+
+def _nothing() -> Any:
+    return mo.Html(f'<p class="quiet">{_NO_EVENTS}</p>')

@@ -1,0 +1,217 @@
+"""The stores that the dashboard asks: the warehouse by a connection that cannot write, the lake by DuckDB.
+
+Each answers questions with rows, or raises an AuditLogsError that says in one sentence what is wrong and what to do.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from threading import Lock
+from typing import Any, Protocol
+
+import adbc_driver_manager
+import duckdb
+import fsspec
+from adbc_driver_manager.dbapi import Connection, Cursor
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.exceptions import ConfigurationException
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+
+from pipelines.ask import lake_database
+from pipelines.embedded_postgres import running_server
+from pipelines.lake import Lake
+from pipelines.lake_reads import LakeReader, read_lake
+from pipelines.postgres import connect
+from pipelines.scratch_pipeline import client_of
+from pipelines.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
+from pipelines.warehouse import Warehouse
+from pipelines.windows import days_of
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
+from sources.cloudflare_audit_logs.streams import Window
+
+from .questions import Question
+
+Row = dict[str, Any]
+_START = "start the pipeline: make run, or make demo for a simulated one"
+_LONGEST_ANSWER_MS = 30_000
+_LISTINGS = 8
+"""Days of the lake that are listed at once."""
+_settings_lock = Lock()
+
+_ACCOUNTS = """
+    WITH RECURSIVE found AS (
+        (SELECT account_id FROM {schema}.audit_logs ORDER BY account_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT a.account_id FROM {schema}.audit_logs AS a WHERE a.account_id > found.account_id
+                ORDER BY a.account_id LIMIT 1)
+        FROM found WHERE found.account_id IS NOT NULL
+    ) SELECT account_id FROM found WHERE account_id IS NOT NULL"""
+"""One look into the key's index for each account, not one for each event."""
+
+
+class EventStore(Protocol):
+    """What the page needs of a store."""
+
+    name: str
+
+    def accounts(self) -> list[str]:
+        """The accounts that it has events of."""
+
+    def ask(self, *questions: Question) -> list[list[Row]]:
+        """The answers, in order."""
+
+
+def store_of(name: str) -> EventStore:
+    """The store of that name, as the settings say now. Asks it nothing yet."""
+    return LakeStore() if name == "lake" else WarehouseStore()
+
+
+def read_settings_anew() -> None:
+    """Dlt reads its configuration once a process; `.env` may have changed, and the embedded server have come."""
+    with _settings_lock, told():
+        Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """A block whose errors of settings are told as ours."""
+    try:
+        yield
+    except SettingsError as error:
+        raise AuditLogsError("the settings are not right", detail="; ".join(error.problems)) from error
+    except ConfigurationException as error:
+        raise AuditLogsError("the settings do not say where the store is", hint="see config.example.env") from error
+
+
+class WarehouseStore:
+    """The warehouse. Sessions are read-only, and no question may take longer than half a minute."""
+
+    name = "warehouse"
+
+    def __init__(self) -> None:
+        with told():
+            self._settings = read_store_settings(read_environment())
+            self._warehouse = Warehouse.of(self._settings)
+
+    def accounts(self) -> list[str]:
+        """See EventStore."""
+        with self.session() as cursor:
+            return [row["account_id"] for row in self.rows(cursor, _ACCOUNTS)]
+
+    def ask(self, *questions: Question) -> list[list[Row]]:
+        """See EventStore; what was rehydrated counts, too."""
+        with self.session() as cursor:
+            (found,) = self.rows(cursor, "SELECT to_regclass('{schema}.audit_logs_all')::text AS view")
+            events = f"{{schema}}.{'audit_logs_all' if found['view'] else EVENTS_TABLE}"
+            return [self.rows(cursor, ask.sql.replace("{events}", events), *ask.parameters) for ask in questions]
+
+    @contextmanager
+    def session(self) -> Iterator[Cursor]:
+        """A session of its own, which cannot write.
+
+        Raises:
+            AuditLogsError: it is down, refuses us, or has no tables yet.
+        """
+        with (
+            told(),
+            self._warehouse.translated_errors(),
+            self._connection() as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SET default_transaction_read_only = on")
+            cursor.execute(f"SET statement_timeout = {_LONGEST_ANSWER_MS}")
+            (found,) = self.rows(cursor, f"SELECT to_regclass('{{schema}}.{EVENTS_TABLE}')::text AS name")
+            if found["name"] is None:
+                where = f"there is no table {self._warehouse.dataset_name}.{EVENTS_TABLE}"
+                raise AuditLogsError("the warehouse has no events yet", detail=where, hint=_START)
+            yield cursor
+
+    def rows(self, cursor: Cursor, sql: str, *parameters: Any) -> list[Row]:
+        """The rows that a query answers; `{schema}` in it is the warehouse's."""
+        try:
+            cursor.execute(sql.replace("{schema}", self._warehouse.dataset_name), parameters or None)
+        except adbc_driver_manager.Error as error:
+            if error.sqlstate == "57014":  # query_canceled
+                raise AuditLogsError(
+                    "the question took too long", hint="choose a shorter time or an account"
+                ) from error
+            raise
+        rows: list[Row] = cursor.fetch_arrow_table().to_pylist()
+        return rows
+
+    def _connection(self) -> Connection:
+        if self._settings.postgres is None and running_server(self._settings.postgres_dir) is None:
+            raise TemporaryError("the embedded PostgreSQL is not running", hint=_START)
+        return connect(client_of(self._warehouse).config.credentials, autocommit=True)
+
+
+class LakeStore:
+    """The lake. Only the objects of the hours and accounts that are asked about are read, and of them what is named."""
+
+    name = "lake"
+
+    def __init__(self) -> None:
+        self._objects: dict[tuple[Window, str], list[str]] = {}
+        """Listed once, as long as the page does not ask for a new store."""
+
+    def accounts(self) -> list[str]:
+        """See EventStore."""
+        with told(), read_lake(must_exist=False) as lake:
+            accounts = _accounts_of(lake)
+        if not accounts:
+            where = f"nothing lies at {lake.objects.url(EVENTS_TABLE)}"
+            raise AuditLogsError("the lake has no events yet", detail=where, hint=_START)
+        return accounts
+
+    def ask(self, *questions: Question) -> list[list[Row]]:
+        """See EventStore."""
+        with told(), read_lake() as lake, lake_database(lake) as database:
+            database.execute("SET preserve_insertion_order = false")  # every question orders by itself
+            return [self._answer(lake, database, question) for question in questions]
+
+    def _answer(self, lake: LakeReader, database: duckdb.DuckDBPyConnection, question: Question) -> list[Row]:
+        objects = self._objects_of(lake, Window(question.since, question.before), question.account_id)
+        if not objects:
+            return []
+        sql = question.sql.replace(
+            "{events}", f"read_parquet(${len(question.parameters) + 1}, hive_partitioning = false)"
+        )
+        return lake_rows(database, sql, *question.parameters, objects)
+
+    def _objects_of(self, lake: LakeReader, window: Window, account_id: str) -> list[str]:
+        if (window, account_id) not in self._objects:
+            accounts = [account_id] if account_id else _accounts_of(lake)
+            days = [(account, day) for account in accounts for day in days_of(window)]
+            with ThreadPoolExecutor(_LISTINGS) as pool:
+                found = list(pool.map(lambda day: lake.sizes(*day), days))
+            self._objects[window, account_id] = [lake.objects.url(part.path) for sizes in found for part in sizes]
+        return self._objects[window, account_id]
+
+
+def lake_rows(database: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> list[Row]:
+    """The rows that DuckDB answers."""
+    try:
+        rows: list[Row] = database.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+    except duckdb.Error as error:
+        detail = str(error).splitlines()[0]
+        hint = "refresh; if it stays, see pipelines/reconcile.py --repair"
+        raise AuditLogsError("the lake could not be read", detail=detail, hint=hint) from error
+    return rows
+
+
+def _accounts_of(lake: LakeReader) -> list[str]:
+    """One listing of one level: an account is a folder."""
+    files = lake.filesystem or fsspec.filesystem("file")
+    with Lake().translated_errors():
+        try:
+            found: Sequence[str] = files.ls(lake.objects.url(EVENTS_TABLE), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+    return sorted(path.rpartition("account=")[2] for path in found if "account=" in path)
+
+
+def as_time(value: Any) -> datetime | None:
+    """A time of dlt's state, which is a time or its text."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else value

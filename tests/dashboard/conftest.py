@@ -1,0 +1,88 @@
+"""A Chromium without a window, and commands that serve a page."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import process_of, wait_until
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+_ADDRESS = re.compile(r"http://[\w.]+:\d+")
+Look = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser; what needs it is skipped where it is not installed."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-dev")
+    pytest.importorskip("marimo", reason="the dashboard's packages are not installed: make dashboard")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        # As root, in a container say, Chromium has no sandbox to offer; it sees pages of ours alone.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def look(chromium: Any) -> Iterator[Look]:
+    """Opens a page; at the end of the test, no page may have had an error, or asked another host for anything."""
+    troubles: list[str] = []
+    contexts: list[Any] = []
+
+    def look(url: str, *, width: int = 1400, height: int = 1400, scheme: str = "light", elsewhere: str = "") -> Any:
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda said: troubles.append(said.text) if is_trouble(said) else None)
+        page.on("request", lambda asked: troubles.append(asked.url) if is_foreign(asked.url, elsewhere) else None)
+        if elsewhere:
+            page.route(elsewhere, lambda route: route.fulfill(body="<svg/>", content_type="image/svg+xml"))
+        page.goto(url)
+        return page
+
+    yield look
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def is_trouble(said: Any) -> bool:
+    """Errors, and what the page's own process wrote to stderr; not that its server has ended, as it does last."""
+    return "net::ERR_CONNECTION_REFUSED" not in said.text and (
+        said.type == "error" or "STDERR" in said.text or said.text.startswith("WARN")
+    )
+
+
+def is_foreign(url: str, elsewhere: str) -> bool:
+    """Of another host than this one, unless it is the one thing that may be asked for elsewhere."""
+    return url != elsewhere and not re.match(r"(https?|ws)://(127\.0\.0\.1|localhost):|data:|blob:", url)
+
+
+@contextmanager
+def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> Iterator[str]:
+    """A command that serves a page, as long as the block; its address. What it says goes into a file of the folder."""
+    said = folder / "served.log"
+    with said.open("w") as output, process_of(environment, *arguments, output=output, BROWSER="true") as process:
+        wait_until(lambda: process.poll() is not None or _ADDRESS.search(said.read_text()) is not None, 60)
+        found = _ADDRESS.search(said.read_text())
+        assert found, said.read_text()
+        try:
+            yield found[0]
+        finally:  # politely, so that it ends what it started
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture
+def dashboard(environment: Mapping[str, str], tmp_path: Path) -> Callable[..., Any]:
+    """Serves the dashboard on the settings of a test, and what it adds to them."""
+    return lambda **changes: serving({**environment, **changes}, tmp_path, "-m", "dashboard", "--port", "0")

@@ -1,0 +1,48 @@
+"""Old and new values of any payload, side by side."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dashboard.changes import Change, comparison_of
+from pipelines.settings import PROJECT_ROOT
+from tests.factory import v1_tree, v2_tree
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        ({}, [Change("value", "high", "low")]),
+        ({"oldValue": '{"a": 1}', "newValue": '{"a": 2}'}, [Change("a", "1", "2")]),
+        ({"oldValue": "", "newValue": "", "newValueJson": {"a": {"b": [1, 2]}}}, [Change("a.b", None, "[1, 2]")]),
+        ({"oldValue": "", "newValue": "", "oldValueJson": {"a": False}}, [Change("a", "false", None)]),
+        ({"oldValue": None, "newValue": 0}, [Change("value", None, "0")]),
+        ({"oldValue": "{broken", "newValue": ""}, [Change("value", "{broken", None)]),
+        ({"oldValue": "", "newValue": "", "oldValueJson": {}, "newValueJson": None}, []),
+    ],
+)
+def test_v1_has_old_and_new_values(fields: dict[str, Any], changes: list[Change]) -> None:
+    """As text, as objects, as JSON in text, or on one side alone."""
+    assert comparison_of(v1_tree(**fields)).changes == changes
+
+
+def test_v2_has_a_request_and_a_response() -> None:
+    """And says so."""
+    resource = {"id": "r", "request": {"ttl": 1}, "response": {"ttl": 1, "ok": True}}
+
+    found = comparison_of(v2_tree(resource=resource))
+
+    assert (found.left, found.right) == ("Request", "Response")
+    assert found.changes == [Change("ttl", "1", "1"), Change("ok", None, "true")]
+
+
+@pytest.mark.parametrize("payload", [None, [], "text", {}, {"resource": 1, "action": 1}, {"newValueJson": [1]}])
+def test_any_payload_is_compared(payload: Any) -> None:
+    """What is no event has nothing to compare, and is no error."""
+    assert json.dumps([change.field for change in comparison_of(payload).changes])
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    """Its style names no other host; the browser's tests see to the rest."""
+    assert "://" not in (PROJECT_ROOT / "dashboard" / "style.css").read_text()

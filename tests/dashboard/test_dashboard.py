@@ -1,0 +1,219 @@
+"""What is in the stores is on the page: by a browser, on real stores that the pipeline filled."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pipelines.report import Report
+from simulator.api import Api
+from tests.conftest import Bucket, Finished, Stores
+from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, raw_event, spread, v1_tree
+
+from .conftest import Look
+
+pytestmark = [pytest.mark.browser, pytest.mark.integration]
+
+Poll = Callable[..., Report]
+Dashboard = Callable[..., Any]
+BOB = {"actor": {"email": "bob@example.com", "id": "b0b", "ip": "198.51.100.23", "type": "user"}}
+HOSTILE = "<img src=x onerror=\"document.title='taken'\">'; DROP TABLE audit_logs; --"
+BOTH = pytest.mark.parametrize("store", ["Warehouse", "Lake"])
+
+
+@pytest.fixture
+def filled(api: Api, poll: Poll) -> None:
+    """Two accounts: alice's of 40 days, bob's failures of today, in the other account an event of today."""
+    api.world.add(ACCOUNT, "v1", spread(40, ago(days=40), ago(hours=30)))
+    failed = {"action": {"result": False, "type": "token_roll"}}
+    api.world.add(ACCOUNT, "v1", spread(3, ago(hours=5), ago(hours=4), **BOB, **failed))
+    values: dict[str, Any] = {
+        "oldValueJson": {"ttl": 1, "same": "yes"},
+        "newValueJson": {"ttl": 300, "same": "yes", "tag": HOSTILE},
+    }
+    api.world.add(OTHER_ACCOUNT, "v1", [event_at(ago(hours=2), oldValue="", newValue="", **values)])
+    poll(CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}", INITIAL_CHECKPOINT=ago(days=50).isoformat())
+
+
+def number(page: Any, name: str) -> str:
+    """A key number of the header, once it is there."""
+    text: str = page.locator(".number", has_text=name).locator("b").inner_text()
+    return text
+
+
+def wait_for_number(page: Any, name: str, value: str) -> None:
+    """Until the page has answered."""
+    page.locator(".number", has_text=name).locator("b", has_text=re.compile(f"^{value}$")).wait_for()
+
+
+@BOTH
+@pytest.mark.usefixtures("filled")
+def test_the_overview_has_the_numbers_of_the_store(dashboard: Dashboard, look: Look, store: str) -> None:
+    """Key numbers, the events by time, and who, what and from where."""
+    with dashboard() as url:
+        page = look(f"{url}/?store={store}&range=Last+90+days")
+
+        wait_for_number(page, "Events", "44")
+        assert (number(page, "Failed"), number(page, "Actors"), number(page, "Addresses")) == ("3", "2", "2")
+        assert page.locator(".ranking", has_text="Who").locator("li").all_inner_texts() == [
+            "alice@example.com\n41",
+            "bob@example.com\n3\n3",
+        ]
+        assert page.locator(".vega-embed canvas").bounding_box()["width"] > 800
+
+
+@BOTH
+@pytest.mark.usefixtures("filled")
+def test_filters_change_what_is_shown(dashboard: Dashboard, look: Look, store: str) -> None:
+    """Time, account, text, failures alone; each by its control."""
+    with dashboard() as url:
+        page = look(f"{url}/?store={store}")
+        wait_for_number(page, "Events", r"\d+")
+
+        page.get_by_label("Time (UTC)").select_option("Last 24 hours")
+        wait_for_number(page, "Events", "4")
+        page.get_by_role("switch").click()
+        wait_for_number(page, "Events", "3")
+        page.get_by_role("switch").click()
+        page.get_by_placeholder("actor, address").fill("BOB@")
+        page.keyboard.press("Tab")
+        wait_for_number(page, "Actors", "1")
+        wait_for_number(page, "Events", "3")
+        page.get_by_placeholder("actor, address").fill(HOSTILE)
+        page.keyboard.press("Tab")
+        wait_for_number(page, "Events", "0")
+        assert page.get_by_text("No events here").is_visible()
+        page.get_by_placeholder("actor, address").fill("")
+        page.keyboard.press("Tab")
+        wait_for_number(page, "Events", "4")
+        page.get_by_text("All accounts").click()
+        page.get_by_role("option", name=OTHER_ACCOUNT).click()
+        wait_for_number(page, "Events", "1")
+        page.locator("marimo-refresh button").first.click()
+        page.get_by_text("All accounts").wait_for(state="hidden")
+        wait_for_number(page, "Events", "1")
+
+
+@BOTH
+@pytest.mark.usefixtures("filled")
+def test_an_event_opens_with_old_and_new_values_side_by_side(dashboard: Dashboard, look: Look, store: str) -> None:
+    """And what an attacker wrote into it stays text."""
+    with dashboard() as url:
+        page = look(f"{url}/?store={store}&range=Last+24+hours&section=Events")
+        page.get_by_text("The newest 4").wait_for()
+
+        page.get_by_role("checkbox").first.click()
+
+        page.locator(".event").wait_for()
+        assert page.locator(".sides > *").all_inner_texts()[1:] == [
+            *("Old", "New"),
+            *("ttl", "1", "300"),
+            *("same", "yes", "yes"),
+            *("tag", "none", HOSTILE),
+        ]
+        assert page.locator(".sides .differs").all_inner_texts() == ["1", "300", "none", HOSTILE]
+        page.get_by_text("The whole event").click()
+        assert '"ttl": 300' in page.locator(".event pre").inner_text()
+        assert page.title() != "taken"
+
+
+@BOTH
+@pytest.mark.usefixtures("filled")
+def test_who_and_what_is_new_is_told(dashboard: Dashboard, look: Look, store: str) -> None:
+    """Bob was never seen before today; alice was, in the weeks before."""
+    with dashboard() as url:
+        page = look(f"{url}/?store={store}&range=Last+24+hours&section=First+seen&account={ACCOUNT}")
+
+        page.get_by_role("cell", name="bob@example.com").first.wait_for()
+        assert page.get_by_role("cell", name="198.51.100.23").count() == 2
+        assert page.get_by_role("cell", name="alice@example.com").count() == 0
+
+
+@BOTH
+@pytest.mark.usefixtures("filled")
+def test_what_failed_is_told(dashboard: Dashboard, look: Look, store: str) -> None:
+    """For whom, and how often."""
+    with dashboard() as url:
+        page = look(f"{url}/?store={store}&range=Last+7+days&section=Failures")
+
+        row = page.locator("table.rows tbody tr").first
+        row.wait_for()
+        assert row.locator("td").all_inner_texts()[:5] == [
+            "bob@example.com",
+            "token_roll",
+            "dns.record",
+            "198.51.100.23",
+            "3",
+        ]
+        assert page.locator("table.rows tbody tr").count() == 1
+
+
+def test_completeness_and_health_are_told(
+    api: Api, poll: Poll, command: Callable[..., Finished], stores: Stores, dashboard: Dashboard, look: Look
+) -> None:
+    """Hours that were compared, the gap among them; cursors, last loads, quarantine of both destinations."""
+    api.world.add(ACCOUNT, "v1", spread(6, ago(days=2), ago(days=2) + timedelta(hours=3)))
+    api.world.add(ACCOUNT, "v1", [raw_event(encoded(v1_tree(when="soon")), time=ago(hours=3))])
+    poll()
+    min(stores.lake.rglob("events.parquet")).unlink()
+    window = (f"--since={ago(days=3):%Y-%m-%d}", f"--before={ago(hours=1):%Y-%m-%dT%H:00Z}")
+    assert command("pipelines/reconcile.py", *window, "--without-api").code == 3
+
+    with dashboard() as url:
+        page = look(f"{url}/?section=Completeness")
+        gaps = page.locator("table.rows tbody tr")
+        gaps.first.wait_for()
+        shown = gaps.first.locator("td").all_inner_texts()
+        page.get_by_role("tab", name="Health").click()
+        page.get_by_text("Quarantine").first.wait_for()
+
+        assert (gaps.count(), shown[0], shown[7]) == (gaps.count(), ACCOUNT, shown[4])
+        assert page.get_by_role("cell", name=f"v1 {ACCOUNT}").count() == 2
+        assert page.get_by_role("cell", name="no readable time").count() == 2
+
+
+def test_empty_stores_say_so(environment: dict[str, str], dashboard: Dashboard, look: Look) -> None:
+    """In one sentence, with what to do."""
+    with dashboard() as url:
+        for store, sentence in (
+            ("Warehouse", "the warehouse has no events yet"),
+            ("Lake", "the lake has no events yet"),
+        ):
+            page = look(f"{url}/?store={store}")
+            told = page.get_by_role("alert").inner_text()
+
+            assert told.startswith(sentence)
+            assert "start the pipeline: make run" in told
+    assert environment["PG_PASSWORD"] not in told
+
+
+@pytest.mark.parametrize("section", ["Overview", "Completeness", "Health"])
+def test_stores_that_cannot_be_reached_say_so(
+    environment: dict[str, str], dashboard: Dashboard, look: Look, bucket: Bucket, section: str
+) -> None:
+    """With what to check; the other store is a click away."""
+    environment |= bucket.settings("nowhere") | {"S3_ENDPOINT": "http://127.0.0.1:9", "PG_PORT": "9"}
+    with dashboard() as url:
+        for store, name in (("Warehouse", "PG_HOST"), ("Lake", "S3_ENDPOINT")):
+            page = look(f"{url}/?store={store}&section={section}")
+            page.get_by_role("alert").first.wait_for(timeout=60_000)
+
+            told = page.get_by_role("alert").first.inner_text()
+
+            assert f"the {store.lower()} is not available" in told
+            assert name in told
+            assert environment["PG_PASSWORD"] not in page.content()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.usefixtures("filled")
+def test_it_follows_the_browser_in_width_and_colours(dashboard: Dashboard, look: Look, scheme: str) -> None:
+    """A phone at night: nothing sticks out, and text stands out from its ground."""
+    with dashboard() as url:
+        page = look(f"{url}/?range=Last+90+days", width=480, scheme=scheme)
+        wait_for_number(page, "Events", "44")
+
+        assert page.evaluate("document.querySelector('#App').scrollWidth") <= 480
+        assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")

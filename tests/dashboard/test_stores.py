@@ -1,0 +1,146 @@
+"""The two stores answer alike, cannot be written through the dashboard, and are served to pages of this host alone."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+
+from dashboard import questions
+from dashboard.guard import is_own
+from dashboard.questions import Filters
+from dashboard.stores import EventStore, LakeStore, WarehouseStore
+from pipelines.report import Report
+from simulator.api import Api
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from tests.conftest import Stores
+from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, spread
+
+pytestmark = pytest.mark.integration
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+ALL = Filters(NOW - timedelta(days=3), NOW)
+HOSTILE = "%' OR '1'='1'; DROP TABLE audit_logs; --"
+ODD: dict[str, Any] = {"actor": {"email": "", "id": "a-token", "ip": "", "type": "token"}, "resource": None}
+
+
+@pytest.fixture
+def both(api: Api, poll: Callable[..., Report]) -> list[EventStore]:
+    """Both stores, with events of two accounts, some failed, one of hardly anything."""
+    failed = {"action": {"result": False, "type": "login"}}
+    api.world.add(ACCOUNT, "v1", spread(60, ago(days=50), ago(hours=1)))
+    api.world.add(ACCOUNT, "v1", spread(7, ago(hours=9), ago(hours=2), **failed, actor={"email": "eve@example.com"}))
+    api.world.add(OTHER_ACCOUNT, "v2", [event_at(ago(hours=3), version="v2")])
+    api.world.add(OTHER_ACCOUNT, "v1", [event_at(ago(hours=3), **ODD)])
+    begin = ago(days=60).isoformat()
+    accounts = f"{ACCOUNT},{OTHER_ACCOUNT}"
+    poll(CLOUDFLARE_ACCOUNT_ID=accounts, CLOUDFLARE_API_VERSION="v1,v2", INITIAL_CHECKPOINT=begin)
+    return [WarehouseStore(), LakeStore()]
+
+
+def test_both_stores_answer_every_question_alike(both: list[EventStore]) -> None:
+    """Whatever the filters are; and not with nothing."""
+    chosen = [
+        ALL,
+        replace(ALL, since=NOW - timedelta(days=90)),
+        replace(ALL, account_id=OTHER_ACCOUNT),
+        replace(ALL, api_version="v2"),
+        replace(ALL, search="EVE@"),
+        replace(ALL, only_failures=True),
+    ]
+    for filters in chosen:
+        for question in (questions.overview, questions.failures, questions.first_seen, questions.events):
+            (warehouse,), (lake,) = (store.ask(question(filters)) for store in both)
+
+            assert warehouse == lake, question.__name__
+            assert warehouse or question in {questions.failures, questions.first_seen}, question.__name__
+    assert both[0].accounts() == both[1].accounts() == sorted([ACCOUNT, OTHER_ACCOUNT])
+
+
+def test_what_a_user_types_is_never_a_part_of_the_question(both: list[EventStore], stores: Stores) -> None:
+    """In any field it finds nothing, and does nothing."""
+    fields: list[dict[str, Any]] = [{"search": HOSTILE}, {"account_id": HOSTILE}, {"api_version": HOSTILE}]
+    for field in fields:
+        for question in (questions.overview, questions.failures, questions.first_seen, questions.events):
+            asked = question(replace(ALL, **field))
+
+            assert HOSTILE not in asked.sql
+            assert [store.ask(asked) for store in both] == [[[]], [[]]]
+    assert len(stores.warehouse_ids()) == 69
+
+
+def test_one_event_is_found_by_its_key(both: list[EventStore]) -> None:
+    """Whole, in both stores."""
+    for store in both:
+        ((newest, *_),) = store.ask(questions.events(ALL))
+
+        key = (newest["account_id"], newest["timestamp"], newest["event_id"], newest["api_version"])
+        ((event,),) = store.ask(questions.one_event(*key))
+
+        assert newest["event_id"] in event["raw_event"]
+        assert event["timestamp"] == newest["timestamp"]
+
+
+@pytest.mark.usefixtures("both")
+def test_the_dashboards_session_cannot_write(stores: Stores) -> None:
+    """Whatever the rights of PG_USER are."""
+    store = WarehouseStore()
+    for statement in ("DELETE FROM {schema}.audit_logs", "CREATE TABLE {schema}.mine (a int)"):
+        with pytest.raises(AuditLogsError, match="read-only transaction"), store.session() as cursor:
+            cursor.execute(statement.replace("{schema}", stores.schema))
+    assert len(stores.warehouse_ids()) == 69
+
+
+def test_only_pages_of_this_host_are_served(dashboard: Callable[..., Any]) -> None:
+    """A page elsewhere may neither ask by a name of its own (DNS rebinding) nor open the WebSocket."""
+    pytest.importorskip("marimo", reason="the dashboard's packages are not installed: make dashboard")
+    with dashboard() as url:
+        host = url.removeprefix("http://")
+        codes = [
+            requests.get(url, headers=headers, timeout=30).status_code
+            for headers in ({}, {"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": url})
+        ]
+        own, foreign = (_upgraded(host, origin) for origin in (url, "http://evil.example"))
+
+    assert codes == [200, 403, 403, 200]
+    assert "101" in own
+    assert "403" in foreign
+
+
+def _upgraded(host: str, origin: str) -> str:
+    """The first line of the answer to a WebSocket's request."""
+    name, port = host.split(":")
+    lines = [
+        "GET /ws?session_id=s_12345 HTTP/1.1",
+        f"Host: {host}",
+        f"Origin: {origin}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+    with socket.create_connection((name, int(port)), timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return connection.recv(200).decode(errors="replace").splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "is_ours"),
+    [
+        ("127.0.0.1:2719", None, True),
+        ("localhost:2719", "http://localhost:2719", True),
+        ("127.0.0.1:2719", "http://localhost:2719", False),
+        ("127.0.0.1:2719", "http://127.0.0.1:8000", False),
+        ("127.0.0.1:2719", "null", False),
+        ("127.0.0.1.evil.example:2719", None, False),
+        ("", None, False),
+    ],
+)
+def test_own_is_what_has_our_name_and_our_page(host: str, origin: str | None, is_ours: bool) -> None:  # noqa: FBT001
+    """Another port of this host is another page."""
+    headers = {b"host": host.encode()} | ({} if origin is None else {b"origin": origin.encode()})
+
+    assert is_own(headers) == is_ours

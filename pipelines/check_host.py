@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -23,7 +24,10 @@ def check_host(settings: Settings) -> Iterator[Finding]:
     """What can be said without asking anyone else."""
     yield _settings(settings)
     yield guarded("disk", lambda: _disk(settings.stores))
-    yield _runner(settings.stores)
+    holders = _holders(settings.stores)
+    yield _runner(holders)
+    if settings.metrics_port:
+        yield guarded("port", lambda: _port(settings.metrics_host, settings.metrics_port or 0, holders))
 
 
 def _settings(settings: Settings) -> Finding:
@@ -62,12 +66,31 @@ def try_out_folder(folder: Path) -> Path:
     return there
 
 
-def _runner(stores: StoreSettings) -> Finding:
-    """Nobody, or the loop that is meant to run; a second one is refused by it."""
+def _holders(stores: StoreSettings) -> list[str]:
+    """Who has the locks on this host."""
     folder = stores.data_dir / "dlt" / "pipelines"
     locks = [folder / f"{name}.lock" for name in (warehouse.PIPELINE_NAME, lake.PIPELINE_NAME)]
     if stores.s3 is None:
         locks.append(lake.lock_path(str(stores.data_dir / "lake"), "writer"))
-    holders = sorted({holder for lock in locks if (holder := holder_of(lock))})
+    return sorted({holder for lock in locks if (holder := holder_of(lock))})
+
+
+def _runner(holders: Sequence[str]) -> Finding:
+    """Nobody, or the loop that is meant to run; a second one is refused by it."""
     found = f"the job runs here: {', '.join(holders)}; a second one would be refused" if holders else "none runs here"
     return ok("runner", found)
+
+
+def _port(host: str, port: int, holders: Sequence[str]) -> Finding:
+    """Free for the loop's metrics, or the running loop's already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if holders:
+            return ok("port", f"{port} is in use, as it should be by the job that runs")
+        found = f"METRICS_PORT {port} of METRICS_HOST {host} cannot be listened at: {error.strerror or error}"
+        return Finding(
+            "fail", "port", found, "set METRICS_PORT to a free port, METRICS_HOST to an address of this host"
+        )
+    return ok("port", f"{host}:{port} is free for the metrics")

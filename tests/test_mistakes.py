@@ -1,10 +1,8 @@
-"""The mistakes that are most likely: each is told in one clear message by the job and by the doctor, with no traceback.
-
-Not here: a port in use. The embedded PostgreSQL takes another one at its start (`test_embedded_postgres`).
-"""
+"""The mistakes that are most likely: each is told in one clear message by the job and by the doctor, no traceback."""
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -72,6 +70,8 @@ class Mistake(NamedTuple):
     doctor_code: int = 1
     stores: int = 1
     """How many the job says it of."""
+    options: tuple[str, ...] = ("--once",)
+    """Of the job."""
 
 
 def _permission(scene: Scene) -> Changes:
@@ -148,6 +148,11 @@ def _env_file(scene: Scene) -> Changes:
     return {"PYTHONPATH": str(scene.root), "CLOUDFLARE_API_TOKEN": None}
 
 
+def _port(scene: Scene) -> Changes:
+    server = scene.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    return {"METRICS_PORT": str(server.getsockname()[1])}
+
+
 def _second(scene: Scene) -> Changes:
     scene.stack.enter_context(process_of(scene.environment, "pipelines/run.py"))
     wait_until(lambda: len(scene.stores.ids()[0]) == 20)
@@ -212,6 +217,7 @@ MISTAKES = {
     "no key of the bucket": Mistake(
         _no_bucket_key, 1, "set S3_ACCESS_KEY and S3_SECRET_KEY", "fail  lake", "set S3_ACCESS_KEY and S3_SECRET_KEY"
     ),
+    "a port in use": Mistake(_port, 1, "METRICS_PORT", "fail  port", "METRICS_PORT", options=()),
     "a full disk": Mistake(_full_disk, 75, "File too large", "fail  disk", "check its rights and space"),
     "an unreadable folder": Mistake(_folder, 75, "Permission denied", "fail  lake", "Permission denied"),
     "a malformed .env": Mistake(
@@ -229,7 +235,7 @@ def test_a_mistake_is_told_in_one_message(scene: Scene, command: Callable[..., F
     changes = mistake.make(scene)
 
     examined = command(*scene.before, str(scene.root / "pipelines/doctor.py"), **changes)
-    run = command(*scene.before, str(scene.root / "pipelines/run.py"), "--once", **changes)
+    run = command(*scene.before, str(scene.root / "pipelines/run.py"), *mistake.options, **changes)
 
     print(run.err, examined.out, examined.err)
     assert (run.code, examined.code) == (mistake.code, mistake.doctor_code)

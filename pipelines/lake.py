@@ -27,6 +27,7 @@ from .atomic_files import AtomicFolder, AtomicLocalFileSystem
 from .file_lock import take_file_lock
 from .known import EventKey, event_keys, microseconds
 from .logs import log
+from .memory import give_back
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
 from .own_destination import OwnDestination, Rows, rows_of
 from .partitions import (
@@ -51,6 +52,7 @@ def write_events(objects: Objects, events: pa.Table) -> None:
     """A batch in, an idempotent write out: each object is read, merged by id and replaced if something is new."""
     for partition, its_events in split(events):
         update(objects, partition.path, _adding(partition.path, add_events, its_events))
+    give_back()
 
 
 class LakeLoadJob(RunnableLoadJob):

@@ -100,6 +100,7 @@ def _show_results(environment: dict[str, str]) -> None:
         f'{python} -c "import duckdb; print(duckdb.sql(\\"{PEOPLE_SQL.format(f"read_parquet({lake!r})")}\\"))"',
         f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_warehouse info",  # noqa: PTH120  # a path to print
         f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_lake info",  # noqa: PTH120
+        "make dashboard",
         f"find {lake.partition('/cloudflare')[0]} -name '*.parquet' | sort | tail",
         sep="\n",
     )

@@ -8,7 +8,7 @@ KILLS := 500
 CYCLES := 5000
 PIPELINE := cloudflare_audit_warehouse
 
-.PHONY: help setup setup-dev demo run dashboard show test soak bench bench-full check format lock clean
+.PHONY: help setup setup-dev demo run dashboard show test test-engines soak bench bench-full check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ show: $(VENV)/.ready-dashboard ## dlt's own view of a pipeline: make show PIPELI
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
+
+test-engines: $(VENV)/.ready-engines ## The lake read by Daft, Polars and Iceberg, which no other test needs (400 MB)
+	$(BIN)/python -m pytest tests/test_lake_engines.py
 
 soak: setup-dev ## The long part of the faults: every test, 500 kills on each kind of lake, 5,000 cycles; about an hour
 	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long tests/faults
@@ -66,6 +69,8 @@ lock: ## Resolves the versions anew (needs uv)
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-dashboard.lock
 	uv pip compile --group readers --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-readers.lock
+	uv pip compile --group engines --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --upgrade -o requirements-engines.lock
 
 clean: ## Removes .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
@@ -87,4 +92,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock requirements-readers.lo
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
 		--target $(VENV)/readers -r requirements-readers.lock
+	@touch $@
+
+$(VENV)/.ready-engines: $(VENV)/.ready-dev requirements-engines.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
+		--target $(VENV)/engines -r requirements-engines.lock
 	@touch $@

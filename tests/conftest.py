@@ -102,6 +102,23 @@ def bucket(server_dir: Path) -> Iterator[Bucket]:
 @contextmanager
 def seaweed(server_dir: Path) -> Iterator[Bucket]:
     """A bucket on SeaweedFS as long as the block runs: real authentication, enforced conditions."""
+    for attempt in range(3):  # another test's server may take one of the ports before it does
+        process, endpoint = _start_weed(server_dir / f"weed{attempt}")
+        client = s3_client(endpoint)
+        if _has_bucket(client, "lake", process):
+            break
+        process.kill()
+        process.wait(30)
+    else:
+        pytest.fail("the S3 server of the tests did not start")
+    try:
+        yield Bucket(endpoint, "lake", client)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _start_weed(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     ports = _free_ports(8)
     names = [
         "s3",
@@ -114,7 +131,6 @@ def seaweed(server_dir: Path) -> Iterator[Bucket]:
         "s3.port.grpc",
     ]
     flags = [f"-{name if '.' in name else f'{name}.port'}={port}" for name, port in zip(names, ports, strict=True)]
-    folder = server_dir / "weed"
     folder.mkdir()
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert weed, "install the development packages: make setup-dev"
@@ -123,14 +139,7 @@ def seaweed(server_dir: Path) -> Iterator[Bucket]:
     keys = {"AWS_ACCESS_KEY_ID": S3_KEYS["S3_ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": S3_KEYS["S3_SECRET_KEY"]}
     with (folder / "weed.log").open("w") as output:
         process = subprocess.Popen(command, env={**os.environ, **keys}, stdout=output, stderr=output, cwd=folder)
-    endpoint = f"http://127.0.0.1:{ports[0]}"
-    client = s3_client(endpoint)
-    try:
-        _wait_for_bucket(client, "lake", process)
-        yield Bucket(endpoint, "lake", client)
-    finally:
-        process.terminate()
-        process.wait(30)
+    return process, f"http://127.0.0.1:{ports[0]}"
 
 
 @pytest.fixture
@@ -351,7 +360,8 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
-def _wait_for_bucket(client: Any, name: str, process: subprocess.Popen[bytes]) -> None:
+def _has_bucket(client: Any, name: str, process: subprocess.Popen[bytes]) -> bool:
+    """Once it is there; not if the server has ended."""
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -359,8 +369,8 @@ def _wait_for_bucket(client: Any, name: str, process: subprocess.Popen[bytes]) -
         except (BotoCoreError, ClientError):
             time.sleep(0.1)
         else:
-            return
-    pytest.fail("the S3 server of the tests did not start")
+            return True
+    return False
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ _SQL = "adbc_driver_manager.dbapi:Cursor.execute"
 _LAKE = "dlt.destinations.impl.filesystem.filesystem:FilesystemClient"
 
 POINTS = {
-    "after a request": Point("after", f"{_CLIENT}._get_once"),
+    "after a request": Point("after", f"{_CLIENT}._fetch"),
     "with a page in hand": Point("before", "pipelines.api:decode_page"),
     "with the lock and no state": Point("before", f"{_DLT}.sync_destination"),
     "before extract": Point("before", f"{_DLT}.extract"),

@@ -25,7 +25,7 @@ sys.exit(run.main(["--once"]))
 """
 CRASHING = """
 import sys
-from pipelines import run, warehouse_load
+from pipelines import api, run, warehouse_load
 from sources.cloudflare_audit_logs import client
 def explode(*_, **__): raise RuntimeError("explosion")
 {}
@@ -100,7 +100,7 @@ def test_debug_level_of_everything_shows_no_secret(
     "place",
     [
         pytest.param("client.parse_answer", marks=pytest.mark.long),
-        pytest.param("run.decode_page", marks=pytest.mark.long),
+        pytest.param("api.decode_page", marks=pytest.mark.long),
         "warehouse_load._insert_batch",
     ],
 )

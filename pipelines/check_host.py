@@ -53,7 +53,7 @@ def try_out_folder(folder: Path) -> Path:
     Raises:
         AuditLogsError: it may not be read or written, or has no space.
     """
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    there = nearest(folder)
     try:
         next(there.iterdir(), None)
         with TemporaryFile(dir=there) as file:
@@ -64,6 +64,11 @@ def try_out_folder(folder: Path) -> Path:
         hint = "check its rights and space, or set DATA_DIR"
         raise AuditLogsError(f"{there} cannot be used", detail=error.strerror or str(error), hint=hint) from error
     return there
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the first one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _holders(stores: StoreSettings) -> list[str]:

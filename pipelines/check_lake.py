@@ -8,7 +8,7 @@ from pathlib import Path
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .api import utc_now
-from .check_host import try_out_folder
+from .check_host import nearest, try_out_folder
 from .finding import Finding, failed, ok
 from .lake import Lake, LakeClient
 from .objects import Bucket
@@ -51,7 +51,7 @@ def _folder(root: Path, dataset: Path, account_ids: tuple[str, ...], now: dateti
     try_out_folder(dataset)
     next_ones = [dataset / day_folder(account_id, now) for account_id in account_ids]
     for folder in (root / ".partial", *next_ones):
-        there = next(place for place in (folder, *folder.parents) if place.exists())
+        there = nearest(folder)
         if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             hint = "give it to the user of the loop: was it made by another one, as root say?"
             raise AuditLogsError(f"{there} may not be written", hint=hint)

@@ -11,14 +11,14 @@ from adbc_driver_manager.dbapi import Connection
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .after_load import Found, find
-from .embedded_postgres import embedded_postgres, running_server
+from .command import server_if_there
 from .finding import Finding, failed, guarded, ok
 from .measured_lag import is_too_short, recommended_seconds
 from .postgres import as_owner, connect, message_of, rows_of, transaction_on, value_of
 from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
 from .statements import sections_of
-from .warehouse import _HOLDER, Warehouse, WarehouseClient
+from .warehouse import HOLDER_SQL, Warehouse, WarehouseClient
 from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
 from .warehouse_status import WarehouseHealth
 
@@ -49,13 +49,11 @@ class Subject(NamedTuple):
 def check_warehouse(settings: Settings, stack: ExitStack) -> Iterator[Finding]:
     """One that can be reached is looked at from all sides; an embedded one runs as long as the stack."""
     stores = settings.stores
-    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
-        yield ok("warehouse", f"an embedded PostgreSQL, which the first start makes in {stores.postgres_dir}")
-        return
     warehouse = Warehouse.of(stores)
     try:
-        if stores.postgres is None and running_server(stores.postgres_dir) is None:
-            stack.enter_context(embedded_postgres(stores.postgres_dir))
+        if stack.enter_context(server_if_there(stores)) is None:
+            yield ok("warehouse", f"an embedded PostgreSQL, which the first start makes in {stores.postgres_dir}")
+            return
         client: WarehouseClient = client_of(warehouse)
         with warehouse.translated_errors():
             connection = stack.enter_context(connect(client.config.credentials))
@@ -151,7 +149,7 @@ def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
 def _writer(subject: Subject) -> Finding:
     """Who holds the warehouse's lock, on whatever host."""
     with transaction_on(subject.connection) as cursor:
-        holders = [row["holder"] for row in rows_of(cursor, _HOLDER.format(schema=subject.schema))]
+        holders = [row["holder"] for row in rows_of(cursor, HOLDER_SQL.format(schema=subject.schema))]
     found = f"loaded by {', '.join(holders)}; a second one would be refused" if holders else "nobody loads it now"
     return ok("writer", found)
 

@@ -57,7 +57,7 @@ def _server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings
 
 def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
     """As above for work that only reads: where there is no cluster yet, it makes none."""
-    if stores.postgres is None and not stores.postgres_dir.exists():
+    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
         return nullcontext()
     return _server_of(stores)
 

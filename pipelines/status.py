@@ -12,8 +12,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipelines.command import run_lake_command
-from pipelines.embedded_postgres import embedded_postgres
+from pipelines.command import run_lake_command, server_if_there
 from pipelines.lake_status import LakeHealth, lake_health
 from pipelines.measured_lag import recommended_seconds
 from pipelines.settings import Settings, read_environment, read_settings
@@ -65,10 +64,8 @@ def _part(read: Callable[[], dict[str, Any]], errors: list[AuditLogsError]) -> d
 
 def _warehouse(settings: Settings, now: datetime, stack: ExitStack) -> dict[str, Any]:
     stores = settings.stores
-    if stores.postgres is None:
-        if not (stores.postgres_dir / "PG_VERSION").exists():
-            raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
-        stack.enter_context(embedded_postgres(stores.postgres_dir))
+    if stack.enter_context(server_if_there(stores)) is None:
+        raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
     with warehouse_health(stores) as health:
         positions = health.positions()
         streams = sorted({*settings.streams, *positions})

@@ -297,7 +297,7 @@ class Warehouse:
         if self._query(f"SELECT pg_try_advisory_lock({key}) AS is_held")["is_held"].to_pylist() == [True]:
             self.session = Session(**self._query(_SESSION).to_pylist()[0])
             return
-        holder = self._query(_HOLDER.format(schema=self.dataset_name))["holder"].to_pylist()
+        holder = self._query(HOLDER_SQL.format(schema=self.dataset_name))["holder"].to_pylist()
         raise TemporaryError(
             "another process loads this warehouse",
             detail=f"held by {', '.join(holder)}",
@@ -324,7 +324,7 @@ def open_warehouse(stores: StoreSettings, *, takes_lock: bool) -> Iterator[tuple
 
 _SESSION = f"SELECT pid, {_STARTED} AS started FROM pg_stat_activity WHERE pid = pg_backend_pid()"  # noqa: S608  # names are ours
 
-_HOLDER = f"""
+HOLDER_SQL = f"""
     SELECT concat_ws(' ', nullif(a.application_name, ''), 'from', coalesce(host(a.client_addr), 'this host'),
                      'since', to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), '(server process ' || a.pid || ')')
            AS holder

@@ -20,7 +20,7 @@ from distributed.versions import VersionMismatchWarning
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
-from .dask_worker import Job, begin, do_unit, end
+from .dask_worker import Ending, Job, begin, do_unit
 from .logs import log
 from .settings import Settings
 from .units import BrokenUnitError, OpenUnit, Pool, UnfitWorkerError
@@ -50,6 +50,7 @@ def dask_pool(scheduler: str, open_unit: OpenUnit, settings: Settings, *, asks_a
     executor: Executor = client.get_executor(pure=False, retries=RETRIES)
     try:
         _tell_versions(client)
+        client.register_plugin(Ending(job), name=job.name)
         _begin_on_all(client, job)
         crew = _Crew(client)
         yield Pool(lambda unit: _submit(executor, job, crew.processes, unit), crew.width)
@@ -88,7 +89,8 @@ class _Crew:
 
 def _connected(scheduler: str) -> Any:
     connect: Any = distributed.Client
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of a lost connection, we say in a line
+    for name in ("distributed", "distributed.client"):  # what they say of a lost connection, we say in a line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore", VersionMismatchWarning)
     try:
         client = connect(scheduler, timeout=TIMEOUT_SECONDS, set_as_default=False)
@@ -152,7 +154,7 @@ def _end_in_time(client: Any, executor: Executor, job: Job) -> None:
     def finish() -> None:
         with suppress(Exception):  # we leave, whatever it says
             executor.shutdown(wait=False)
-            client.run(end, job, on_error="ignore")
+            client.unregister_worker_plugin(job.name)
 
     thread = threading.Thread(target=finish, daemon=True)
     thread.start()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from distributed import get_worker
+from distributed import WorkerPlugin, get_worker
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
@@ -106,11 +106,17 @@ async def begin(job: Job) -> AuditLogsError | None:
     return None
 
 
-async def end(job: Job) -> None:
-    """After the last unit: stops what is still in hand, and closes all that was opened."""
-    if running := _jobs.get(job.name):
-        running.shared.stop.set()
-        await asyncio.to_thread(running.close, waits=True)
+class Ending(WorkerPlugin):
+    """Removed after the last unit, or because the worker is told to stop: ends a job in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    async def teardown(self, worker: Any) -> None:  # noqa: ARG002  # the hook's name
+        """Stops what is still in hand, and closes all that was opened."""
+        if running := _jobs.get(self._job.name):
+            running.shared.stop.set()
+            await asyncio.to_thread(running.close, waits=True)
 
 
 def _running(job: Job) -> _Running:

@@ -45,10 +45,11 @@ def dask_cluster(
         for process, log in started:
             _wait_for(r"Registered to:\s+(tcp://\S+)", log, process)
         yield Cluster(url, folder, scheduler, [process for process, _ in started])
-        for process in (*(worker for worker, _ in started), scheduler):
-            process.terminate()
-        for process in (*(worker for worker, _ in started), scheduler):
-            process.wait(30)
+        if scheduler.poll() is None:  # a worker without one ends in its own time
+            for process in (*(worker for worker, _ in started), scheduler):
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait(30)
 
 
 def _start(

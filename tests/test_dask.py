@@ -44,7 +44,7 @@ def test_a_cluster_does_what_a_pool_of_threads_does(
     events = {account: spread(60, DAY, DAY + timedelta(days=4)) for account in (ACCOUNT, OTHER_ACCOUNT)}
     for account, its in events.items():
         api.world.add(account, "v1", its)
-    wanted = sorted(ids([event for its in events.values() for event in its]))
+    wanted = sorted(ids(events[ACCOUNT]) | ids(events[OTHER_ACCOUNT]))
 
     with dask_cluster(tmp_path / "cluster", environment, environment) as cluster:
         filled = command(*BACKFILL, "--scheduler", cluster.url, "--json")
@@ -72,7 +72,7 @@ def test_of_a_hundred_accounts_the_five_broken_are_named_and_the_others_complete
 ) -> None:
     """Exit 1."""
     accounts = [f"{number:032x}" for number in range(100)]
-    api.world.account_ids = accounts
+    api.world.account_ids |= set(accounts)
     for account in accounts:
         api.world.add(account, "v1", spread(2, DAY, DAY + timedelta(days=1)))
     broken = accounts[3::20]
@@ -88,7 +88,7 @@ def test_of_a_hundred_accounts_the_five_broken_are_named_and_the_others_complete
 
     assert done.code == 1, done.err
     assert sorted(done.report["failed_accounts"]) == [f"audit_logs_v1_{account}" for account in broken]
-    counted = "SELECT account_id, count(DISTINCT event_id) AS n FROM {schema}.audit_logs GROUP BY 1 ORDER BY 1"
+    counted = "SELECT account_id, count(*) AS n FROM {schema}.audit_logs GROUP BY 1 ORDER BY 1"
     complete = [{"account_id": account, "n": 2} for account in accounts if account not in broken]
     assert stores.query(counted) == complete
     assert len(stores.lake_ids()) == len(set(stores.lake_ids())) == 190
@@ -102,7 +102,7 @@ def test_a_unit_that_fails_on_its_worker_is_named_and_the_others_go_on(
     for account in (ACCOUNT, OTHER_ACCOUNT):
         api.world.add(account, "v1", spread(8, DAY, DAY + timedelta(days=1)))
     command(*BACKFILL)
-    preload = ["--no-nanny", "--preload", "tests/faults/broken_unit.py"]
+    preload = ["--no-nanny", "--preload", "tests.faults.broken_unit"]
 
     with dask_cluster(
         tmp_path / "cluster", environment, environment, options=preload, BROKEN_ACCOUNT=ACCOUNT
@@ -110,7 +110,7 @@ def test_a_unit_that_fails_on_its_worker_is_named_and_the_others_go_on(
         done = command(*REHYDRATE, "--scheduler", cluster.url, "--json")
 
     assert done.code == 1, done.err
-    assert done.report["failed"] == [f"{ACCOUNT} {DAY + timedelta(days=n):%Y-%m-%d}" for n in range(4)]
+    assert sorted(done.report["failed"]) == [f"{ACCOUNT} {DAY + timedelta(days=n):%Y-%m-%d}" for n in range(4)]
     assert f"rehydrate.failed account={ACCOUNT} day={DAY:%Y-%m-%d}" in done.err
     assert "explosion" in done.err
     assert "Traceback" not in done.err
@@ -137,7 +137,7 @@ def test_all_workers_together_send_what_one_token_may(api: Api, environment: dic
 def test_no_secret_reaches_the_scheduler_or_a_log(
     api: Api, environment: dict[str, str], stores: Stores, command: Command, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Looked at in the middle of a unit, at debug level: the whole state of scheduler and workers, and what they say."""
+    """Looked at in the middle of a unit, at debug level: the state of all of them, and what they say."""
     role, api.token = f"canary_{stores.schema}", "canary-token-7c5e"
     stores.query(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'canary-password-1f3a'")
     environment |= bucket.settings(stores.schema) | {"PG_USER": role, "PG_PASSWORD": "canary-password-1f3a"}
@@ -146,9 +146,9 @@ def test_no_secret_reaches_the_scheduler_or_a_log(
     api.world.add(ACCOUNT, "v1", spread(8, DAY, DAY + timedelta(days=4)))
     api.faults.append(Fault(status=429, body="{}", headers={"Retry-After": "300"}, times=None))
     dump = (
-        "import sys; from distributed import Client; c = Client(sys.argv[1]); "
+        "import sys, cloudpickle; from distributed import Client; c = Client(sys.argv[1]); "
         "c.dump_cluster_state(sys.argv[2], format='yaml'); print(c.run_on_scheduler(lambda dask_scheduler: "
-        "[(t.key, t.run_spec) for t in dask_scheduler.tasks.values()]))"
+        "cloudpickle.dumps([(t.key, t.run_spec) for t in dask_scheduler.tasks.values()])))"
     )
 
     with (
@@ -192,7 +192,7 @@ def test_a_worker_with_other_settings_is_told_before_anything_is_done(
     assert (len(done.err.splitlines()), api.requests) == (1, []), done.err
 
 
-def test_a_scheduler_that_is_not_there_is_told(command: Command, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_scheduler_that_is_not_there_is_told(command: Command, tmp_path: Path) -> None:
     """Or that has no worker: one line, exit 75, in bounded time; an address that is none: exit 2."""
     begun = time.monotonic()
     nobody = command(*BACKFILL, "--scheduler", "tcp://127.0.0.1:9")
@@ -244,7 +244,7 @@ def test_ctrl_c_and_a_lost_scheduler_end_in_bounded_time(
 
 def test_other_versions_on_a_worker_are_told(command: Command, environment: dict[str, str], tmp_path: Path) -> None:
     """Which worker, which package, which versions."""
-    preload = ["--no-nanny", "--preload", "tests/faults/other_version.py"]
+    preload = ["--no-nanny", "--preload", "tests.faults.other_version"]
 
     with dask_cluster(tmp_path / "cluster", environment, options=preload) as cluster:
         done = command(*BACKFILL, "--scheduler", cluster.url)

@@ -1,4 +1,4 @@
-"""`dask worker --preload tests/faults/broken_unit.py`: the rehydration of `BROKEN_ACCOUNT` fails there, or kills it."""
+"""`dask worker --preload tests.faults.broken_unit`: the rehydration of `BROKEN_ACCOUNT` fails there, or kills it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`dask worker --preload tests/faults/other_version.py`: a worker that says it has another version of distributed."""
+"""`dask worker --preload tests.faults.other_version`: a worker that says it has another version of distributed."""
 
 from distributed import versions
 

@@ -22,7 +22,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .dask_worker import Ending, Job, begin, do_unit
 from .logs import log
-from .settings import Settings
+from .settings import Settings, UsageError
 from .units import BrokenUnitError, OpenUnit, Pool, UnfitWorkerError
 from .whereabouts import whereabouts
 
@@ -89,6 +89,11 @@ class _Crew:
 
 def _connected(scheduler: str) -> Any:
     connect: Any = distributed.Client
+    security: Any = distributed.Security()  # type: ignore[no-untyped-call]
+    if scheduler.startswith("tls:") and not security.get_connection_args("client").get("ssl_context"):
+        raise UsageError(
+            "tls:// needs Dask's own names of the certificates, DASK_DISTRIBUTED__COMM__TLS__…: docs/scale.md"
+        )
     for name in ("distributed", "distributed.client"):  # what they say of a lost connection, we say in a line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore", VersionMismatchWarning)

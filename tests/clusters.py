@@ -36,14 +36,14 @@ def dask_cluster(
     with ExitStack() as stack:
         at = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
         scheduler, log = _start(stack, folder / "scheduler.log", {}, "scheduler", *at, **changes)
-        url = _wait_for(r"Scheduler at:\s+(tcp://\S+)", log, scheduler)
+        url = _wait_for(r"Scheduler at:\s+(\w+://\S+)", log, scheduler)
         started = []
         for number, environment in enumerate(environments):
             own = ["--nthreads", "1", "--local-directory", str(folder / f"worker{number}"), *options]
             arguments = ["worker", url, "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", *own]
             started.append(_start(stack, folder / f"worker{number}.log", environment, *arguments, **changes))
         for process, log in started:
-            _wait_for(r"Registered to:\s+(tcp://\S+)", log, process)
+            _wait_for(r"Registered to:\s+(\w+://\S+)", log, process)
         yield Cluster(url, folder, scheduler, [process for process, _ in started])
         if scheduler.poll() is None:  # a worker without one ends in its own time
             for process in (*(worker for worker, _ in started), scheduler):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 
 from simulator.api import Api, Fault
 
@@ -240,6 +241,32 @@ def test_ctrl_c_and_a_lost_scheduler_end_in_bounded_time(
     assert code == 75, log.read_text()
     assert "the Dask scheduler was lost" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_a_cluster_with_tls_is_reached_with_a_certificate_alone(
+    api: Api, command: Command, stores: Stores, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Dask's own TLS, set up with its own names."""
+    events = spread(8, DAY, DAY + timedelta(days=4))
+    api.world.add(ACCOUNT, "v1", events)
+    authority, files = trustme.CA(), {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key")}
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(files["ca"])
+    certificate.cert_chain_pems[0].write_to_path(files["cert"])
+    certificate.private_key_pem.write_to_path(files["key"])
+    prefix, names = "DASK_DISTRIBUTED__COMM__TLS__", ("SCHEDULER", "WORKER", "CLIENT")
+    tls = {f"{prefix}{who}__{what.upper()}": str(files[what]) for who in names for what in ("cert", "key")}
+    tls[f"{prefix}CA_FILE"] = str(files["ca"])
+
+    with dask_cluster(
+        tmp_path / "cluster", environment, DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME="tls", **tls
+    ) as cluster:
+        done = command(*BACKFILL, "--scheduler", cluster.url, **tls)
+        stranger = command(*BACKFILL, "--scheduler", cluster.url)
+
+    assert cluster.url.startswith("tls://")
+    assert (done.code, stores.ids()) == (0, (sorted(ids(events)),) * 2), done.err
+    assert (stranger.code, len(stranger.err.splitlines())) == (2, 1), stranger.err
 
 
 def test_other_versions_on_a_worker_are_told(command: Command, environment: dict[str, str], tmp_path: Path) -> None:

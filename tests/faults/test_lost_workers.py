@@ -100,3 +100,24 @@ def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(
     rows = stores.query(REHYDRATED)
     assert ({row["account_id"] for row in rows}, len(rows)) == ({OTHER_ACCOUNT}, 1_000)
     assert len(wanted) == 6_000
+
+
+def test_a_cluster_that_has_lost_all_its_workers_is_told(
+    api: Api, environment: dict[str, str], wanted: list[str], stores: Stores, tmp_path: Path
+) -> None:
+    """After a minute, in which one might have come back: exit 75. What was done stays done."""
+    environment["CLOUDFLARE_PER_PAGE"] = "50"
+    log = tmp_path / "backfill.log"
+    with (
+        dask_cluster(tmp_path / "cluster", environment, environment) as cluster,
+        log.open("wb") as output,
+        process_of(environment, *BACKFILL, "--scheduler", cluster.url, output=output) as backfill,
+    ):
+        wait_until(lambda: len(api.requests) >= 40)
+        for worker in cluster.workers:
+            worker.kill()
+        code = backfill.wait(90)
+
+    assert code == 75, log.read_text()
+    assert "the Dask cluster has lost all its workers" in log.read_text()
+    assert 0 < len(set(stores.warehouse_ids())) == len(stores.warehouse_ids()) < len(wanted)

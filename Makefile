@@ -8,7 +8,7 @@ KILLS := 500
 CYCLES := 5000
 PIPELINE := cloudflare_audit_warehouse
 
-.PHONY: help setup setup-dev demo run dashboard show test test-engines soak bench bench-full check format lock clean
+.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-engines soak bench bench-full check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,8 @@ dashboard: $(VENV)/.ready-dashboard ## A page to look at your events, on this ho
 
 show: $(VENV)/.ready-dashboard ## dlt's own view of a pipeline: make show PIPELINE=cloudflare_audit_lake
 	@$(BIN)/dlt pipeline $(PIPELINE) show
+
+setup-dask: $(VENV)/.ready-dask ## What backfill and rehydrate need for --scheduler, and their workers: docs/scale.md
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
@@ -50,6 +52,7 @@ bench-full: setup-dev ## The same with up to 10 million events, written into the
 	$(BIN)/python -m benchmarks.warehouse --rows 1000000,5000000,10000000 --write
 	$(BIN)/python -m benchmarks.lake --objects 2000 --write
 	$(BIN)/python -m benchmarks.ingest --events 100000,1000000 --write
+	$(BIN)/python -m benchmarks.cluster --events 2000000 --write
 
 check: setup-dev ## Style and types
 	$(BIN)/ruff check .
@@ -67,6 +70,8 @@ lock: ## Resolves the versions anew (needs uv)
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements.lock -o requirements-dev.lock
 	uv pip compile --group dashboard --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-dashboard.lock
+	uv pip compile --group dask --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-dask.lock
 	uv pip compile --group readers --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-readers.lock
 	uv pip compile --group engines --universal --python-version 3.11 \
@@ -86,6 +91,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 $(VENV)/.ready-dashboard: $(VENV)/.ready requirements-dashboard.lock
 	@echo "Installing the dashboard's packages (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dashboard.lock
+	@touch $@
+
+$(VENV)/.ready-dask: $(VENV)/.ready requirements-dask.lock
+	@echo "Installing Dask (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dask.lock
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock requirements-readers.lock

@@ -3,6 +3,9 @@
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +26,20 @@ def take_file_lock(file: IO[str], what: str, *, hint: str) -> None:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+
+
+@contextmanager
+def free_number(folder: Path) -> Iterator[int]:
+    """The lowest number that nobody else on this host has who asks for one in the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        with (folder / f"{number}.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield number
+            return
 
 
 def holder_of(path: Path) -> str | None:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from pipelines.api import client_for, page_fetcher, sleep_until, utc_now
-from pipelines.backfill import LARGEST_POOL, Unit
+from pipelines.backfill import LARGEST_POOL
+from pipelines.backfill_unit import Unit
 from pipelines.command import run_window_command
 from pipelines.completeness import STORES, ApiSide, Completeness, HourCheck
 from pipelines.copies import open_copies, open_sidecars
@@ -30,6 +31,7 @@ from pipelines.repair import Repair
 from pipelines.settings import Settings
 from pipelines.units import Shared, run_units
 from pipelines.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
+from sources.cloudflare_audit_logs.budget import ONE_TOKEN
 from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -139,11 +141,11 @@ class _Worker:
 
 
 @contextmanager
-def _open_worker(settings: Settings, scope: Scope, shared: Shared, number: int) -> Iterator[_Worker]:
+def _open_worker(settings: Settings, scope: Scope, shared: Shared, name: str) -> Iterator[_Worker]:
     with ExitStack() as stack:
         fetch_pages = None
         if scope.asks_api:
-            client = stack.enter_context(client_for(settings, shared.stop, utc_now, shared.budget))
+            client = stack.enter_context(client_for(settings, shared.stop, utc_now, shared.budgets.of(ONE_TOKEN)))
             fetch_pages = page_fetcher(client, settings, shared.stop, utc_now)
         copies = stack.enter_context(open_copies(settings.stores))
         completeness = Completeness(
@@ -155,7 +157,7 @@ def _open_worker(settings: Settings, scope: Scope, shared: Shared, number: int) 
         )
         repair = None
         if scope.repairs:
-            sidecars = stack.enter_context(open_sidecars(settings.stores, f"repair_{number}", clock=utc_now))
+            sidecars = stack.enter_context(open_sidecars(settings.stores, f"repair_{name}", clock=utc_now))
             repair = Repair(
                 fetch_pages,
                 copies.warehouse,

@@ -1,29 +1,38 @@
-"""Work in units that are independent and may be repeated, several side by side."""
+"""Work in units that are independent and may be repeated, several side by side. Does not know where they are done."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import count
-from typing import TypeGuard, TypeVar
+from itertools import count, islice
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from sources.cloudflare_audit_logs.budget import Budget
+from sources.cloudflare_audit_logs.budget import Budgets
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .logs import log
+from .settings import Settings
 
 Unit = TypeVar("Unit", bound=Hashable)
 Result = TypeVar("Result")
 
 
+class BrokenUnitError(AuditLogsError):
+    """The unit cannot be done, wherever it is tried. The others go on."""
+
+
+class UnfitWorkerError(AuditLogsError):
+    """The worker cannot do any unit: its settings are not right. Nothing goes on."""
+
+
 @dataclass
 class Shared:
-    """What the workers of a command have in common."""
+    """What the workers of a command have in common, as far as they are in one process."""
 
     stop: threading.Event = field(default_factory=threading.Event)
-    budget: Budget = field(default_factory=Budget)
+    budgets: Budgets = field(default_factory=Budgets)
     failures: dict[Stream, AuditLogsError] = field(default_factory=dict)
     """The first error of each account."""
 
@@ -46,45 +55,81 @@ class Shared:
         return 75 if all(isinstance(error, TemporaryError) for error in self.failures.values()) else 1
 
 
-OpenWorker = Callable[[int], AbstractContextManager[Callable[[Unit], Result]]]
-"""Opens what one thread needs, given its number, and gives the function that does a unit."""
+OpenThread = Callable[[str], AbstractContextManager[Callable[[Unit], Result]]]
+"""Opens what one thread needs, given a name that no other one has, and gives the function that does a unit."""
+
+
+OpenUnit = Callable[[Settings, Shared, str], AbstractContextManager[Callable[[Any], Any]]]
+"""The same, wherever that thread is."""
+
+
+class Pool(NamedTuple, Generic[Unit, Result]):
+    """Where units are done."""
+
+    submit: "Callable[[Unit], Future[Result | AuditLogsError]]"
+    width: Callable[[], int]
+    """How many units may be given to it at once, now; raises when nobody is there any more to do them."""
 
 
 def run_units(
     units: Iterable[Unit],
-    open_worker: "OpenWorker[Unit, Result]",
+    open_thread: "OpenThread[Unit, Result]",
     *,
     workers: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Unit, Result | AuditLogsError]]:
+    """As `results_of`, by threads of this process."""
+    with thread_pool(open_thread, workers=workers, stop=stop) as pool:
+        yield from results_of(units, pool)
+
+
+def results_of(units: Iterable[Unit], pool: "Pool[Unit, Result]") -> Iterator[tuple[Unit, Result | AuditLogsError]]:
     """Yields each unit with its result, or with its error, as they end.
 
-    An error that would be that of the other units, too (a store is down), is raised, and `stop` is set so that those
-    that wait for something give up.
+    An error that would be that of the other units, too (a store is down), is raised.
     """
+    left, futures = iter(units), dict[Future[Result | AuditLogsError], Unit]()
+    while True:
+        for unit in islice(left, max(0, pool.width() - len(futures))):
+            futures[pool.submit(unit)] = unit
+        if not futures:
+            return
+        # Not without a timeout: PostgreSQL's driver sees to it that Ctrl-C would not end the waiting.
+        for future in wait(futures, timeout=0.2, return_when=FIRST_COMPLETED).done:
+            yield futures.pop(future), _outcome(future)
+
+
+@contextmanager
+def thread_pool(
+    open_thread: "OpenThread[Unit, Result]", *, workers: int, stop: threading.Event
+) -> "Iterator[Pool[Unit, Result]]":
+    """Threads of this process; at the end, `stop` is set so that those that wait for something give up."""
     numbers, own = count(), threading.local()
     with ExitStack() as opened:
-        pool = ThreadPoolExecutor(workers)
+        executor = ThreadPoolExecutor(workers)
 
-        def run(unit: Unit) -> Result:
+        def run(unit: Unit) -> Result | AuditLogsError:
             if not hasattr(own, "work"):
-                own.work = opened.enter_context(open_worker(next(numbers)))
+                own.work = opened.enter_context(open_thread(str(next(numbers))))
             result: Result = own.work(unit)
             return result
 
         try:
-            futures: dict[Future[Result], Unit] = {pool.submit(run, unit): unit for unit in units}
-            while futures:
-                # Not without a timeout: PostgreSQL's driver sees to it that Ctrl-C would not end the waiting.
-                for future in wait(futures, timeout=0.2, return_when=FIRST_COMPLETED).done:
-                    error = future.exception()
-                    yield futures.pop(future), error if _is_its_own(error) else future.result()
+            yield Pool(lambda unit: executor.submit(run, unit), lambda: 2 * workers)
         finally:
             stop.set()
-            pool.shutdown(cancel_futures=True)
+            executor.shutdown(cancel_futures=True)
 
 
-def _is_its_own(error: BaseException | None) -> TypeGuard[AuditLogsError]:
-    return isinstance(error, AuditLogsError) and not (
-        isinstance(error, TemporaryError) and not isinstance(error, AccountError)
-    )
+def _outcome(future: "Future[Result | AuditLogsError]") -> Result | AuditLogsError:
+    error = future.exception()
+    outcome = error if isinstance(error, AuditLogsError) else future.result()
+    if isinstance(outcome, AuditLogsError) and is_of_all_units(outcome):
+        raise outcome
+    return outcome
+
+
+def is_of_all_units(error: AuditLogsError) -> bool:
+    """Whether the other units would meet it, too."""
+    is_passing = isinstance(error, TemporaryError) and not isinstance(error, AccountError)
+    return is_passing or isinstance(error, UnfitWorkerError)

@@ -26,6 +26,14 @@ KEPT_BACK = 0.25
 _ITEM = re.compile(r";\s*([a-z]+)=(\d+)")
 
 
+ONE_TOKEN = "CLOUDFLARE_API_TOKEN"  # noqa: S105  # the name of the setting
+
+
+def token_group(account_id: str) -> str:  # noqa: ARG001  # all accounts are read with one token
+    """The name of the token that an account is read with: accounts of one token share its budget."""
+    return ONE_TOKEN
+
+
 class Budget:
     """Shared by the threads that use a token beside the loop: `wait` before a request, `note` what its answer says."""
 
@@ -36,7 +44,9 @@ class Budget:
         requests: int = round(REQUESTS * SHARE),
         patience_seconds: float = math.inf,
     ) -> None:
-        self._clock, self._requests, self._patience_seconds = clock, requests, patience_seconds
+        self._clock, self._patience_seconds = clock, patience_seconds
+        self.requests = requests
+        """In 5 minutes; may be changed at any time."""
         self._lock = threading.Lock()
         self._sent: deque[float] = deque()
         self._closed_until = 0.0
@@ -67,10 +77,29 @@ class Budget:
                 self._sent.popleft()
             if self._closed_until > now:
                 return self._closed_until - now
-            if len(self._sent) >= self._requests:
-                return self._sent[0] + WINDOW_SECONDS - now
+            if len(self._sent) >= self.requests:
+                return self._sent[-self.requests] + WINDOW_SECONDS - now
             self._sent.append(now)
             return 0.0
+
+
+class Budgets:
+    """That of each token, or the share of it that one of several processes has."""
+
+    def __init__(self) -> None:
+        self._lock, self._budgets, self._requests = threading.Lock(), dict[str, Budget](), round(REQUESTS * SHARE)
+
+    def of(self, group: str) -> Budget:
+        """The one of a token; the same at every call."""
+        with self._lock:
+            return self._budgets.setdefault(group, Budget(requests=self._requests))
+
+    def divide_by(self, processes: int) -> None:
+        """Leaves to this process what each of so many may send."""
+        with self._lock:
+            self._requests = max(1, int(REQUESTS * SHARE) // processes)
+            for budget in self._budgets.values():
+                budget.requests = self._requests
 
 
 def numbers_in(header: str) -> dict[str, int]:

@@ -1,0 +1,93 @@
+"""One unit of a backfill: a day of a stream, from the API into both stores, and compared. Knows nothing of the others.
+
+A module of its own because a Dask worker imports it by this name; what runs as `__main__` has another one there.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+
+from sources.cloudflare_audit_logs.budget import token_group
+from sources.cloudflare_audit_logs.errors import AccountError, RateLimitedError
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.streams import Stream, Window
+
+from .api import client_for, page_fetcher, sleep_until, utc_now
+from .completeness import KEYS, ApiSide, Completeness, HourCheck
+from .copies import open_copies, open_sidecars
+from .logs import log
+from .reading import FetchPages, Reading, fetch_exactly
+from .settings import Settings
+from .sidecar import Sidecar
+from .units import Shared
+
+Unit = tuple[Stream, Window]
+
+
+@dataclass
+class Done:
+    """What became of a unit, or of all of them."""
+
+    read: int = 0
+    new: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+    """Units that were there."""
+    gaps: list[HourCheck] = field(default_factory=list)
+
+    def add(self, other: "Done") -> None:
+        """Counts the other in."""
+        self.read += other.read
+        self.new.update(other.new)
+        self.skipped += other.skipped
+        self.gaps += other.gaps
+
+
+@contextmanager
+def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Callable[[Unit], Done]]:
+    """What one thread needs, and how it does a unit."""
+    with ExitStack() as stack:
+        sidecars = stack.enter_context(open_sidecars(settings.stores, f"backfill_{name}", clock=utc_now))
+        copies = stack.enter_context(open_copies(settings.stores, must_exist=False))
+        completeness = Completeness(
+            copies.warehouse, copies.lake, clock=utc_now, is_all_asked_for=not settings.hide_user_logs
+        )
+
+        @cache
+        def fetch_pages_of(group: str) -> FetchPages:
+            client = stack.enter_context(client_for(settings, shared.stop, utc_now, shared.budgets.of(group)))
+            return fetch_exactly(page_fetcher(client, settings, shared.stop, utc_now))
+
+        def fill(unit: Unit) -> Done:
+            shared.give_up(unit[0])
+            if completeness.is_proven(*unit, lateness=settings.sweep_window):
+                return Done(skipped=1)
+            while True:
+                try:
+                    return _fill(*unit, fetch_pages_of(token_group(unit[0].account_id)), sidecars, completeness)
+                except RateLimitedError as error:
+                    log.warning("backfill.rate_limited", error=error)
+                    sleep_until(error.until, shared.stop)
+                except AccountError as error:
+                    shared.note_failure(unit[0], error)
+                    raise
+
+        yield fill
+
+
+def _fill(
+    stream: Stream, window: Window, fetch_pages: FetchPages, sidecars: dict[str, Sidecar], completeness: Completeness
+) -> Done:
+    """Reads a window and loads it, a step after the other, into both stores; then compares it."""
+    done, keys = Done(), [EVENT_SCHEMA.empty_table().select(KEYS)]
+    reading = Reading(fetch_pages, {stream: window})
+    for step in reading.steps():
+        for name, sidecar in sidecars.items():
+            done.new[name] += sum(batch.events for batch in sidecar.load(step).values())
+        keys += [page.events.select(KEYS) for part in step.parts.values() for page in part.pages]
+        done.read += step.events
+    if reading.failures:
+        raise reading.failures[stream]
+    done.gaps = [check for check in completeness.check(stream, window, ApiSide(keys)) if check.is_gap]
+    return done

@@ -1,0 +1,20 @@
+"""`dask worker --preload tests.faults.broken_unit`: the rehydration of `BROKEN_ACCOUNT` fails there, or kills it."""
+
+import os
+import signal
+from typing import Any
+
+from pipelines import rehydrate_unit
+
+_bring = rehydrate_unit._bring  # noqa: SLF001  # the point at which it breaks
+
+
+def _break(account_id: str, *others: Any) -> rehydrate_unit.Brought:
+    if account_id == os.environ["BROKEN_ACCOUNT"]:
+        if "BROKEN_KILLS" in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("explosion")
+    return _bring(account_id, *others)
+
+
+rehydrate_unit._bring = _break  # type: ignore[assignment]  # noqa: SLF001  # as above

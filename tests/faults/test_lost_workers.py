@@ -1,0 +1,123 @@
+"""A worker of a Dask cluster that is killed loses nothing and doubles nothing; a unit that kills is given up."""
+
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from simulator.api import Api
+from tests.clusters import dask_cluster
+from tests.conftest import Finished, Stores, process_of, wait_until
+from tests.factory import ACCOUNT, OTHER_ACCOUNT, ids, spread
+
+pytestmark = [pytest.mark.integration, pytest.mark.long]
+
+Command = Callable[..., Finished]
+
+DAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=9)
+WINDOW = ("--since", DAY.isoformat(), "--before", (DAY + timedelta(days=6)).isoformat())
+BACKFILL, REHYDRATE = ("pipelines/backfill.py", *WINDOW), ("pipelines/rehydrate.py", *WINDOW)
+REHYDRATED = "SELECT account_id, event_id FROM {schema}.audit_logs_rehydrated ORDER BY 2"
+
+
+@pytest.fixture
+def wanted(api: Api, environment: dict[str, str]) -> list[str]:
+    """The ids of 6,000 events of two accounts."""
+    environment["CLOUDFLARE_ACCOUNT_ID"] = f"{ACCOUNT},{OTHER_ACCOUNT}"
+    events = [spread(3_000, DAY, DAY + timedelta(days=6)) for _ in range(2)]
+    for account, its in zip((ACCOUNT, OTHER_ACCOUNT), events, strict=True):
+        api.world.add(account, "v1", its)
+    return sorted(ids(events[0]) | ids(events[1]))
+
+
+@pytest.mark.parametrize("requests", [3, 20, 60])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_is_killed_in_a_backfill_loses_nothing(
+    api: Api,
+    environment: dict[str, str],
+    stores: Stores,
+    wanted: list[str],
+    tmp_path: Path,
+    requests: int,
+    victim: int,
+) -> None:
+    """The other one does its units again, each event once; the command ends well."""
+    environment["CLOUDFLARE_PER_PAGE"] = "50"
+    log = tmp_path / "backfill.log"
+    with (
+        dask_cluster(tmp_path / "cluster", environment, environment) as cluster,
+        log.open("wb") as output,
+        process_of(environment, *BACKFILL, "--scheduler", cluster.url, output=output) as backfill,
+    ):
+        wait_until(lambda: len(api.requests) >= requests)
+        cluster.workers[victim].kill()
+        is_in_the_middle = backfill.poll() is None and len(stores.warehouse_ids()) < len(wanted)
+        code = backfill.wait(100)
+
+    assert is_in_the_middle
+    assert code == 0, log.read_text()
+    assert cluster.workers[victim].returncode == -signal.SIGKILL
+    assert stores.ids() == (wanted, wanted)
+
+
+def test_a_worker_that_is_killed_in_a_rehydration_loses_nothing(
+    environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
+) -> None:
+    """As above."""
+    command(*BACKFILL)
+    command(*REHYDRATE, "--dry-run")
+    with (
+        dask_cluster(tmp_path / "cluster", environment, environment) as cluster,
+        process_of(environment, *REHYDRATE, "--scheduler", cluster.url) as rehydrate,
+    ):
+        wait_until(lambda: bool(stores.query(REHYDRATED)))
+        cluster.workers[0].kill()
+        is_in_the_middle = rehydrate.poll() is None and len(stores.query(REHYDRATED)) < len(wanted)
+        code = rehydrate.wait(100)
+
+    assert is_in_the_middle
+    assert code == 0
+    assert [row["event_id"] for row in stores.query(REHYDRATED)] == sorted(wanted)
+
+
+def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(
+    environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
+) -> None:
+    """After four workers; their nannies start others. Exit 1."""
+    command(*BACKFILL)
+    nannies = ["--nanny", "--preload", "tests.faults.broken_unit"]
+    broken = {"BROKEN_ACCOUNT": ACCOUNT, "BROKEN_KILLS": "1"}
+    two_days = (*REHYDRATE[:4], (DAY + timedelta(days=2)).isoformat())
+
+    with dask_cluster(tmp_path / "cluster", environment, environment, options=nannies, **broken) as cluster:
+        done = command(*two_days, "--scheduler", cluster.url, "--json")
+
+    assert done.code == 1, done.err
+    assert sorted(done.report["failed"]) == [f"{ACCOUNT} {DAY + timedelta(days=n):%Y-%m-%d}" for n in range(2)]
+    assert "KilledWorker" in done.err
+    rows = stores.query(REHYDRATED)
+    assert ({row["account_id"] for row in rows}, len(rows)) == ({OTHER_ACCOUNT}, 1_000)
+    assert len(wanted) == 6_000
+
+
+def test_a_cluster_that_has_lost_all_its_workers_is_told(
+    api: Api, environment: dict[str, str], wanted: list[str], stores: Stores, tmp_path: Path
+) -> None:
+    """After a minute, in which one might have come back: exit 75. What was done stays done."""
+    environment["CLOUDFLARE_PER_PAGE"] = "50"
+    log = tmp_path / "backfill.log"
+    with (
+        dask_cluster(tmp_path / "cluster", environment, environment) as cluster,
+        log.open("wb") as output,
+        process_of(environment, *BACKFILL, "--scheduler", cluster.url, output=output) as backfill,
+    ):
+        wait_until(lambda: len(api.requests) >= 40)
+        for worker in cluster.workers:
+            worker.kill()
+        code = backfill.wait(90)
+
+    assert code == 75, log.read_text()
+    assert "the Dask cluster has lost all its workers" in log.read_text()
+    assert 0 < len(set(stores.warehouse_ids())) == len(stores.warehouse_ids()) < len(wanted)

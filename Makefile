@@ -47,12 +47,14 @@ bench: setup-dev ## What it all costs, small; with TimescaleDB if TEST_TIMESCALE
 	$(BIN)/python -m benchmarks.warehouse --rows 100000,500000
 	$(BIN)/python -m benchmarks.lake --objects 200
 	$(BIN)/python -m benchmarks.ingest --events 20000
+	$(BIN)/python -m benchmarks.scale
 
 bench-full: setup-dev ## The same with up to 10 million events, written into the docs; needs 60 GB and an hour
 	$(BIN)/python -m benchmarks.warehouse --rows 1000000,5000000,10000000 --write
 	$(BIN)/python -m benchmarks.lake --objects 2000 --write
 	$(BIN)/python -m benchmarks.ingest --events 100000,1000000 --write
 	$(BIN)/python -m benchmarks.cluster --events 2000000 --write
+	$(BIN)/python -m benchmarks.scale --write
 
 check: setup-dev ## Style and types
 	$(BIN)/ruff check .

@@ -100,7 +100,7 @@ class Bench:
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> Cost:
         """Runs a command to its end."""
-        before, api_before = self._server_cpu(), _cpu_of(self._api_pid)
+        before, api_before = self.server_cpu(), _cpu_of(self._api_pid)
         begun = time.perf_counter()
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
@@ -115,7 +115,7 @@ class Bench:
             msg = f"{command} ended with {process.returncode}: {text[-2000:]}"
             raise RuntimeError(msg)
         client = usage.ru_utime + usage.ru_stime
-        server, api = self._server_cpu() - before, _cpu_of(self._api_pid) - api_before
+        server, api = self.server_cpu() - before, _cpu_of(self._api_pid) - api_before
         return Cost(wall, client, server, api, usage.ru_maxrss / 1024, text)
 
     def ours(self, **changes: str) -> Cost:
@@ -134,7 +134,7 @@ class Bench:
         body = json.dumps({"account_id": account_id, "events": events}).encode()
         urlopen(Request(f"{self.url}/add", body)).close()  # noqa: S310  # our own server
 
-    def _server_cpu(self) -> float:
+    def server_cpu(self) -> float:
         """Of the postmaster, its children, and those that have ended."""
         children = Path(f"/proc/{self._postmaster}/task/{self._postmaster}/children").read_text().split()
         return _cpu_of(self._postmaster, with_ended=True) + sum(_cpu_of(int(pid)) for pid in children)
@@ -270,14 +270,18 @@ def _bench(events: int) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="audit-benchmark-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with embedded_postgres(folder / "postgres", "max_wal_size=8GB") as server, _api(events) as (url, pid):
+        with (
+            embedded_postgres(folder / "postgres", "max_wal_size=8GB") as server,
+            prepared_api(events, (ACCOUNT, IDLE_ACCOUNT)) as (url, pid),
+        ):
             postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
             yield Bench(server, postmaster, url, pid, folder)
 
 
 @contextmanager
-def _api(events: int) -> Iterator[tuple[str, int]]:
-    accounts = ["--account", ACCOUNT, "--account", IDLE_ACCOUNT]
+def prepared_api(events: int, account_ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The API's URL and process; the first account has the events."""
+    accounts = [text for account_id in account_ids for text in ("--account", account_id)]
     command = ["-m", "benchmarks.prepared_api", "--events", str(events), "--hours", str(HOURS), *accounts]
     process = subprocess.Popen(
         [sys.executable, *command], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -85,11 +85,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         now = datetime.now(UTC)
-        events = self.server.accounts[order["account_id"]]
-        for _ in range(order["events"]):
-            self.server.added += 1
-            number = len(events.raw)
-            events.add(self.server.template, number, now + timedelta(microseconds=self.server.added))
+        for account_id in order["account_id"].split(","):
+            events = self.server.accounts[account_id]
+            for _ in range(order["events"]):
+                self.server.added += 1
+                number = len(events.raw)
+                events.add(self.server.template, number, now + timedelta(microseconds=self.server.added))
         self._send(json.dumps({"at": now.isoformat()}).encode())
 
     def _send(self, body: bytes) -> None:

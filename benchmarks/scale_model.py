@@ -1,0 +1,141 @@
+"""What many accounts take, reckoned from unit costs. Pure; it measures nothing, and knows no price and no limit."""
+
+import math
+from dataclasses import dataclass
+
+DAY, GB = 86_400.0, 1e9
+
+PAGE_EVENTS = 1_000
+"""Of the API, as Cloudflare documents it."""
+
+STRETCH_HOURS = 6
+"""The loop compares one stretch of an account after each poll."""
+
+
+@dataclass(frozen=True)
+class UnitCosts:
+    """What one of each takes: CPU in seconds, the rest in bytes or requests."""
+
+    request: float
+    """Client CPU of a poll of one stream that finds nothing."""
+    reread_event: float
+    swept_event: float
+    new_event: float
+    """Read, and loaded into both stores."""
+    new_event_postgres: float
+    load: float
+    """Of a poll that brings something, whatever it brings."""
+    load_postgres: float
+    rewrite: float
+    """Of each object that it touches."""
+    held_event: float
+    """Of each event that such an object holds already."""
+    comparison: float
+    """Of a stretch of six hours."""
+    memory: float
+    account_memory: float
+    known_event_memory: float
+    """Of each event that the next poll reads again."""
+    warehouse_event: float
+    lake_event: float
+    object_bytes: float
+    """Of an object, before its events."""
+    load_puts: float
+    """dlt's own objects of a load, into the lake."""
+    load_gets: float
+    load_lists: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is to do."""
+
+    accounts: int
+    events_a_day: int
+    """Of each account."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How it is run; the settings' defaults."""
+
+    poll_seconds: float = 30.0
+    lag_seconds: float = 900.0
+    sweep_seconds: float = 3_600.0
+    sweep_hours: float = 24.0
+    ages: int = 3
+    """How often each hour is compared with the API."""
+    compares_in_loop: bool = True
+    tokens: int = 1
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a size takes under a plan: a day of all accounts, in all processes together."""
+
+    requests: float
+    events: float
+    objects: float
+    """New ones, one an account and hour."""
+    puts: float
+    gets: float
+    lists: float
+    rewrites: float
+    """PUTs of events; the others are dlt's."""
+    stretches: float
+    cpu: float
+    postgres_cpu: float
+    memory: float
+    """At once."""
+    lake_bytes: float
+    moved_bytes: float
+    """Of objects read and written again."""
+    warehouse_bytes: float
+
+
+def requests_for(events: float) -> float:
+    """Requests of a window: a page of 100 events or more is followed by another question, a shorter one ends it."""
+    full, rest = divmod(events, PAGE_EVENTS)
+    return full + (2 if rest >= 100 else 1)  # noqa: PLR2004  # the API's smallest page, see paging
+
+
+def need_of(size: Size, plan: Plan, cost: UnitCosts) -> Need:
+    """What the size takes, if its events come evenly and by chance."""
+    rate, polls, sweeps = size.events_a_day / DAY, DAY / plan.poll_seconds, DAY / plan.sweep_seconds
+    swept = rate * (plan.sweep_hours * 3_600 + plan.sweep_seconds)
+    stretches = plan.ages * 24 / STRETCH_HOURS
+    requests = polls * requests_for(rate * (plan.lag_seconds + plan.poll_seconds)) + sweeps * requests_for(swept)
+    requests += stretches * requests_for(rate * STRETCH_HOURS * 3_600)
+    rewrites = polls * _share_with_some(rate * plan.poll_seconds)
+    held = rate * 3_600 / 2
+    together = rate * plan.poll_seconds * size.accounts / plan.processes
+    loads = plan.processes * polls * _share_with_some(together)
+    cpu = requests * cost.request + polls * rate * plan.lag_seconds * cost.reread_event
+    cpu += sweeps * swept * cost.swept_event + plan.ages * size.events_a_day * cost.swept_event
+    cpu += size.events_a_day * cost.new_event + stretches * cost.comparison
+    cpu += rewrites * (cost.rewrite + held * cost.held_event)
+    known = rate * (plan.lag_seconds + plan.poll_seconds)
+    objects = 24 * _share_with_some(rate * 3_600)
+    events = size.accounts * size.events_a_day
+    return Need(
+        requests=size.accounts * requests,
+        events=events,
+        objects=size.accounts * objects,
+        puts=size.accounts * rewrites + loads * cost.load_puts,
+        gets=size.accounts * rewrites + loads * cost.load_gets,
+        lists=loads * cost.load_lists,
+        rewrites=size.accounts * rewrites,
+        stretches=size.accounts * stretches,
+        cpu=size.accounts * cpu + loads * cost.load,
+        postgres_cpu=events * cost.new_event_postgres + loads * cost.load_postgres,
+        memory=plan.processes * cost.memory + size.accounts * (cost.account_memory + known * cost.known_event_memory),
+        lake_bytes=size.accounts * objects * cost.object_bytes + events * cost.lake_event,
+        moved_bytes=2 * size.accounts * rewrites * (cost.object_bytes + held * cost.lake_event),
+        warehouse_bytes=events * cost.warehouse_event,
+    )
+
+
+def _share_with_some(expected: float) -> float:
+    """How probable it is that there is anything, where so many are expected."""
+    return -math.expm1(-expected)

@@ -1,0 +1,103 @@
+"""The loop as a process, and what its own metrics say of it."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+from pipelines.settings import PROJECT_ROOT
+
+SECONDS = 5.0
+"""How long a loop is watched."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the loop's metrics say."""
+
+    cpu: float
+    memory: float
+    requests: float
+    events: float
+    stored: float
+
+
+class Watched:
+    """A loop that runs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def read(self) -> Reading:
+        """Now."""
+        with urlopen(self._url) as answer:  # noqa: S310  # our own process
+            text = answer.read().decode()
+        names = {
+            "cpu": "process_cpu_seconds_total",
+            "memory": "process_resident_memory_bytes",
+            "requests": "cloudflare_audit_api_requests_total",
+            "events": "cloudflare_audit_events_fetched_total",
+            "stored": "cloudflare_audit_events_stored_total",
+        }
+        found = {field: re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE) for field, name in names.items()}
+        return Reading(**{field: sum(map(float, values)) for field, values in found.items()})
+
+    def settle(self, *, requests: float) -> Reading:
+        """Once it has sent so many requests."""
+        deadline = time.monotonic() + 60
+        while (reading := self.read()).requests < requests:
+            give_up_after(deadline, f"{reading.requests} of {requests} requests")
+            time.sleep(0.2)
+        return reading
+
+    def watch(self, seconds: float = SECONDS) -> Reading:
+        """What comes in so many seconds; memory as it is then."""
+        before = self.read()
+        time.sleep(seconds)
+        after = self.read()
+        return Reading(
+            cpu=after.cpu - before.cpu,
+            memory=after.memory,
+            requests=after.requests - before.requests,
+            events=after.events - before.events,
+            stored=after.stored - before.stored,
+        )
+
+
+@contextmanager
+def looping(environment: Mapping[str, str], **changes: str) -> Iterator[Watched]:
+    """`run.py` as long as the block runs."""
+    own = {"METRICS_PORT": "0", "METRICS_HOST": "127.0.0.1", **changes}
+    with tempfile.NamedTemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "pipelines/run.py"],
+            cwd=PROJECT_ROOT,
+            env={**environment, **own},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+        try:
+            yield Watched(_metrics_url(Path(log.name), process))
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _metrics_url(log: Path, process: "subprocess.Popen[bytes]") -> str:
+    while process.poll() is None:
+        if found := re.search(r"metrics\.serving host=(\S+) port=(\d+)", log.read_text()):
+            return f"http://{found[1]}:{found[2]}/metrics"
+        time.sleep(0.1)
+    raise RuntimeError(f"the loop ended: {log.read_text()[-2000:]}")
+
+
+def give_up_after(deadline: float, what: str) -> None:
+    """Ends a wait that leads nowhere."""
+    if time.monotonic() > deadline:
+        raise RuntimeError(f"waited in vain: {what}")

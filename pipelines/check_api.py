@@ -28,22 +28,26 @@ LARGEST_OFFSET = timedelta(seconds=30)
 FULL_BUDGET = 0.7
 """Of a token's requests: what polls may need of it; sweeps, comparisons and people need some, too."""
 
+FIRST_ASKED = 5
+"""Accounts and versions: if none of them gets an answer, the others are not asked."""
+
 LONGEST_LIST = 20
 """So many that are well are named one by one."""
 
 
 def check_api(settings: Settings) -> Iterator[Finding]:
     """What the API says; without retries, and no more once it is clear that it cannot say anything."""
-    first, *others = settings.streams
     with closing(Connections()) as connections, ThreadPoolExecutor(THREADS) as pool:
         ask = partial(_ask, replace(settings, max_retries=0), connections)
-        answers = {first: ask(first)}
-        error = answers[first].error
-        if isinstance(error, ClockError | UnavailableError):
-            yield failed("clock" if isinstance(error, ClockError) else "api", error)
+        first, others = settings.streams[:FIRST_ASKED], settings.streams[FIRST_ASKED:]
+        answers = dict(zip(first, pool.map(ask, first), strict=True))
+        errors = [answer.error for answer in answers.values()]
+        off = next((error for error in errors if isinstance(error, ClockError)), None)
+        if off or all(isinstance(error, UnavailableError) for error in errors):
+            yield failed("clock" if off else "api", off or errors[0] or UnavailableError("no answer"))
             return
         yield ok("api", settings.api_url)
-        yield _clock(answers[first].client.clock_offset)
+        yield _clock(next(filter(None, (answer.client.clock_offset for answer in answers.values())), None))
         answers |= zip(others, pool.map(ask, others), strict=True)
         by_token: dict[str, dict[Stream, Answer]] = {}
         for stream, answer in answers.items():

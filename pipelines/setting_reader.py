@@ -10,6 +10,8 @@ from .secret_files import FILE_NAMES
 OWN_PREFIXES = ("ACCOUNTS_", "CLOUDFLARE_", "METRICS_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
 
 _SECRET = re.compile("TOKEN|PASSWORD|SECRET")
+MAY_BE_SECRET = re.compile(r"[@?]|passw|token|secret|[A-Za-z0-9_-]{40}", re.IGNORECASE)
+"""A value that is not shown: a URL with a password, a token in the wrong place."""
 
 T = TypeVar("T")
 
@@ -35,15 +37,15 @@ class SettingReader:
             try:
                 return parse(text)
             except ValueError as error:
-                shown = "" if _SECRET.search(name) else f" ({text!r:.80})"
+                shown = "" if _SECRET.search(name) or MAY_BE_SECRET.search(text) else f" ({text!r:.80})"
                 self.problem(f"{name}{shown} {error}")
         return default  # type: ignore[return-value]  # as above, or the default is of type T
 
-    def refuse(self, names: tuple[str, ...], why: str) -> None:
-        """Settings that have no place here: a problem for each that is set."""
+    def refuse_without(self, other: str, names: tuple[str, ...], why: str) -> None:
+        """Settings that mean nothing without another one: a problem for each that is set if that is not."""
         self.names.update(names)
         for name in names:
-            if self._environment.get(name):
+            if self._environment.get(name) and not self._environment.get(other):
                 self.problem(f"{name} {why}")
 
     def unknown_names(self) -> list[str]:

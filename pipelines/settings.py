@@ -192,8 +192,12 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
         if problems := _lines_without_value(root / ".env"):
             raise SettingsError(problems)
         merged = {**dotenv_values(root / ".env"), **os.environ}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{root / '.env'} is not readable as UTF-8 text: {error}; save it as that"]) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"{root / '.env'} is not UTF-8 text: {error}; save it as that"]) from error
+    except OSError as error:
+        raise SettingsError(
+            [f"{root / '.env'} cannot be read: {error.strerror}; see what it is, and its rights"]
+        ) from error
     environment = {name: value for name, value in merged.items() if value}
     secrets, problems = read_secrets(environment, root)
     if problems:
@@ -203,7 +207,7 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
 
 def _lines_without_value(file: Path) -> list[str]:
     """What `dotenv` would leave out; not shown, because there may be a secret in it."""
-    if not file.is_file():
+    if not file.exists():
         return []
     with file.open(encoding="utf-8") as text:
         wrong = [line for line in parse_stream(text) if line.error or (line.key is not None and line.value is None)]
@@ -277,22 +281,24 @@ def _read_postgres(read: SettingReader) -> PostgresSettings | None:
     host = read.optional("PG_HOST", values.hostname, None)
     details = ("PG_PORT", "PG_DATABASE", "PG_USER", "PG_PASSWORD", "PG_SSLMODE", "PG_OWNER_USER", "PG_OWNER_PASSWORD")
     if host is None:
-        read.refuse(details, "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL")
+        why = "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL"
+        read.refuse_without("PG_HOST", details, why)
         return None
     return PostgresSettings(
         host=host,
         port=read.optional("PG_PORT", values.whole(1, 65_535), 5432),
-        database=read.optional("PG_DATABASE", str, "postgres"),
-        user=read.optional("PG_USER", str, "postgres"),
+        database=read.optional("PG_DATABASE", values.plain_name, "postgres"),
+        user=read.optional("PG_USER", values.plain_name, "postgres"),
         password=read.optional("PG_PASSWORD", str, ""),
         sslmode=read.optional("PG_SSLMODE", values.choice(*values.SSLMODES), "prefer"),
     )
 
 
 def _read_owner(read: SettingReader) -> OwnerSettings | None:
-    user = read.optional("PG_OWNER_USER", str, None)
+    user = read.optional("PG_OWNER_USER", values.plain_name, None)
     if user is None:
-        read.refuse(("PG_OWNER_PASSWORD",), "has no effect without PG_OWNER_USER: set that as well, or remove it")
+        why = "has no effect without PG_OWNER_USER: set that as well, or remove it"
+        read.refuse_without("PG_OWNER_USER", ("PG_OWNER_PASSWORD",), why)
         return None
     return OwnerSettings(user, read.optional("PG_OWNER_PASSWORD", str, ""))
 
@@ -310,7 +316,8 @@ def _read_s3(read: SettingReader) -> S3Settings | None:
     bucket = read.optional("S3_BUCKET", values.bucket, None)
     if bucket is None:
         details = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION")
-        read.refuse(details, "has no effect without S3_BUCKET: set S3_BUCKET, or remove it to use the folder data/lake")
+        why = "has no effect without S3_BUCKET: set S3_BUCKET, or remove it to use the folder data/lake"
+        read.refuse_without("S3_BUCKET", details, why)
         return None
     settings = S3Settings(
         bucket=bucket,

@@ -172,5 +172,51 @@ def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
     """With its name."""
     (tmp_path / ".env").write_bytes(b"S3_PREFIX=caf\xe9\n")
 
-    with pytest.raises(SettingsError, match=r"\.env is not readable as UTF-8"):
+    with pytest.raises(SettingsError, match=r"\.env is not UTF-8 text"):
+        read_environment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PG_HOST", "postgres://audit:canary-pw@db/audit"),
+        ("CLOUDFLARE_API_URL", "https://u:canary-pw@host/x"),
+        ("CLOUDFLARE_API_URL", "https://host/x?token=canary-pw"),
+        ("METRICS_HOST", "https://u:canary-pw@host"),
+        ("S3_BUCKET", "s3://key:canary-pw@bucket"),
+        ("CLOUDFLARE_ACCOUNT_ID", "canary-pwXk3fJq2LmZ8vTn4RbW7cYd1HgS6pQa0"),
+        ("PG_HOST", "host=db password=canary-pw"),
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_refused_and_not_shown(name: str, value: str) -> None:
+    """The paste of a database's URL, or of the token."""
+    told = problems(**{name: value})
+
+    assert [line.split(" ")[0] for line in told] == [name]
+    assert "canary" not in "".join(told)
+
+
+@pytest.mark.parametrize("name", ["PG_DATABASE", "PG_USER", "PG_OWNER_USER"])
+def test_a_name_is_no_url(name: str) -> None:
+    """PostgreSQL would repeat it in its errors."""
+    (told,) = problems(PG_HOST="h", **{name: "postgres://audit:canary-pw@db/audit"})
+
+    assert told == f"{name} is a URL: write the name alone; host, user and password are settings of their own"
+
+
+def test_a_wrong_value_is_told_alone() -> None:
+    """Not that what goes with it has no effect."""
+    details = {"S3_ENDPOINT": "http://s3", "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "b", "PG_PORT": "1", "PG_USER": "u"}
+
+    assert [line.split(" ")[0] for line in problems(S3_BUCKET="b", PG_HOST="a b", **details)] == [
+        "PG_HOST",
+        "S3_BUCKET",
+    ]
+
+
+def test_an_env_file_that_is_a_folder_is_told(tmp_path: Path) -> None:
+    """A container's mount makes one where no file is."""
+    (tmp_path / ".env").mkdir()
+
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: Is a directory; see what it is, and its rights"):
         read_environment(tmp_path)

@@ -5,7 +5,6 @@ The token goes to the configured host alone: redirects are not followed, and no 
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -20,7 +19,14 @@ import urllib3
 from .answers import Answer, excerpt, parse_answer
 from .budget import Budget
 from .connections import Connections
-from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, UnavailableError
+from .errors import (
+    BadAnswerError,
+    ClockError,
+    RateLimitedError,
+    RefusedError,
+    UnavailableError,
+    UnknownPathError,
+)
 from .traffic import NO_ANSWER, Traffic
 
 PERMISSION_HINT = (
@@ -101,12 +107,20 @@ class AuditLogsClient:
         """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
 
         Raises:
-            AuditLogsError: the API did not say.
+            AuditLogsError: the API did not say, or nothing of it is there.
         """
+        unknown_paths = 0
         for owner in (f"accounts/{account_id}", "user"):
-            with suppress(RefusedError):
+            try:
                 self._fetch(f"{owner}/tokens/verify", {})
+            except UnknownPathError:
+                unknown_paths += 1
+            except RefusedError:
+                continue
+            else:
                 return True
+        if unknown_paths > 1:
+            raise UnknownPathError("nothing of the API is at this address", hint="check CLOUDFLARE_API_URL")
         return False
 
     def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
@@ -164,7 +178,7 @@ class AuditLogsClient:
             raise RefusedError("the API refuses the token for this account", detail=said, hint=PERMISSION_HINT)
         if status == HTTPStatus.NOT_FOUND:
             hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"
-            raise RefusedError("the API does not know this account", detail=said, hint=hint)
+            raise UnknownPathError("the API does not know this account", detail=said, hint=hint)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
             raise UnavailableError("the API is not available", detail=said)
         if status >= HTTPStatus.BAD_REQUEST:

@@ -208,7 +208,7 @@ class Loop:
 
     def _begin_passes(self) -> None:
         """Begins the polls of those called that are open, together unless one lets the others wait; then a sweep."""
-        ready = {d for d in self._due if not self._is_opening(d)}
+        ready = {d for d in self._due if not self._lets_wait(d)}
         if ready and (ready == self._due or time.monotonic() > self._called_at + PATIENCE_SECONDS):
             self._due -= ready
             now, polled = self._clock(), self._in_poll
@@ -218,8 +218,11 @@ class Loop:
             now, in_poll = self._clock(), {stream for _, stream in self._in_poll}
             self._begin({s: self._sweep_windows(s, now) for s in self._streams if s not in in_poll}, now, is_sweep=True)
 
-    def _is_opening(self, destination: Destination) -> bool:
-        return self._workers.is_busy(destination) and self._workers.subject_of(destination) is None
+    def _lets_wait(self, destination: Destination) -> bool:
+        """Whether it is being opened, or still loads what the only poll brought it."""
+        if not self._workers.is_busy(destination):
+            return False
+        return self._workers.subject_of(destination) is None or self._next_poll == math.inf
 
     @property
     def _in_poll(self) -> set[tuple[Destination, Stream]]:

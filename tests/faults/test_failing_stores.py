@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -65,16 +66,23 @@ def test_a_warehouse_that_is_dropped_in_the_middle_of_a_load_holds_each_event_on
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
+@pytest.mark.long
 def test_a_single_poll_waits_for_a_slow_store_in_the_end(
     api: Api, poll: Poll, stores: Stores, warehouse_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one goes on without it; then it reads by itself what it lacks."""
-    monkeypatch.setattr("pipelines.loop.PATIENCE_SECONDS", 0.2)
-    events = spread(400, ago(hours=2), ago(hours=1), newValue="x" * 2000)
+    monkeypatch.setattr("pipelines.loop.PATIENCE_SECONDS", 5)
+    events = spread(400, ago(hours=2), ago(hours=1), newValue=random.Random(1).randbytes(2000).hex())
     api.world.add(ACCOUNT, "v1", events)
-    warehouse_proxy.bytes_per_second = 400_000
 
+    def slow_down() -> None:
+        wait_until(lambda: bool(api.requests))  # both are open
+        warehouse_proxy.bytes_per_second = 80_000
+
+    throttle = threading.Thread(target=slow_down)
+    throttle.start()
     report = poll(limits=StepLimits(events=100), CLOUDFLARE_PER_PAGE="100")
+    throttle.join()
 
     assert report.new == {"warehouse": 400, "lake": 400}
     assert stores.ids() == (sorted(ids(events)),) * 2

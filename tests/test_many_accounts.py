@@ -1,15 +1,19 @@
 """Many accounts in one process: one that is broken, however, holds up none of the others."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from simulator.accounts import account_ids_of
+from simulator.accounts import account_ids_of, token_of, write_accounts
 from simulator.api import Api, Fault
 
-from .conftest import Finished, Stores
-from .factory import ids, spread
+from .conftest import Finished, Stores, wait_until
+from .factory import ago, event_at, ids, spread
+from .watching import watched_loop
 
 pytestmark = pytest.mark.integration
 
@@ -43,3 +47,45 @@ def test_a_backfill_names_the_accounts_that_are_broken_and_completes_the_others(
     assert sorted(again.report["failed_accounts"]) == [f"audit_logs_v1_{account}" for account in broken]
     assert again.report["days_skipped"] == 95
     assert {request.account_id for request in api.requests[asked:]} == set(broken)
+
+
+def test_a_loop_polls_the_others_at_every_interval_whatever_some_accounts_do(
+    api: Api, environment: Mapping[str, str], stores: Stores, tmp_path: Path
+) -> None:
+    """One hangs, one is refused, one is rate limited; each of the forty is asked with its own token alone."""
+    accounts = account_ids_of(40)
+    hanging, refused, limited, *others = accounts
+    write_accounts(tmp_path / "accounts.toml", accounts, with_tokens=True)
+    api.world.account_ids |= set(accounts)
+    api.tokens = {token_of(account): {account} for account in accounts}
+    api.faults += [
+        Fault(account_id=hanging, latency_seconds=150, times=None),
+        Fault(account_id=refused, status=403, body="{}", times=None),
+        Fault(account_id=limited, status=429, body="{}", headers={"Retry-After": "6"}, times=None),
+    ]
+    several = {
+        "ACCOUNTS_FILE": str(tmp_path / "accounts.toml"),
+        "CLOUDFLARE_ACCOUNT_ID": "",
+        "CLOUDFLARE_API_TOKEN": "",
+        "CLOUDFLARE_REQUEST_TIMEOUT_SECONDS": "200",
+        "POLL_INTERVAL_SECONDS": "2",
+    }
+
+    with watched_loop(environment, tmp_path, **several) as loop:
+        for total in (37, 74, 111):
+            for account in others:
+                api.world.add(account, "v1", [event_at(ago(seconds=1))])
+            wait_until(lambda n=total: [len(its) for its in stores.ids()] == [n, n], 40)  # type: ignore[misc]
+        refusals = loop.value("cloudflare_audit_account_refused", account=refused)
+        asked = list(api.requests)
+
+    wanted = sorted(event_id for account in others for event_id in ids(api.world.events(account, "v1")))
+    counts = Counter(request.account_id for request in asked)
+    seconds = (asked[-1].at - asked[0].at).total_seconds()
+    pauses = [after.at - before.at for before, after in pairwise(r for r in asked if r.account_id == limited)]
+    assert stores.ids() == (wanted, wanted)
+    assert {(request.account_id, request.token) for request in asked} == {(a, token_of(a)) for a in accounts}
+    assert (counts[hanging], counts[refused], refusals) == (1, 1, 1)
+    assert min(pauses) >= timedelta(seconds=5.9)
+    assert min(counts[account] for account in others) >= 3
+    assert max(counts.values()) <= seconds / 2 + 5

@@ -49,7 +49,7 @@ class Bench:
         begun = time.monotonic()
         while (reading := self._loop.read()).accounts_up < len(self._api.accounts):
             give_up_after(begun + SETTLING_SECONDS, f"{reading.accounts_up:.0f} accounts read")
-            time.sleep(1)
+            time.sleep(5)
         seconds = time.monotonic() - begun
         time.sleep(2 * INTERVAL_SECONDS)
         return seconds

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipelines.api import Clock, client_for, page_fetcher, utc_now
+from pipelines.api import Clock, open_api, utc_now
 from pipelines.destination import Destination
 from pipelines.dlt_hooks import verify_hooks
 from pipelines.embedded_postgres import embedded_postgres, ensure_running
@@ -34,6 +34,7 @@ from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.running import Running
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse import Warehouse
+from sources.cloudflare_audit_logs.budget import LOOP_SHARE, Budgets
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.traffic import Traffic
 
@@ -91,7 +92,8 @@ def run(
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
         stack.enter_context(remembered_configuration())
-        client = stack.enter_context(client_for(settings, stop, clock, traffic=report.traffic))
+        budgets = Budgets(share=LOOP_SHARE, kept_back=0)
+        fetch_pages = stack.enter_context(open_api(settings, stop, clock, budgets, report.traffic))
         destinations = stack.enter_context(_destinations(settings, clock))
         show_progress = stack.enter_context(_progress())
         if not once:
@@ -104,7 +106,7 @@ def run(
 
         loop = Loop(
             settings,
-            page_fetcher(client, settings, stop, clock),
+            fetch_pages,
             destinations,
             report,
             clock=clock,
@@ -131,7 +133,8 @@ def _log_start(settings: Settings) -> None:
     log.info(
         "run.started",
         accounts=len(settings.account_ids),
-        versions=",".join(settings.api_versions),
+        tokens=len({account.token_name for account in settings.accounts.values()}),
+        versions=",".join(sorted({stream.api_version for stream in settings.streams})),
         every_seconds=f"{settings.poll_interval_seconds:g}",
         warehouse=f"{server.host}:{server.port}/{server.database}" if server else settings.stores.postgres_dir,
         lake=settings.stores.lake_url,

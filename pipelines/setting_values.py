@@ -28,6 +28,13 @@ def token(text: str) -> str:
     return text
 
 
+def account_id(text: str) -> str:
+    """One account id; nothing in it that a path or a query could read as more."""
+    if not _ACCOUNT_ID.fullmatch(text):
+        raise ValueError("is not an account id: letters, digits, - and _ only")
+    return text
+
+
 def account_ids(text: str) -> tuple[str, ...]:
     """Several account ids, comma separated, each once; nothing in them that a path or a query could read as more."""
     ids = [part.strip() for part in text.split(",") if part.strip()]
@@ -111,7 +118,7 @@ def boolean(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-def past(now: datetime) -> Callable[[str], datetime | None]:
+def past(now: datetime) -> Callable[[str], datetime]:
     """A time (RFC 3339) or a day that is not after `now`."""
 
     def parse(text: str) -> datetime:

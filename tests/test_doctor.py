@@ -21,7 +21,20 @@ from .factory import ACCOUNT, OTHER_ACCOUNT, ago, spread
 Command = Callable[..., Finished]
 Poll = Callable[..., Report]
 DOCTOR = "pipelines/doctor.py"
-ALL = ["settings", "disk", "runner", "api", "clock", "token", "account", "warehouse", "postgresql", "owner", "rights"]
+ALL = [
+    "settings",
+    "disk",
+    "runner",
+    "api",
+    "clock",
+    "token",
+    "budget",
+    "account",
+    "warehouse",
+    "postgresql",
+    "owner",
+    "rights",
+]
 ALL += ["key", "timescaledb", "writer", "safety lag", "lake"]
 
 

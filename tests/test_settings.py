@@ -31,13 +31,14 @@ def test_a_token_and_an_account_are_enough() -> None:
     """The defaults are the contract's."""
     settings = read()
 
-    assert (settings.api_versions, settings.poll_interval_seconds, settings.per_page) == (("v1",), 30, 1000)
-    assert (settings.direction, settings.hide_user_logs, settings.safety_lag_seconds) == ("asc", False, 900)
+    account = settings.account("a1")
+    assert (account.api_versions, settings.poll_interval_seconds, account.per_page) == (("v1",), 30, 1000)
+    assert (account.direction, account.hide_user_logs, account.safety_lag_seconds) == ("asc", False, 900)
     assert (settings.request_timeout_seconds, settings.max_retries) == (30, 3)
     assert (settings.backoff_seconds, settings.backoff_max_seconds) == (1, 300)
     assert (settings.stores.postgres, settings.stores.s3, settings.stores.postgres_schema) == (None, None, "public")
     assert settings.api_url == "https://api.cloudflare.com/client/v4"
-    assert settings.first_begin(NOW) == datetime(2026, 10, 25, tzinfo=UTC)
+    assert settings.first_begin(settings.streams[0], NOW) == datetime(2026, 10, 25, tzinfo=UTC)
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -120,7 +121,8 @@ def test_secrets_show_neither_in_problems_nor_in_the_settings() -> None:
 )
 def test_the_initial_checkpoint_is_a_day_or_a_time_in_utc(text: str, meaning: str) -> None:
     """Without a zone it is UTC."""
-    assert read(INITIAL_CHECKPOINT=text).first_begin(NOW) == datetime.fromisoformat(meaning)
+    settings = read(INITIAL_CHECKPOINT=text)
+    assert settings.first_begin(settings.streams[0], NOW) == datetime.fromisoformat(meaning)
 
 
 def test_several_accounts_are_read_once_each() -> None:

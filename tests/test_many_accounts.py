@@ -76,6 +76,7 @@ def test_a_loop_polls_the_others_at_every_interval_whatever_some_accounts_do(
             for account in others:
                 api.world.add(account, "v1", [event_at(ago(seconds=1))])
             wait_until(lambda n=total: [len(its) for its in stores.ids()] == [n, n], 40)  # type: ignore[misc]
+        wait_until(lambda: sum(request.account_id == limited for request in api.requests) >= 2)
         refusals = loop.value("cloudflare_audit_account_refused", account=refused)
         asked = list(api.requests)
 

@@ -55,6 +55,7 @@ bench-full: setup-dev ## The same with up to 10 million events, written into the
 	$(BIN)/python -m benchmarks.ingest --events 100000,1000000 --write
 	$(BIN)/python -m benchmarks.cluster --events 2000000 --write
 	$(BIN)/python -m benchmarks.scale --write
+	$(BIN)/python -m benchmarks.many_accounts --write
 
 check: setup-dev ## Style and types
 	$(BIN)/ruff check .

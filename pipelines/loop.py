@@ -197,7 +197,7 @@ class Loop:
         if not self._due:
             self._called_at = time.monotonic()
         for destination in self._destinations:
-            if self._is_paused(destination) or self._workers.busy_seconds(destination) > PATIENCE_SECONDS:
+            if self._is_paused(destination) or self._cannot_begin(destination):
                 continue
             self._due.add(destination)
             if not destination.is_open and not self._workers.is_busy(destination):
@@ -205,6 +205,17 @@ class Loop:
         self._next_poll = math.inf if once else time.monotonic() + self._settings.poll_interval_seconds
         self._sweep_is_due = self._sweep_may_step = bool(self._settings.sweep_interval)
         self._reconcile_is_due = self._reconciler.is_due
+
+    def _cannot_begin(self, destination: Destination) -> bool:
+        """Whether it is being opened, or loads what is the last of a pass, or has done so for long; it may hang.
+
+        In the middle of a long pass it can begin another one: for the accounts that are not in that.
+        """
+        if not self._workers.is_busy(destination):
+            return False
+        subject = self._workers.subject_of(destination)
+        is_in_pass = subject is not None and subject[0] in self._passes
+        return not is_in_pass or self._workers.busy_seconds(destination) > PATIENCE_SECONDS
 
     def _begin_passes(self) -> None:
         """Begins the polls of those called that are open, together unless one lets the others wait; then a sweep."""

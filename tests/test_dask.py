@@ -67,12 +67,11 @@ def test_a_cluster_does_what_a_pool_of_threads_does(
     assert sessions == [[{"n": 0}]] * 2
 
 
-@pytest.mark.parametrize("where", ["threads", "cluster"])
-def test_of_a_hundred_accounts_the_five_broken_are_named_and_the_others_complete(
-    api: Api, command: Command, stores: Stores, environment: dict[str, str], tmp_path: Path, where: str
+def test_the_accounts_that_are_broken_are_named_and_the_others_complete(
+    api: Api, command: Command, stores: Stores, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Exit 1."""
-    accounts = [f"{number:032x}" for number in range(100)]
+    """Exit 1. A hundred accounts, without a cluster: test_many_accounts."""
+    accounts = [f"{number:032x}" for number in range(40)]
     api.world.account_ids |= set(accounts)
     for account in accounts:
         api.world.add(account, "v1", spread(2, DAY, DAY + timedelta(days=1)))
@@ -81,18 +80,15 @@ def test_of_a_hundred_accounts_the_five_broken_are_named_and_the_others_complete
     environment["CLOUDFLARE_ACCOUNT_ID"] = ",".join(accounts)
     one_day = ("pipelines/backfill.py", *WINDOW[:3], (DAY + timedelta(days=1)).isoformat())
 
-    if where == "threads":
-        done = command(*one_day, "--json")
-    else:
-        with dask_cluster(tmp_path / "cluster", environment, environment) as cluster:
-            done = command(*one_day, "--scheduler", cluster.url, "--json")
+    with dask_cluster(tmp_path / "cluster", environment, environment) as cluster:
+        done = command(*one_day, "--scheduler", cluster.url, "--json")
 
     assert done.code == 1, done.err
     assert sorted(done.report["failed_accounts"]) == [f"audit_logs_v1_{account}" for account in broken]
     counted = "SELECT account_id, count(*) AS n FROM {schema}.audit_logs GROUP BY 1 ORDER BY 1"
     complete = [{"account_id": account, "n": 2} for account in accounts if account not in broken]
     assert stores.query(counted) == complete
-    assert len(stores.lake_ids()) == len(set(stores.lake_ids())) == 190
+    assert len(stores.lake_ids()) == len(set(stores.lake_ids())) == 76
 
 
 def test_a_unit_that_fails_on_its_worker_is_named_and_the_others_go_on(
@@ -119,9 +115,8 @@ def test_a_unit_that_fails_on_its_worker_is_named_and_the_others_go_on(
 
 
 def test_all_workers_together_send_what_one_token_may(api: Api, environment: dict[str, str], tmp_path: Path) -> None:
-    """600 requests in 5 minutes, whatever there is to do, and however much more the API would answer."""
+    """600 requests in 5 minutes, whatever there is to do: half of what the API states."""
     environment |= {"CLOUDFLARE_PER_PAGE": "1", "CLOUDFLARE_ACCOUNT_ID": BOTH}
-    api.behaviour.requests_per_window = 1_000_000
     for account in (ACCOUNT, OTHER_ACCOUNT):
         api.world.add(account, "v1", spread(1_000, DAY, DAY + timedelta(days=4)))
 

@@ -312,6 +312,31 @@ def test_what_is_inherited_is_verified_before_it_is_stored(destination: Open, st
     assert shard.position(STREAM) == Position(BEGIN, times[0])
 
 
+@pytest.mark.parametrize("name", ["warehouse", "lake"])
+def test_what_is_inherited_is_stored_by_a_poll_that_finds_nothing(destination: Open, stores: Stores, name: str) -> None:
+    """From then on the shard's own state says it all."""
+    newest_time = ago(days=20)
+    whole = destination(name, WHOLE)
+    whole.load(step(BEGIN, ago(days=19), event_at(newest_time)))
+    shard = destination(name, Shard(1, 2))
+    shard.load(step(newest_time - LAG, ago(days=9)))
+    shard.close()
+    forget_the_state_of_the_whole(stores, name)
+
+    shard.open()
+
+    assert shard.position(STREAM) == Position(BEGIN, newest_time)
+
+
+def forget_the_state_of_the_whole(stores: Stores, name: str) -> None:
+    """As if it had never been."""
+    for file in (stores.lake / "cloudflare" / "_dlt_pipeline_state").glob("cloudflare_audit_lake__*"):
+        file.unlink()
+    if name == "warehouse":
+        whole = "pipeline_name = 'cloudflare_audit_warehouse'"
+        stores.query(f"DELETE FROM {{schema}}._dlt_pipeline_state WHERE {whole}")
+
+
 def forget_the_newest_state(stores: Stores, name: str) -> None:
     """As a backup that is older."""
     if name == "lake":

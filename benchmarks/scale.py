@@ -98,7 +98,7 @@ def _needs(size: Size, cost: UnitCosts) -> Row:
 def _limits(size: Size, cost: UnitCosts) -> Row:
     """How full each limit is at the defaults, with one token and one process."""
     plan = Plan()
-    limits = limits_of(size, plan, need_of(size, plan, cost))
+    limits = limits_of(size, plan, need_of(size, plan, cost), cost.comparison)
     name, share = first_limit(limits)
     return {**_size(size), "first limit": name, **{limit: _percent(full) for limit, full in limits.items()}} | {
         "first limit": f"**{name}**" if share >= 1 else f"{name}, not met"

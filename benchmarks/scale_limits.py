@@ -3,6 +3,10 @@
 import math
 from dataclasses import replace
 
+from pipelines.readers import THREADS, THREADS_OF_A_TOKEN
+from pipelines.reconciler import LONGEST_SECONDS, SHARE_OF_INTERVAL
+from sources.cloudflare_audit_logs.budget import LOOP_SHARE, REQUESTS, WINDOW_SECONDS
+
 from .scale_bill import (
     DISK_BYTES,
     HEADROOM,
@@ -15,9 +19,6 @@ from .scale_bill import (
 )
 from .scale_model import DAY, Need, Plan, Size, UnitCosts, need_of
 
-TOKEN_REQUESTS, TOKEN_SECONDS = 1_200, 300.0
-"""The API's limit for a token, as Cloudflare documents it."""
-
 # Assumed, not measured: how far away the API and a real S3 are. Your own: `cloudflare_audit_poll_duration_seconds` and
 # `cloudflare_audit_load_duration_seconds`.
 API_REQUEST_SECONDS = 0.15
@@ -25,16 +26,19 @@ OBJECT_SECONDS = 0.06
 """A GET and a PUT of an object, one after the other."""
 
 
-def limits_of(size: Size, plan: Plan, need: Need) -> dict[str, float]:
+def limits_of(size: Size, plan: Plan, need: Need, comparison_seconds: float) -> dict[str, float]:
     """How full each limit is: 1.0 is what it bears. Those of a process are the average of the processes."""
     a_process = 1 / (DAY * plan.processes)
     machines = machine_count(need)
     in_loop = need.stretches if plan.compares_in_loop else 0.0
+    comparing = min(SHARE_OF_INTERVAL, LONGEST_SECONDS / plan.poll_seconds)
+    tokens = min(plan.tokens, size.accounts)
+    readers = min(THREADS * plan.processes, THREADS_OF_A_TOKEN * tokens)
     return {
-        "a token's requests": need.requests / DAY * TOKEN_SECONDS / min(plan.tokens, size.accounts) / TOKEN_REQUESTS,
-        "waiting for the API": need.requests * API_REQUEST_SECONDS * a_process,
+        "a token's requests": need.requests / DAY * WINDOW_SECONDS / tokens / (LOOP_SHARE * REQUESTS),
+        "waiting for the API": need.requests / DAY * API_REQUEST_SECONDS / readers,
         "objects, one after the other": need.rewrites * OBJECT_SECONDS * a_process,
-        "comparisons": in_loop * plan.poll_seconds * a_process,
+        "comparisons": in_loop * (comparison_seconds + API_REQUEST_SECONDS) / comparing * a_process,
         "a process's CPU": need.cpu * a_process,
         "memory": need.memory / plan.processes / MACHINE_BYTES,
         "PostgreSQL's CPU": need.postgres_cpu / DAY / MACHINE_CORES,
@@ -65,13 +69,14 @@ def arrange(size: Size, poll_seconds: float, cost: UnitCosts) -> Plan:
     """
     plan = Plan(poll_seconds=poll_seconds)
     need = need_of(size, plan, cost)
-    limits = limits_of(size, plan, need)
+    filled = limits_of(size, plan, need, cost.comparison)["a token's requests"]
+    plan = replace(plan, tokens=min(size.accounts, math.ceil(filled / HEADROOM)))
+    limits = limits_of(size, plan, need, cost.comparison)
     compares_in_loop = limits["comparisons"] <= HEADROOM
     limits["comparisons"] *= compares_in_loop
     return replace(
         plan,
         compares_in_loop=compares_in_loop,
-        tokens=min(size.accounts, math.ceil(limits["a token's requests"] / HEADROOM)),
         # A process loads on its own, but what its loads take is little beside what made it necessary.
         processes=min(size.accounts, math.ceil(max(limits[name] for name in PROCESS_LIMITS) / HEADROOM)),
     )

@@ -9,7 +9,7 @@ PAGE_EVENTS = 1_000
 """Of the API, as Cloudflare documents it."""
 
 STRETCH_HOURS = 6
-"""The loop compares one stretch of an account after each poll."""
+"""What the loop compares of an account at once."""
 
 
 @dataclass(frozen=True)

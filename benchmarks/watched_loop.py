@@ -26,13 +26,14 @@ class Reading:
     requests: float
     events: float
     stored: float
+    accounts_up: float
 
 
 class Watched:
     """A loop that runs."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, pid: int) -> None:
+        self._url, self.pid = url, pid
 
     def read(self) -> Reading:
         """Now."""
@@ -44,6 +45,7 @@ class Watched:
             "requests": "cloudflare_audit_api_requests_total",
             "events": "cloudflare_audit_events_fetched_total",
             "stored": "cloudflare_audit_events_stored_total",
+            "accounts_up": "cloudflare_audit_account_up",
         }
         found = {field: re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE) for field, name in names.items()}
         return Reading(**{field: sum(map(float, values)) for field, values in found.items()})
@@ -67,6 +69,7 @@ class Watched:
             requests=after.requests - before.requests,
             events=after.events - before.events,
             stored=after.stored - before.stored,
+            accounts_up=after.accounts_up,
         )
 
 
@@ -83,7 +86,7 @@ def looping(environment: Mapping[str, str], **changes: str) -> Iterator[Watched]
             stderr=log,
         )
         try:
-            yield Watched(_metrics_url(Path(log.name), process))
+            yield Watched(_metrics_url(Path(log.name), process), process.pid)
         finally:
             process.terminate()
             process.wait(60)

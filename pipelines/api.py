@@ -1,17 +1,21 @@
-"""The API as the settings say: a client for each thread, and windows read page by page, decoded."""
+"""The API as the settings say: each account asked with its token, windows read page by page, decoded."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 
 from sources.cloudflare_audit_logs.answers import Answer
-from sources.cloudflare_audit_logs.budget import Budget
+from sources.cloudflare_audit_logs.budget import Budget, Budgets
 from sources.cloudflare_audit_logs.client import AuditLogsClient
+from sources.cloudflare_audit_logs.connections import Connections
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
 from sources.cloudflare_audit_logs.traffic import Traffic
 
+from .accounts import Account
 from .logs import log
 from .reading import FetchPages
 from .settings import Settings
@@ -39,22 +43,25 @@ def sleep_until(time: datetime, stop: threading.Event) -> None:
 
 def client_for(
     settings: Settings,
+    account: Account,
     stop: threading.Event,
     clock: Clock,
+    *,
     budget: Budget | None = None,
     traffic: Traffic | None = None,
+    connections: Connections | None = None,
 ) -> AuditLogsClient:
-    """A connection to the API. A budget makes it wait for its turn; `stop` ends its waiting: `StopRequestedError`."""
+    """Asks with an account's token. A budget makes it wait for its turn; `stop` ends that: `StopRequestedError`."""
 
     def sleep(seconds: float) -> None:
         if seconds >= LONG_WAIT_SECONDS:
-            log.info("api.waiting", seconds=f"{seconds:.0f}")
+            log.info("api.waiting", seconds=f"{seconds:.0f}", token=account.token_name)
         if stop.wait(seconds):
             raise StopRequestedError
 
     return AuditLogsClient(
         settings.api_url,
-        settings.api_token,
+        account.token,
         clock=clock,
         sleep=sleep,
         timeout_seconds=settings.request_timeout_seconds,
@@ -63,26 +70,46 @@ def client_for(
         backoff_max_seconds=settings.backoff_max_seconds,
         budget=budget,
         traffic=traffic,
+        connections=connections,
+        token_name=account.token_name,
     )
 
 
-def page_fetcher(client: AuditLogsClient, settings: Settings, stop: threading.Event, clock: Clock) -> FetchPages:
-    """Reads windows page by page, decoded, as the settings say; `stop` ends it between two pages."""
+@contextmanager
+def open_api(
+    settings: Settings, stop: threading.Event, clock: Clock, budgets: Budgets, traffic: Traffic | None = None
+) -> Iterator[FetchPages]:
+    """Windows read page by page, decoded, each account with its token and as its settings say; for several threads.
 
-    def get(path: str, params: Mapping[str, str | int]) -> Answer:
-        if stop.is_set():
-            raise StopRequestedError
-        return client.get(path, params)
+    `stop` ends it between two pages, and while it waits: `StopRequestedError`.
+    """
+    connections = Connections()
+
+    @cache
+    def client_of(account: Account) -> AuditLogsClient:
+        budget = budgets.of(account.token_name)
+        return client_for(settings, account, stop, clock, budget=budget, traffic=traffic, connections=connections)
 
     def fetch_pages(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
+        account = settings.account(stream.account_id)
+        client = client_of(account)
+
+        def get(path: str, params: Mapping[str, str | int]) -> Answer:
+            if stop.is_set():
+                raise StopRequestedError
+            return client.get(path, params)
+
         for slices in read_window(
             get,
             stream,
             window,
             direction=direction,
-            per_page=settings.per_page,
-            hide_user_logs=settings.hide_user_logs,
+            per_page=account.per_page,
+            hide_user_logs=account.hide_user_logs,
         ):
             yield decode_page(slices, stream, clock())
 
-    return fetch_pages
+    try:
+        yield fetch_pages
+    finally:
+        connections.close()

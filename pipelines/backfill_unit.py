@@ -7,18 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 
-from sources.cloudflare_audit_logs.budget import token_group
 from sources.cloudflare_audit_logs.errors import AccountError, RateLimitedError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .api import client_for, page_fetcher, sleep_until, utc_now
+from .api import open_api, sleep_until, utc_now
 from .completeness import KEYS, ApiSide, Completeness, HourCheck
 from .copies import open_copies, open_sidecars
 from .logs import log
-from .reading import FetchPages, Reading, fetch_exactly
+from .reading import FetchPages, Step, StreamReading, fetch_exactly
 from .settings import Settings
 from .sidecar import Sidecar
 from .units import Shared
@@ -51,13 +49,9 @@ def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Cal
         sidecars = stack.enter_context(open_sidecars(settings.stores, f"backfill_{name}", clock=utc_now))
         copies = stack.enter_context(open_copies(settings.stores, must_exist=False))
         completeness = Completeness(
-            copies.warehouse, copies.lake, clock=utc_now, is_all_asked_for=not settings.hide_user_logs
+            copies.warehouse, copies.lake, clock=utc_now, is_all_asked_for=settings.is_all_asked_for
         )
-
-        @cache
-        def fetch_pages_of(group: str) -> FetchPages:
-            client = stack.enter_context(client_for(settings, shared.stop, utc_now, shared.budgets.of(group)))
-            return fetch_exactly(page_fetcher(client, settings, shared.stop, utc_now))
+        fetch_pages = fetch_exactly(stack.enter_context(open_api(settings, shared.stop, utc_now, shared.budgets)))
 
         def fill(unit: Unit) -> Done:
             shared.give_up(unit[0])
@@ -65,7 +59,7 @@ def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Cal
                 return Done(skipped=1)
             while True:
                 try:
-                    return _fill(*unit, fetch_pages_of(token_group(unit[0].account_id)), sidecars, completeness)
+                    return _fill(*unit, fetch_pages, sidecars, completeness)
                 except RateLimitedError as error:
                     log.warning("backfill.rate_limited", error=error)
                     sleep_until(error.until, shared.stop)
@@ -81,13 +75,12 @@ def _fill(
 ) -> Done:
     """Reads a window and loads it, a step after the other, into both stores; then compares it."""
     done, keys = Done(), [EVENT_SCHEMA.empty_table().select(KEYS)]
-    reading = Reading(fetch_pages, {stream: window})
-    for step in reading.steps():
+    for part in StreamReading(fetch_pages, stream, window).parts():
+        step = Step()
+        step.add(stream, part)
         for name, sidecar in sidecars.items():
             done.new[name] += sum(batch.events for batch in sidecar.load(step).values())
-        keys += [page.events.select(KEYS) for part in step.parts.values() for page in part.pages]
+        keys += [page.events.select(KEYS) for page in part.pages]
         done.read += step.events
-    if reading.failures:
-        raise reading.failures[stream]
     done.gaps = [check for check in completeness.check(stream, window, ApiSide(keys)) if check.is_gap]
     return done

@@ -1,48 +1,101 @@
 """The doctor's checks of the API: one question for each account and version, and what follows from the answers."""
 
+import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from typing import NamedTuple
 
+from sources.cloudflare_audit_logs.budget import REQUESTS, WINDOW_SECONDS
 from sources.cloudflare_audit_logs.client import AuditLogsClient
+from sources.cloudflare_audit_logs.connections import Connections
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, ClockError, UnavailableError
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .api import client_for, utc_now
 from .finding import Finding, failed, guarded, ok
+from .readers import THREADS
 from .settings import Settings
 
 LARGEST_OFFSET = timedelta(seconds=30)
 """Of the clocks, with no warning; the loop stops at five minutes."""
 
+FULL_BUDGET = 0.7
+"""Of a token's requests: what polls may need of it; sweeps, comparisons and people need some, too."""
+
+FIRST_ASKED = 5
+"""Accounts and versions: if none of them gets an answer, the others are not asked."""
+
+LONGEST_LIST = 20
+"""So many that are well are named one by one."""
+
 
 def check_api(settings: Settings) -> Iterator[Finding]:
     """What the API says; without retries, and no more once it is clear that it cannot say anything."""
-    with client_for(replace(settings, max_retries=0), threading.Event(), utc_now) as client:
-        answers: dict[Stream, AuditLogsError | None] = {}
-        for stream in settings.streams:
-            answers[stream] = error = _ask(client, stream)
-            if isinstance(error, ClockError | UnavailableError):
-                yield failed("clock" if isinstance(error, ClockError) else "api", error)
-                return
+    with closing(Connections()) as connections, ThreadPoolExecutor(THREADS) as pool:
+        ask = partial(_ask, replace(settings, max_retries=0), connections)
+        first, others = settings.streams[:FIRST_ASKED], settings.streams[FIRST_ASKED:]
+        answers = dict(zip(first, pool.map(ask, first), strict=True))
+        errors = [answer.error for answer in answers.values()]
+        off = next((error for error in errors if isinstance(error, ClockError)), None)
+        if off or all(isinstance(error, UnavailableError) for error in errors):
+            yield failed("clock" if off else "api", off or errors[0] or UnavailableError("no answer"))
+            return
         yield ok("api", settings.api_url)
-        yield _clock(client.clock_offset)
-        token = guarded("token", lambda: _token(client, answers))
-        yield token
-        if token.status != "fail":
-            yield from (_account(stream, error) for stream, error in answers.items())
+        yield _clock(next(filter(None, (answer.client.clock_offset for answer in answers.values())), None))
+        answers |= zip(others, pool.map(ask, others), strict=True)
+        by_token: dict[str, dict[Stream, Answer]] = {}
+        for stream, answer in answers.items():
+            by_token.setdefault(settings.account(stream.account_id).token_name, {})[stream] = answer
+        tokens = {name: guarded("token", partial(_token, name, its)) for name, its in by_token.items()}
+    yield from _shortened(list(tokens.values()), "tokens are known to the API")
+    yield from (_budget(name, len(its), settings.poll_interval_seconds) for name, its in by_token.items())
+    known = [its for name, its in by_token.items() if tokens[name].status != "fail"]
+    accounts = [_account(stream, answer.error) for its in known for stream, answer in its.items()]
+    yield from _shortened(accounts, "accounts and versions can be read")
 
 
-def _ask(client: AuditLogsClient, stream: Stream) -> AuditLogsError | None:
-    """The newest event of the last hour is asked for; what went wrong, or None."""
-    window = Window(utc_now() - timedelta(hours=1), utc_now())
+class Answer(NamedTuple):
+    """What became of a question."""
+
+    client: AuditLogsClient
+    error: AuditLogsError | None
+
+
+def _ask(settings: Settings, connections: Connections, stream: Stream) -> Answer:
+    """The newest event of the last hour is asked for."""
+    account, window = settings.account(stream.account_id), Window(utc_now() - timedelta(hours=1), utc_now())
+    client = client_for(settings, account, threading.Event(), utc_now, connections=connections)
     try:
         next(read_window(client.get, stream, window, direction="desc", per_page=1, hide_user_logs=False), None)
     except (AccountError, ClockError) as error:
-        return error
-    return None
+        return Answer(client, error)
+    return Answer(client, None)
+
+
+def _shortened(findings: Sequence[Finding], all_well: str) -> Iterator[Finding]:
+    """Those that are well in one line where they are many."""
+    well = [finding for finding in findings if finding.status == "ok"]
+    if len(well) > LONGEST_LIST:
+        yield ok(well[0].check, f"{len(well):,} {all_well}")
+        findings = [finding for finding in findings if finding.status != "ok"]
+    yield from findings
+
+
+def _budget(token_name: str, streams: int, interval_seconds: float) -> Finding:
+    """Whether the polls of a token's accounts are well within what it may ask, with room for the sweeps and people."""
+    needed = round(streams * WINDOW_SECONDS / max(interval_seconds, 1))
+    found = f"{token_name}: {needed:,} requests in 5 minutes to poll {streams:,} accounts and versions, of {REQUESTS:,}"
+    if needed > FULL_BUDGET * REQUESTS:
+        least = math.ceil(streams * WINDOW_SECONDS / (FULL_BUDGET * REQUESTS))
+        hint = f"POLL_INTERVAL_SECONDS={least} or more, or tokens of their own: docs/scale.md"
+        return Finding("warn", "budget", found, hint)
+    return ok("budget", found)
 
 
 def _clock(offset: timedelta | None) -> Finding:
@@ -55,11 +108,12 @@ def _clock(offset: timedelta | None) -> Finding:
     return ok("clock", found)
 
 
-def _token(client: AuditLogsClient, answers: Mapping[Stream, AuditLogsError | None]) -> Finding:
+def _token(name: str, answers: Mapping[Stream, Answer]) -> Finding:
     """Whether it is a token at all; where an account was read, it is."""
-    if None not in answers.values() and not client.knows_token(next(iter(answers)).account_id):
-        return Finding("fail", "token", "the API does not know this token", "copy CLOUDFLARE_API_TOKEN again")
-    return ok("token", "known to the API")
+    stream, answer = next(iter(answers.items()))
+    if all(answer.error for answer in answers.values()) and not answer.client.knows_token(stream.account_id):
+        return Finding("fail", "token", "the API does not know this token", f"copy {name} again")
+    return ok("token", f"{name} is known to the API")
 
 
 def _account(stream: Stream, error: AuditLogsError | None) -> Finding:

@@ -36,7 +36,8 @@ def _settings(settings: Settings) -> Finding:
     """Names that are no settings are ignored, which is seldom what was meant."""
     if settings.warnings:
         return Finding("warn", "settings", "; ".join(settings.warnings))
-    return ok("settings", f"{len(settings.account_ids)} accounts, {','.join(settings.api_versions)}")
+    versions = ",".join(sorted({stream.api_version for stream in settings.streams}))
+    return ok("settings", f"{len(settings.account_ids)} accounts, {versions}")
 
 
 def _disk(stores: StoreSettings) -> Finding:

@@ -158,16 +158,20 @@ def _writer(subject: Subject) -> Finding:
 def _lag(subject: Subject) -> Finding:
     """The safety lag against how long events took to come."""
     settings, health = subject.settings, subject.health
+    lags = {stream: settings.safety_lag(stream) for stream in settings.streams}
+    shown = " to ".join(dict.fromkeys(f"{end(lags.values()).total_seconds():g} s" for end in (min, max)))
     if not health.has_events:
-        return ok("safety lag", f"{settings.safety_lag_seconds:g} s; nothing was measured yet")
-    measured = [health.lag(stream, settings.safety_lag_seconds) for stream in settings.streams]
-    wanted = recommended_seconds(measured)
+        return ok("safety lag", f"{shown}; nothing was measured yet")
+    measured = {stream: health.lag(stream, lag.total_seconds()) for stream, lag in lags.items()}
+    wanted = recommended_seconds(measured.values())
     if wanted is None:
-        return ok("safety lag", f"{settings.safety_lag_seconds:g} s; nothing was measured in the last week")
-    longest, events = max(lag.nearly_all for lag in measured), sum(lag.events for lag in measured)
-    found = f"{settings.safety_lag_seconds:g} s; 99.9 % of {events:,} events came within {longest:.0f} s"
-    if is_too_short(settings.safety_lag, measured):
-        return Finding("warn", "safety lag", found, f"set CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS to {wanted}")
+        return ok("safety lag", f"{shown}; nothing was measured in the last week")
+    longest, events = max(lag.nearly_all for lag in measured.values()), sum(lag.events for lag in measured.values())
+    found = f"{shown}; 99.9 % of {events:,} events came within {longest:.0f} s"
+    short = sorted({stream.account_id for stream, lag in lags.items() if is_too_short(lag, measured[stream])})
+    if short:
+        hint = f"set CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS to {wanted} for {', '.join(short):.200}"
+        return Finding("warn", "safety lag", found, hint)
     return ok("safety lag", found)
 
 

@@ -215,7 +215,7 @@ class Completeness:
         *,
         clock: Callable[[], datetime],
         with_contents: bool = False,
-        is_all_asked_for: bool = True,
+        is_all_asked_for: Callable[[Stream], bool] = lambda _: True,
     ) -> None:
         """With settings that hide some events, what the API shows is no proof for a backfill without them."""
         self._warehouse, self._lake, self._is_all_asked_for = warehouse, lake, is_all_asked_for
@@ -254,7 +254,7 @@ class Completeness:
             found = {name: tallies[name].get(hour, NOTHING) for name in asked}
             check = HourCheck(stream, part, checked_at, {name: tally.events for name, tally in found.items()})
             check.stray = lake.stray.get(hour, 0)
-            check.api_digest = found["api"].digest if "api" in found and self._is_all_asked_for else None
+            check.api_digest = found["api"].digest if "api" in found and self._is_all_asked_for(stream) else None
             if self._with_contents:
                 _compare_contents(check, asked)
             is_empty = not any(check.events.values())
@@ -273,7 +273,7 @@ class Completeness:
         """Whether all of a window was found complete, `lateness` after it or later, and both stores still hold that."""
         hours = list(parts_of(window, HOUR))
         latest = self._warehouse.latest_checks(stream, window)
-        if not self._is_all_asked_for or any(
+        if not self._is_all_asked_for(stream) or any(
             part.before - part.since < HOUR
             or (row := latest.get(part.since)) is None
             or row["status"] != "complete"

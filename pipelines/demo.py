@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 import duckdb
 
-from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT, read_environment
+from pipelines.setting_reader import OWN_PREFIXES
+from pipelines.settings import PROJECT_ROOT, read_environment
 
 DEMO_DIR = PROJECT_ROOT / "data" / "demo"
 ACCOUNTS = "023e105f4ecef8ad9ca31a8372d0c353,4bb334f7c94c4a29a045f03944f072e5"

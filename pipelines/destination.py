@@ -7,7 +7,7 @@ event.
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ so many. Whoever is killed in between reads them once more, and writes nothing."
 class Destination:
     """A store as the loop sees it: where it stands, and how it is loaded. Used by one thread at a time."""
 
-    def __init__(self, store: Store, *, pipelines_dir: Path, lag: timedelta) -> None:
+    def __init__(self, store: Store, *, pipelines_dir: Path, lag: Callable[[Stream], timedelta]) -> None:
         self.name = store.name
         self._store, self._lag = store, lag
         self._pipeline = ScratchPipeline(store, store.pipeline_name, pipelines_dir, is_stateful=True)
@@ -107,7 +107,7 @@ class Destination:
                     self._store.write(events_of(new))
                 self._ahead.append({stream: batch.without_events() for stream, batch in new.items()})
         for stream, part in step.parts.items():
-            self._known[stream].forget_before(_reached(part) - self._lag)
+            self._known[stream].forget_before(_reached(part) - self._lag(stream))
             if part.is_last:
                 self._known[stream].complete(part.window.since)
         if not self._is_settled:
@@ -119,7 +119,8 @@ class Destination:
         """Writes the events in a run of dlt, which commits the cursors, those of the steps before it included."""
         batches = {stream: batch for batches in [*self._ahead, new] for stream, batch in batches.items()}
         self._verify_state(batches.keys() & self._inherited.keys())
-        self._pipeline.run(cloudflare_audit_logs(batches, self._lag.total_seconds()), events_of(new))
+        lags = {stream: self._lag(stream).total_seconds() for stream in batches}
+        self._pipeline.run(cloudflare_audit_logs(batches, lags), events_of(new))
         self._ahead.clear()
         self._state = self._pipeline.state
         for stream in batches:

@@ -228,7 +228,8 @@ class Lake:
             hint = "something else writes into the lake: move it away"
             raise AuditLogsError("there is a folder where an object should be", detail=str(error), hint=hint) from error
         except STORE_ERRORS as error:
-            hint = "check S3_ENDPOINT, S3_BUCKET and its keys, or the folder's rights and free space"
+            file = getattr(error, "filename", None)
+            hint = f"check {file}, its rights and space" if file else "check S3_ENDPOINT, S3_BUCKET and its keys"
             raise TemporaryError("the lake is not available", detail=" ".join(str(error).split()), hint=hint) from error
 
     def open(self, client: LakeClient, *, takes_lock: bool) -> None:

@@ -1,7 +1,7 @@
 """The loop: read what is due, load it into each destination, wait. Everything it remembers may be lost at any time.
 
-The API is read in this thread, a step at a time; each destination opens and loads in a thread of its own, so that one
-that is down or slow holds back no other.
+Accounts are read by threads, several side by side; each destination opens and loads in a thread of its own. So neither
+an account nor a destination that is down or slow holds back another. What is to be done next is decided here, in one.
 """
 
 import math
@@ -9,20 +9,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, wait
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from sources.cloudflare_audit_logs import Batch, Stream
-from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError, RefusedError
+from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError, RefusedError
 from sources.cloudflare_audit_logs.streams import Window
 
 from .api import StopRequestedError
 from .destination import Destination
 from .logs import log
 from .measurements import LoadedStep
-from .reading import DEFAULT_LIMITS, FetchPages, Reading, Step, StepLimits
+from .passes import Load, Pass
+from .readers import Readers
+from .reading import DEFAULT_LIMITS, FetchPages, Step, StepLimits, StreamReading
 from .reconciler import Reconciler
 from .report import Report
 from .settings import Settings
@@ -32,6 +34,9 @@ from .workers import Workers
 REFUSED_PAUSE_SECONDS = 300
 """How long an account is left alone that the API refuses: only an operator can mend it."""
 
+FAILED_PAUSE_FACTOR = 2
+"""An account that failed is left alone for so many times as long as that took: it may hold a third of a reader."""
+
 SHARED_SPREAD = timedelta(hours=1)
 """Destinations whose windows start this close together share a reading; one that is further behind reads for itself."""
 
@@ -40,24 +45,6 @@ PATIENCE_SECONDS = 10
 
 TASK_DEADLINE_SECONDS = 900
 """A load that takes longer hangs (an error that dlt cannot see): the process ends, and the next one goes on."""
-
-
-Load = Callable[[Step], Mapping[Stream, Batch]]
-"""Loads a step into a destination, and returns what was new."""
-
-
-@dataclass
-class Pass:
-    """A reading, and how each destination that takes part loads its steps."""
-
-    reading: Reading
-    steps: Iterator[Step]
-    loads: dict[Destination, Load]
-    begun: datetime
-    is_sweep: bool
-    step: Step | None = None
-    """Read, and not loaded yet."""
-    read_at: float = 0.0
 
 
 class Loop:
@@ -79,33 +66,36 @@ class Loop:
         self._report = report
         self._settings, self._fetch_pages, self._destinations = settings, fetch_pages, destinations
         self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
-        self._first_begin = settings.first_begin(clock())
+        self._started = clock()
         self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
         self._reconciler = Reconciler(settings, clock, stop, report.traffic)
         self._workers: Workers[Destination | Reconciler, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
+        self._readers: Readers[tuple[Pass, Stream]] = Readers()
         self._passes: list[Pass] = []
         self._called_at = self._next_poll = time.monotonic()
         self._due: set[Destination] = set()
         """Called to a poll that they have not begun yet."""
         self._sweep_is_due = self._sweep_may_step = self._reconcile_is_due = False
-        self._paused: dict[Stream | Destination, float] = {}
+        self._paused: dict[Stream | Destination | str, float] = {}
+        """Streams, destinations and tokens that are left alone, and until when."""
         self._failures: Counter[Destination] = Counter()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, *, once: bool) -> None:
         """Polls at every interval until stopped, or once. A long window is read and loaded without a pause."""
-        with self._workers:
+        with self._workers, self._readers:
             while not self._stop.is_set():
                 if time.monotonic() >= self._next_poll:
                     self._call_to_poll(once=once)
                 self._begin_passes()
                 self._begin_reconciling()
-                has_moved = [self._collect(), *map(self._advance, list(self._passes))]
+                has_moved = [self._collect(), self._collect_parts(), *map(self._hand_over, self._by_age())]
+                self._begin_reading()
                 if any(has_moved):
                     self._on_progress(self._report)
-                elif not self._workers.are_idle:
-                    self._workers.wait(timeout_seconds=0.5)
+                elif in_hand := [*self._workers.futures, *self._readers.futures]:
+                    wait(in_hand, 0.5, FIRST_COMPLETED)
                 elif once and not self._passes and not self._sweep_is_due and not self._reconcile_is_due:
                     return
                 else:
@@ -113,40 +103,62 @@ class Loop:
                     self._stop.wait(max(0, self._next_poll - time.monotonic()))
         self._collect()
 
-    def _advance(self, entry: Pass) -> bool:
-        """Reads the next step of a pass, or hands the one that was read to its destinations; False if it has to wait.
+    def _begin_reading(self) -> None:
+        """Gives the readers that are free something to read, of each pass in turn."""
+        while self._readers.have_room and (found := self._next_reading()):
+            token_name, subject, read = found
+            self._readers.submit(token_name, subject, read)
 
-        While a step is being loaded, the next one is read.
-        """
-        if entry.step is None:
-            return self._read_step(entry)
+    def _next_reading(self) -> tuple[str, tuple[Pass, Stream], Callable[[], Any]] | None:
+        for entry in self._passes:
+            if entry.wants_to_read and (self._sweep_may_step or not entry.is_sweep):
+                found = entry.next_reading(self._readers.have_room_for)
+                if found is not None:
+                    token_name, stream, read = found
+                    self._passes.remove(entry)
+                    self._passes.append(entry)
+                    return token_name, (entry, stream), read
+        return None
+
+    def _collect_parts(self) -> bool:
+        """Takes in what was read."""
+        ended = list(self._readers.collect())
+        for read in ended:
+            entry, stream = read.subject
+            if entry not in self._passes:
+                continue
+            try:
+                entry.add(stream, read.future.result())
+            except StopRequestedError:
+                continue
+            except AccountError as error:
+                entry.drop(stream)
+                self._note_failure(stream, error, read.seconds)
+            except AuditLogsError as error:
+                self._abandon(error)
+        return bool(ended)
+
+    def _by_age(self) -> list[Pass]:
+        """The passes that have something to be loaded, who waits longest first."""
+        return sorted((entry for entry in self._passes if entry.is_due), key=lambda entry: entry.due_since or 0.0)
+
+    def _hand_over(self, entry: Pass) -> bool:
+        """Hands what is due to the destinations; False if it has to wait. Meanwhile, the next step is read."""
         busy = {destination for destination in entry.loads if self._workers.is_busy(destination)}
-        if busy and (busy == entry.loads.keys() or time.monotonic() < entry.read_at + PATIENCE_SECONDS):
+        is_patient = time.monotonic() < (entry.due_since or 0.0) + PATIENCE_SECONDS
+        if busy and (busy == entry.loads.keys() or is_patient):
             return False
         for destination in busy:
             log.warning("destination.slow", destination=destination.name, hint="the others go on without it")
             del entry.loads[destination]
+            if self._next_poll == math.inf:  # the only poll: it reads what it lacks by itself
+                self._due.add(destination)
+        step = entry.take_step()
+        self._report.add_read(step)
         for destination, load in entry.loads.items():
-            self._submit(destination, (entry, entry.step), partial(load, entry.step))
-        entry.step = None
-        return True
-
-    def _read_step(self, entry: Pass) -> bool:
-        if entry.is_sweep and not self._sweep_may_step:
-            return False
-        try:
-            entry.step = next(entry.steps, None) if entry.loads else None
-        except StopRequestedError:
-            return False
-        except AuditLogsError as error:
-            self._abandon(error)
-            return False
-        entry.read_at = time.monotonic()
-        if entry.step is None:
+            self._submit(destination, (entry, step), partial(load, step))
+        if step.is_last:
             self._passes.remove(entry)
-            self._note_failures(entry.reading)
-            return True
-        self._report.add_read(entry.step)
         self._sweep_may_step = self._sweep_may_step and not (entry.is_sweep and self._next_poll < math.inf)
         return True
 
@@ -181,36 +193,53 @@ class Loop:
     # --- what is due ------------------------------------------------------------------------------------------------
 
     def _call_to_poll(self, *, once: bool) -> None:
-        """Calls the destinations that have no poll in hand, and opens those that are not open."""
-        polling = {destination for entry in self._passes if not entry.is_sweep for destination in entry.loads}
+        """Calls the destinations that are there to a poll, and opens those that are not open."""
         if not self._due:
             self._called_at = time.monotonic()
         for destination in self._destinations:
-            if destination in polling or self._workers.is_busy(destination) or self._is_paused(destination):
+            if self._is_paused(destination) or self._workers.busy_seconds(destination) > PATIENCE_SECONDS:
                 continue
             self._due.add(destination)
-            if not destination.is_open:
+            if not destination.is_open and not self._workers.is_busy(destination):
                 self._submit(destination, None, destination.open)
         self._next_poll = math.inf if once else time.monotonic() + self._settings.poll_interval_seconds
         self._sweep_is_due = self._sweep_may_step = bool(self._settings.sweep_interval)
         self._reconcile_is_due = self._reconciler.is_due
 
     def _begin_passes(self) -> None:
-        """Begins the polls of those called that are ready, together unless one lets the others wait; then a sweep."""
-        ready = {d for d in self._due if not self._workers.is_busy(d)}
+        """Begins the polls of those called that are open, together unless one lets the others wait; then a sweep."""
+        ready = {d for d in self._due if not self._lets_wait(d)}
         if ready and (ready == self._due or time.monotonic() > self._called_at + PATIENCE_SECONDS):
             self._due -= ready
-            now = self._clock()
-            self._begin({s: self._poll_windows(ready, s, now) for s in self._streams}, now, is_sweep=False)
-        elif self._sweep_is_due and not self._due and not self._passes and self._workers.are_idle:
+            now, polled = self._clock(), self._in_poll
+            self._begin({s: self._poll_windows(ready, s, now, polled) for s in self._streams}, now, is_sweep=False)
+        elif self._sweep_is_due and self._is_quiet and not any(entry.is_sweep for entry in self._passes):
             self._sweep_is_due = False
-            now = self._clock()
-            self._begin({s: self._sweep_windows(s, now) for s in self._streams}, now, is_sweep=True)
+            now, in_poll = self._clock(), {stream for _, stream in self._in_poll}
+            self._begin({s: self._sweep_windows(s, now) for s in self._streams if s not in in_poll}, now, is_sweep=True)
+
+    def _lets_wait(self, destination: Destination) -> bool:
+        """Whether it is being opened, or still loads what the only poll brought it."""
+        if not self._workers.is_busy(destination):
+            return False
+        return self._workers.subject_of(destination) is None or self._next_poll == math.inf
+
+    @property
+    def _in_poll(self) -> set[tuple[Destination, Stream]]:
+        """What is being polled: an account that is slow goes on in its pass, and the others begin a new one."""
+        polls = [entry for entry in self._passes if not entry.is_sweep]
+        return {(destination, stream) for entry in polls for destination in entry.loads for stream in entry.streams}
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether nothing is left to do but to wait for accounts that are slow."""
+        polls = [entry for entry in self._passes if not entry.is_sweep]
+        is_idle = not self._due and self._workers.are_idle
+        return is_idle and all(time.monotonic() > entry.created + PATIENCE_SECONDS for entry in polls)
 
     def _begin_reconciling(self) -> None:
-        """Compares hours that are due, when nothing else is: one stretch a poll."""
-        is_idle = not (self._due or self._sweep_is_due or self._passes) and self._workers.are_idle
-        if self._reconcile_is_due and is_idle:
+        """Compares hours that are due, when nothing else is."""
+        if self._reconcile_is_due and self._is_quiet and not self._sweep_is_due:
             self._reconcile_is_due = False
             begins = dict(self._held_begins())
             if begins:
@@ -232,18 +261,34 @@ class Loop:
                 window = Window(min(w.since for w in parts), max(w.before for w in parts))
                 shared.setdefault(group, {})[stream] = window
         for group, its_windows in shared.items():
-            reading = Reading(self._fetch_pages, its_windows, direction=self._settings.direction, limits=self._limits)
             loads: dict[Destination, Load] = {d: d.load_late if is_sweep else d.load for d in group}
-            self._passes.append(Pass(reading, reading.steps(), loads, now, is_sweep))
+            entry = Pass(
+                its_windows, self._open_reading, self._token_of, loads, self._limits, begun=now, is_sweep=is_sweep
+            )
+            self._passes.append(entry)
 
-    def _poll_windows(self, ready: Collection[Destination], stream: Stream, now: datetime) -> dict[Destination, Window]:
-        return {d: self._poll_window(d, stream, now) for d in self._destinations if d in ready and d.is_open}
+    def _open_reading(self, stream: Stream, window: Window, limits: StepLimits) -> StreamReading:
+        direction = self._settings.account(stream.account_id).direction
+        return StreamReading(self._fetch_pages, stream, window, direction=direction, limits=limits)
+
+    def _token_of(self, stream: Stream) -> str:
+        return self._settings.account(stream.account_id).token_name
+
+    def _poll_windows(
+        self,
+        ready: Collection[Destination],
+        stream: Stream,
+        now: datetime,
+        polled: Collection[tuple[Destination, Stream]],
+    ) -> dict[Destination, Window]:
+        free = [d for d in self._destinations if d in ready and d.is_open and (d, stream) not in polled]
+        return {destination: self._poll_window(destination, stream, now) for destination in free}
 
     def _poll_window(self, destination: Destination, stream: Stream, now: datetime) -> Window:
         """From the cursor minus the lag, or from the first start's begin for a stream never seen, until now."""
-        position, lag = destination.position(stream), self._settings.safety_lag
+        position, lag = destination.position(stream), self._settings.safety_lag(stream)
         if position is None:
-            return Window(self._first_begin, now)
+            return Window(self._settings.first_begin(stream, self._started), now)
         self._sweeps.note(destination.name, stream, position.cursor)
         # A cursor of a clock that was ahead must not close the window: the lag before now is always read.
         return Window(min(max(position.cursor - lag, position.begin), now - lag), now)
@@ -263,8 +308,10 @@ class Loop:
     def _streams(self) -> list[Stream]:
         return [stream for stream in self._settings.streams if not self._is_paused(stream)]
 
-    def _is_paused(self, subject: Stream | Destination) -> bool:
-        return self._paused.get(subject, 0.0) > time.monotonic()
+    def _is_paused(self, subject: Stream | Destination | str) -> bool:
+        if self._paused.get(subject, 0.0) > time.monotonic():
+            return True
+        return isinstance(subject, Stream) and self._is_paused(self._token_of(subject))
 
     # --- what went wrong --------------------------------------------------------------------------------------------
 
@@ -277,6 +324,8 @@ class Loop:
         self._due.discard(destination)
         for entry in self._passes:
             entry.loads.pop(destination, None)
+            if not entry.loads:
+                entry.give_up()
         self._failures[destination] += 1
         wait = min(self._settings.backoff_max_seconds, 2.0 ** min(self._failures[destination], 10))
         self._paused[destination] = time.monotonic() + wait
@@ -290,17 +339,26 @@ class Loop:
         self._report.stopped_by = error
         log.error("poll.abandoned", error=error)
 
-    def _note_failures(self, reading: Reading) -> None:
-        for stream, error in reading.failures.items():
-            self._report.accounts_failed[stream] = error
-            wait = 0.0
-            if isinstance(error, RateLimitedError):
-                wait = (error.until - self._clock()).total_seconds()
-            elif isinstance(error, RefusedError):
-                wait = REFUSED_PAUSE_SECONDS
-            self._paused[stream] = time.monotonic() + wait
-            retry = f"in {wait:.0f} s" if wait > 0 else "next poll"
-            log.error("account.failed", account=stream.account_id, version=stream.api_version, error=error, retry=retry)
+    def _note_failure(self, stream: Stream, error: AccountError, seconds: float) -> None:
+        """Leaves an account alone for a while, the longer it took to fail; and those of a token that is shut out."""
+        self._report.accounts_failed[stream] = error
+        wait = min(FAILED_PAUSE_FACTOR * seconds, self._settings.backoff_max_seconds)
+        if isinstance(error, RateLimitedError):
+            wait = (error.until - self._clock()).total_seconds()
+            self._shut_out(self._token_of(stream), error, wait)
+        elif isinstance(error, RefusedError):
+            wait = REFUSED_PAUSE_SECONDS
+        self._paused[stream] = time.monotonic() + wait
+        retry = f"in {wait:.0f} s" if wait > self._settings.poll_interval_seconds else "next poll"
+        log.error("account.failed", account=stream.account_id, version=stream.api_version, error=error, retry=retry)
+
+    def _shut_out(self, token_name: str, error: RateLimitedError, wait: float) -> None:
+        """All accounts of a token that is rate limited wait: each would only be told so, too."""
+        self._paused[token_name] = time.monotonic() + wait
+        others = [stream for entry in self._passes for stream in entry.drop_waiting(token_name)]
+        self._report.accounts_failed.update(dict.fromkeys(others, error))
+        if others:
+            log.error("token.rate_limited", token=token_name, accounts_waiting=len(others), retry=f"in {wait:.0f} s")
 
     # --- what went well ---------------------------------------------------------------------------------------------
 

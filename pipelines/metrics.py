@@ -249,7 +249,7 @@ METRICS = (
         "cloudflare_audit_api_requests_left",
         GaugeMetricFamily,
         (),
-        "Requests that the API said, in its latest answer, are left to the token.",
+        "Requests that the API said, in its latest answers, are left to the token that has fewest.",
         _one(lambda running: running.report.traffic.left),
     ),
     Described(
@@ -262,9 +262,12 @@ METRICS = (
     Described(
         "cloudflare_audit_safety_lag_seconds",
         GaugeMetricFamily,
-        (),
+        STREAM,
         "CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS.",
-        _one(lambda running: running.settings.safety_lag_seconds),
+        lambda running: (
+            ((s.account_id, s.api_version), running.settings.safety_lag(s).total_seconds())
+            for s in running.settings.streams
+        ),
     ),
     Described(
         "cloudflare_audit_longest_silence_seconds",

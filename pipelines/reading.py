@@ -1,18 +1,18 @@
-"""One pass over the API: each page is fetched and decoded once, for whoever loads it. Knows no destination.
+"""A window of a stream, read page by page: each page is fetched and decoded once, for whoever loads it.
 
-A long window goes in steps that can be loaded by themselves, and reading goes on in memory from step to step, so
-memory and lost work are bounded whatever the window. Only ascending reading can be cut into steps: `desc` orders a
-window that fits one step, and is given up for `asc` when it does not.
+A long window goes in parts that can be loaded by themselves, and reading goes on in memory from part to part, so
+memory and lost work are bounded whatever the window. Parts of several streams make a step, which one load brings. Only
+ascending reading can be cut: `desc` orders a window that fits one part, and is given up for `asc` when it does not.
+Knows no destination.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sources.cloudflare_audit_logs.errors import AccountError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -46,6 +46,10 @@ class StepLimits:
     events: int = 10_000
     bytes: int = 64 * 1024 * 1024
 
+    def shared_by(self, streams: int) -> "StepLimits":
+        """The same for each of so many that are read side by side."""
+        return StepLimits(max(1, self.events // streams), max(1, self.bytes // streams))
+
 
 DEFAULT_LIMITS = StepLimits()
 
@@ -60,6 +64,19 @@ class Part:
     """Everything in the window up to this time was read; None as long as that is not known of any time."""
     is_last: bool = False
     """The window was read to its end."""
+    events: int = 0
+    bytes: int = 0
+
+    def add(self, page: Page) -> None:
+        """Takes a page in."""
+        self.pages.append(page)
+        self.events += page.events.num_rows
+        self.bytes += page.events.nbytes + page.quarantined.nbytes
+
+    def followed_by(self, next_part: "Part") -> "Part":
+        """Both as one."""
+        size = self.events + next_part.events, self.bytes + next_part.bytes
+        return Part(self.window, self.pages + next_part.pages, next_part.reached, next_part.is_last, *size)
 
 
 @dataclass
@@ -70,88 +87,96 @@ class Step:
     events: int = 0
     bytes: int = 0
     is_last: bool = False
-    """No other step of the reading follows, whether or not all windows were read to their end."""
+    """No other step of the poll follows, whether or not all windows were read to their end."""
 
     @property
     def finished(self) -> list[Stream]:
         """The streams whose window ends with this step."""
         return [stream for stream, part in self.parts.items() if part.is_last]
 
+    def add(self, stream: Stream, part: Part) -> None:
+        """Takes a part in."""
+        self.parts[stream] = self.parts[stream].followed_by(part) if stream in self.parts else part
+        self.events += part.events
+        self.bytes += part.bytes
 
-class Reading:
-    """The windows of some streams, read one after the other; an iterator of steps, to be loaded one by one."""
+    def is_full(self, limits: StepLimits) -> bool:
+        """Whether it is enough for one load."""
+        return self.events >= limits.events or self.bytes >= limits.bytes
+
+
+class StreamReading:
+    """The parts of one window, read one after the other."""
 
     def __init__(
         self,
         fetch_pages: FetchPages,
-        windows: Mapping[Stream, Window],
+        stream: Stream,
+        window: Window,
         *,
         direction: str = "asc",
         limits: StepLimits = DEFAULT_LIMITS,
     ) -> None:
-        self.failures: dict[Stream, AccountError] = {}
-        """Streams whose window could not be read, and why."""
-        self._fetch_pages, self._windows, self._direction, self._limits = fetch_pages, windows, direction, limits
-        self._newest: dict[Stream, datetime] = {}
-        self._unordered: set[Stream] = set()
-        """Streams that do not come oldest first, as asked: nothing is known to be reached before the window's end."""
+        self._fetch_pages, self._stream, self._window, self._limits = fetch_pages, stream, window, limits
+        self._is_ascending = direction == "asc"
+        self._pages: Iterator[Page] | None = None
+        self._newest: datetime | None = None
+        self._is_unordered = False
+        """It does not come oldest first, as asked: nothing is known to be reached before the window's end."""
 
-    def steps(self) -> Iterator[Step]:
-        """Yields full steps while reading, and the rest at the end."""
-        step = Step()
-        for stream, window in self._windows.items():
-            try:
-                if self._direction == "asc" or not self._fits_one_step(stream, window, step):
-                    for page in self._fetch_pages(stream, window, "asc"):
-                        self._add(step, stream, page)
-                        if self._is_full(step):
-                            yield step
-                            step = Step()
-                part = step.parts.setdefault(stream, Part(window))
-                part.reached, part.is_last = self._newest.get(stream), True
-            except AccountError as error:
-                # It counts only when read whole: what came in earlier steps stands, the rest is read again.
-                step.parts.pop(stream, None)
-                self.failures[stream] = error
-        step.is_last = True
-        yield step
+    def parts(self) -> Iterator[Part]:
+        """All of them."""
+        while not (part := self.read()).is_last:
+            yield part
+        yield part
 
-    def _fits_one_step(self, stream: Stream, window: Window, step: Step) -> bool:
-        """Reads the window newest first into the step; if that fills it, takes all of it out again and says so."""
-        before = step.events, step.bytes
-        for page in self._fetch_pages(stream, window, "desc"):
-            self._add(step, stream, page)
-            if self._is_full(step):
-                step.parts.pop(stream)
-                step.events, step.bytes = before
-                self._newest.pop(stream, None)
-                self._unordered.discard(stream)
-                return False
-        return True
+    def read(self) -> Part:
+        """The next one: what the limits allow, or the rest. Not to be called again after the last, or after an error.
 
-    def _is_full(self, step: Step) -> bool:
-        return step.events >= self._limits.events or step.bytes >= self._limits.bytes
+        Raises:
+            AuditLogsError: it could not be read. It counts only when read whole: what came before stands.
+        """
+        if self._pages is None and not self._is_ascending and (part := self._newest_first()):
+            return part
+        self._pages = self._pages or self._fetch_pages(self._stream, self._window, "asc")
+        part = Part(self._window)
+        for page in self._pages:
+            self._add(part, page)
+            if self._is_full(part):
+                part.reached = None if self._is_unordered else self._newest
+                return part
+        part.reached, part.is_last = self._newest, True
+        return part
 
-    def _add(self, step: Step, stream: Stream, page: Page) -> None:
+    def _newest_first(self) -> Part | None:
+        """The window newest first; None if that is more than a part may hold."""
+        part = Part(self._window)
+        for page in self._fetch_pages(self._stream, self._window, "desc"):
+            self._add(part, page)
+            if self._is_full(part):
+                self._newest, self._is_unordered = None, False
+                return None
+        part.reached, part.is_last = self._newest, True
+        return part
+
+    def _is_full(self, part: Part) -> bool:
+        return part.events >= self._limits.events or part.bytes >= self._limits.bytes
+
+    def _add(self, part: Part, page: Page) -> None:
         """Adds a page; events at or after `before` wait for their window: they would move a cursor into the future."""
-        window = self._windows[stream]
-        step.events += page.events.num_rows
-        step.bytes += page.events.nbytes + page.quarantined.nbytes
-        in_time = pc.less(page.events["timestamp"], window.before)
+        in_time = pc.less(page.events["timestamp"], self._window.before)
         if not pc.all(in_time).as_py():  # filtering copies, into half as much memory again
             page = Page(page.events.filter(in_time), page.quarantined)
-        self._note_order(stream, page)
-        part = step.parts.setdefault(stream, Part(window))
-        part.pages.append(page)
-        part.reached = None if stream in self._unordered else self._newest.get(stream)
+        self._note_order(page)
+        part.add(page)
 
-    def _note_order(self, stream: Stream, page: Page) -> None:
+    def _note_order(self, page: Page) -> None:
         """A cursor may pass only what was read; whether more is to come below it, the order of the pages says."""
         times = page.events["timestamp"]
         if not len(times):
             return
         bounds = pc.min_max(times).as_py()
-        newest = self._newest.get(stream, bounds["min"])
+        newest = self._newest or bounds["min"]
         if bounds["min"] < newest or times[0].as_py() > times[-1].as_py():
-            self._unordered.add(stream)
-        self._newest[stream] = max(newest, bounds["max"])
+            self._is_unordered = True
+        self._newest = max(newest, bounds["max"])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from pipelines.api import client_for, page_fetcher, sleep_until, utc_now
+from pipelines.api import open_api, sleep_until, utc_now
 from pipelines.backfill import LARGEST_POOL
 from pipelines.backfill_unit import Unit
 from pipelines.command import run_window_command
@@ -31,7 +31,6 @@ from pipelines.repair import Repair
 from pipelines.settings import Settings
 from pipelines.units import Shared, run_units
 from pipelines.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
-from sources.cloudflare_audit_logs.budget import ONE_TOKEN
 from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -61,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settings: Settings, *, as_json: bool) -> int:
     """The command itself."""
-    # After the safety lag: before it, events may come at any moment.
-    settled = utc_now() - settings.safety_lag
-    window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
     is_known = _is_not_known if scope.asks_api else _is_in_lake
     streams = settings.streams_of(accounts_of(chosen, settings.account_ids, is_known))
+    # After the safety lag: before it, events may come at any moment.
+    settled = utc_now() - max(map(settings.safety_lag, streams))
+    window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
     units = [(stream, day) for day in days_of(window) for stream in streams]
     shared, checks = Shared(), list[HourCheck]()
     open_worker = partial(_open_worker, settings, scope, shared)
@@ -145,15 +144,14 @@ def _open_worker(settings: Settings, scope: Scope, shared: Shared, name: str) ->
     with ExitStack() as stack:
         fetch_pages = None
         if scope.asks_api:
-            client = stack.enter_context(client_for(settings, shared.stop, utc_now, shared.budgets.of(ONE_TOKEN)))
-            fetch_pages = page_fetcher(client, settings, shared.stop, utc_now)
+            fetch_pages = stack.enter_context(open_api(settings, shared.stop, utc_now, shared.budgets))
         copies = stack.enter_context(open_copies(settings.stores))
         completeness = Completeness(
             copies.warehouse,
             copies.lake,
             clock=utc_now,
             with_contents=scope.with_contents,
-            is_all_asked_for=not settings.hide_user_logs,
+            is_all_asked_for=settings.is_all_asked_for,
         )
         repair = None
         if scope.repairs:
@@ -165,7 +163,7 @@ def _open_worker(settings: Settings, scope: Scope, shared: Shared, name: str) ->
                 sidecars,
                 copies.owner,
                 copies.schema,
-                settings.api_versions,
+                settings.is_read,
             )
         yield _Worker(scope, shared, completeness, fetch_pages, repair)
 

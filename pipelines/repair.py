@@ -46,8 +46,8 @@ class Repair:
     owner: PostgresCredentials
     """Who may replace events in the warehouse."""
     schema: str
-    api_versions: Sequence[str]
-    """That the API is asked for."""
+    is_asked_for: Callable[[Stream], bool]
+    """Whether the API is asked for a stream."""
 
     def mend(self, check: HourCheck) -> None:
         """Makes both stores hold each event of the hour once, and the same of it.
@@ -65,7 +65,8 @@ class Repair:
         # The object held all of the hour, of every version, whatever was asked for.
         for version in API_VERSIONS:
             whole = Window(check.hour, check.hour + HOUR)
-            self._fill(Stream(stream.account_id, version), whole, check, asks_api=version in self.api_versions)
+            of_version = Stream(stream.account_id, version)
+            self._fill(of_version, whole, check, asks_api=self.is_asked_for(of_version))
 
     def _fill(self, stream: Stream, window: Window, check: HourCheck, *, asks_api: bool) -> None:
         from_api = EVENT_SCHEMA.empty_table()

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipelines.api import Clock, client_for, page_fetcher, utc_now
+from pipelines.api import Clock, open_api, utc_now
 from pipelines.destination import Destination
 from pipelines.dlt_hooks import verify_hooks
 from pipelines.embedded_postgres import embedded_postgres, ensure_running
@@ -37,6 +37,7 @@ from pipelines.running import Running
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.shards import WHOLE, Shard
 from pipelines.warehouse import Warehouse
+from sources.cloudflare_audit_logs.budget import LOOP_SHARE, Budgets
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.traffic import Traffic
 
@@ -88,7 +89,7 @@ def run(
     """
     verify_hooks()
     settings = _part_of(settings, shard)
-    supervisor = Supervisor(longest_silence_seconds(settings), is_idle=not settings.account_ids)
+    supervisor = Supervisor(longest_silence_seconds(settings), is_idle=not settings.accounts)
     progress = Progress(settings, supervisor.alive)
     report = Report(traffic=Traffic(progress.note), measured=Measurements(settings.poll_interval))
     with ExitStack() as stack:
@@ -96,7 +97,8 @@ def run(
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
         stack.enter_context(remembered_configuration())
-        client = stack.enter_context(client_for(settings, stop, clock, traffic=report.traffic))
+        budgets = Budgets(share=LOOP_SHARE, kept_back=0)
+        fetch_pages = stack.enter_context(open_api(settings, stop, clock, budgets, report.traffic))
         destinations = stack.enter_context(_destinations(settings, shard, clock))
         show_progress = stack.enter_context(_progress())
         if not once:
@@ -109,7 +111,7 @@ def run(
 
         loop = Loop(
             settings,
-            page_fetcher(client, settings, stop, clock),
+            fetch_pages,
             destinations,
             report,
             clock=clock,
@@ -133,11 +135,11 @@ def _health(running: Running, clock: Clock) -> AbstractContextManager[None]:
 
 def _part_of(settings: Settings, shard: Shard) -> Settings:
     """The settings with the accounts of the shard alone."""
-    own = tuple(account_id for account_id in settings.account_ids if shard.takes(account_id))
+    own = {account_id: account for account_id, account in settings.accounts.items() if shard.takes(account_id)}
     if not own:
         hint = "it stands by for accounts that are added; fewer shards would do"
-        log.warning("shard.empty", shard=shard, accounts=len(settings.account_ids), hint=hint)
-    return replace(settings, account_ids=own)
+        log.warning("shard.empty", shard=shard, accounts=len(settings.accounts), hint=hint)
+    return replace(settings, accounts=own)
 
 
 def _log_start(settings: Settings, shard: Shard) -> None:
@@ -146,7 +148,8 @@ def _log_start(settings: Settings, shard: Shard) -> None:
         "run.started",
         shard=shard,
         accounts=len(settings.account_ids),
-        versions=",".join(settings.api_versions),
+        tokens=len({account.token_name for account in settings.accounts.values()}),
+        versions=",".join(sorted({stream.api_version for stream in settings.streams})),
         every_seconds=f"{settings.poll_interval_seconds:g}",
         warehouse=f"{server.host}:{server.port}/{server.database}" if server else settings.stores.postgres_dir,
         lake=settings.stores.lake_url,

@@ -132,7 +132,8 @@ class ScratchPipeline:
             if isinstance(cause, AuditLogsError):
                 raise cause from error
             detail = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
-            hint = f"check {self._pipelines_dir}, its rights and space" if isinstance(cause, OSError) else ""
+            file = getattr(cause, "filename", None) or self._pipelines_dir
+            hint = f"check {file}, its rights and space" if isinstance(cause, OSError) else ""
             raise TemporaryError(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
 
 
@@ -152,6 +153,6 @@ def client_of(store: Store, destination: Any = None) -> Any:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
+    while not isinstance(error, OSError) and (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error

@@ -21,7 +21,7 @@ def read_secrets(environment: Mapping[str, str], root: Path) -> tuple[dict[str, 
             continue
         for way, file in files.items():
             try:
-                secrets[name] = _read(file)
+                secrets[name] = read_secret(file)
             except ValueError as error:
                 problems.append(f"{way} {error}")
     return secrets, problems
@@ -31,13 +31,22 @@ def _files(environment: Mapping[str, str], name: str, root: Path) -> Iterator[tu
     """The files that give a secret, by what the operator calls them."""
     if FILE_NAMES[name] in environment:
         yield FILE_NAMES[name], root / environment[FILE_NAMES[name]]
-    credential = Path(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
+    credential = credential_file(environment, name)
     if os.access(credential, os.F_OK):  # unlike exists(), no error where the folder is another service's
         yield f"systemd's credential {name}", credential
 
 
-def _read(file: Path) -> str:
-    """The file's text without the newline that editors put at its end."""
+def credential_file(environment: Mapping[str, str], name: str) -> Path:
+    """Where systemd puts a credential."""
+    return Path(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
+
+
+def read_secret(file: Path) -> str:
+    """The file's text without the newline that editors put at its end.
+
+    Raises:
+        ValueError: it gives none; the text goes on from what names the file.
+    """
     try:
         secret = file.read_text(encoding="utf-8").rstrip("\r\n")
     except UnicodeDecodeError:  # whose own text would show the secret

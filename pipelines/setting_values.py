@@ -17,7 +17,8 @@ N = TypeVar("N", int, float)
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """How strictly PostgreSQL's certificate is checked, least first."""
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,39}")
+"""Cloudflare's have 32 characters, its tokens 40 and more: one in the wrong place would be logged as an account."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -28,11 +29,18 @@ def token(text: str) -> str:
     return text
 
 
+def account_id(text: str) -> str:
+    """One account id; nothing in it that a path or a query could read as more."""
+    if not _ACCOUNT_ID.fullmatch(text):
+        raise ValueError("is not an account id: 32 letters and digits")
+    return text
+
+
 def account_ids(text: str) -> tuple[str, ...]:
     """Several account ids, comma separated, each once; nothing in them that a path or a query could read as more."""
     ids = [part.strip() for part in text.split(",") if part.strip()]
     if not ids or not all(_ACCOUNT_ID.fullmatch(part) for part in ids):
-        raise ValueError("is not a list of account ids: letters, digits, - and _ only, comma separated")
+        raise ValueError("is not a list of account ids: 32 letters and digits each, comma separated")
     return tuple(dict.fromkeys(ids))
 
 
@@ -52,6 +60,13 @@ def url(text: str) -> str:
     if parts.username or parts.password:
         raise ValueError("has a password in it: use the settings meant for secrets")
     return text.rstrip("/")
+
+
+def plain_name(text: str) -> str:
+    """The name of a database or a user, and not the URL that such names are taken from."""
+    if "://" in text:
+        raise ValueError("is a URL: write the name alone; host, user and password are settings of their own")
+    return text
 
 
 def hostname(text: str) -> str:
@@ -111,7 +126,7 @@ def boolean(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-def past(now: datetime) -> Callable[[str], datetime | None]:
+def past(now: datetime) -> Callable[[str], datetime]:
     """A time (RFC 3339) or a day that is not after `now`."""
 
     def parse(text: str) -> datetime:

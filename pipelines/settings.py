@@ -4,13 +4,10 @@ The names, defaults and meanings are the contract; `.env.example` and `config.ex
 """
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -18,15 +15,12 @@ from dotenv.parser import parse_stream
 from sources.cloudflare_audit_logs.streams import Stream
 
 from . import setting_values as values
-from .secret_files import FILE_NAMES, read_secrets
+from .accounts import Account, read_accounts, read_defaults
+from .secret_files import read_secrets
+from .setting_reader import SettingReader
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HISTORY = timedelta(days=30)
-OWN_PREFIXES = ("CLOUDFLARE_", "METRICS_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
-
-_SECRET = re.compile("TOKEN|PASSWORD|SECRET")
-
-T = TypeVar("T")
 
 
 class SettingsError(Exception):
@@ -114,15 +108,12 @@ class StoreSettings:
 class Settings:
     """All that a run needs to know. Secrets do not show in its `repr`."""
 
-    api_token: str = field(repr=False)
-    account_ids: tuple[str, ...]
+    accounts: Mapping[str, Account]
+    """By id."""
+    defaults: Account
+    """What an account has that says nothing else."""
     api_url: str
-    api_versions: tuple[str, ...]
     poll_interval_seconds: float
-    per_page: int
-    direction: str
-    hide_user_logs: bool
-    safety_lag_seconds: float
     request_timeout_seconds: float
     max_retries: int
     backoff_seconds: float
@@ -130,12 +121,16 @@ class Settings:
     sweep_interval_seconds: float
     sweep_window_hours: float
     reconcile_after_hours: tuple[float, ...]
-    initial_checkpoint: datetime | None
     metrics_port: int | None
     """None: metrics and health are not served. Zero: at a free port."""
     metrics_host: str
     stores: StoreSettings
     warnings: tuple[str, ...] = ()
+
+    @property
+    def account_ids(self) -> tuple[str, ...]:
+        """The accounts that are read."""
+        return tuple(self.accounts)
 
     @property
     def streams(self) -> list[Stream]:
@@ -144,17 +139,28 @@ class Settings:
 
     def streams_of(self, account_ids: Sequence[str]) -> list[Stream]:
         """Some accounts in every version that is read."""
-        return [Stream(account_id, version) for account_id in account_ids for version in self.api_versions]
+        return [stream for account_id in account_ids for stream in self.account(account_id).streams]
+
+    def account(self, account_id: str) -> Account:
+        """How an account is read; one that is not in the settings, as the simple variables say."""
+        return self.accounts.get(account_id) or replace(self.defaults, id=account_id)
+
+    def is_read(self, stream: Stream) -> bool:
+        """Whether the account is read in this version."""
+        return stream in self.account(stream.account_id).streams
+
+    def is_all_asked_for(self, stream: Stream) -> bool:
+        """Whether nothing is hidden from us that the API has of the stream."""
+        return not self.account(stream.account_id).hide_user_logs
+
+    def safety_lag(self, stream: Stream) -> timedelta:
+        """How far before its cursor a poll of the stream begins."""
+        return self.account(stream.account_id).safety_lag
 
     @property
     def poll_interval(self) -> timedelta:
         """The time between two polls."""
         return timedelta(seconds=self.poll_interval_seconds)
-
-    @property
-    def safety_lag(self) -> timedelta:
-        """How far before its cursor a poll begins."""
-        return timedelta(seconds=self.safety_lag_seconds)
 
     @property
     def sweep_interval(self) -> timedelta:
@@ -171,9 +177,9 @@ class Settings:
         """Where the times of the last sweeps are."""
         return self.stores.data_dir / "sweeps"
 
-    def first_begin(self, now: datetime) -> datetime:
+    def first_begin(self, stream: Stream, now: datetime) -> datetime:
         """Where a stream begins that neither store has seen: `INITIAL_CHECKPOINT`, or 30 days ago."""
-        return self.initial_checkpoint or now - DEFAULT_HISTORY
+        return self.account(stream.account_id).initial_checkpoint or now - DEFAULT_HISTORY
 
 
 def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
@@ -186,8 +192,12 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
         if problems := _lines_without_value(root / ".env"):
             raise SettingsError(problems)
         merged = {**dotenv_values(root / ".env"), **os.environ}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{root / '.env'} is not readable as UTF-8 text: {error}; save it as that"]) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"{root / '.env'} is not UTF-8 text: {error}; save it as that"]) from error
+    except OSError as error:
+        raise SettingsError(
+            [f"{root / '.env'} cannot be read: {error.strerror}; see what it is, and its rights"]
+        ) from error
     environment = {name: value for name, value in merged.items() if value}
     secrets, problems = read_secrets(environment, root)
     if problems:
@@ -197,7 +207,7 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
 
 def _lines_without_value(file: Path) -> list[str]:
     """What `dotenv` would leave out; not shown, because there may be a secret in it."""
-    if not file.is_file():
+    if not file.exists():
         return []
     with file.open(encoding="utf-8") as text:
         wrong = [line for line in parse_stream(text) if line.error or (line.key is not None and line.value is None)]
@@ -205,25 +215,21 @@ def _lines_without_value(file: Path) -> list[str]:
     return [f"{file}, line {line.original.line}: {how}" for line in wrong]
 
 
-def read_settings(environment: Mapping[str, str], *, now: datetime, asks_api: bool = True) -> Settings:
+def read_settings(
+    environment: Mapping[str, str], *, now: datetime, asks_api: bool = True, root: Path = PROJECT_ROOT
+) -> Settings:
     """The checked settings; token and accounts may be missing where the API is not asked.
 
     Raises:
         SettingsError: with every problem at once, each with what to write instead.
     """
-    read = _Reader(environment)
+    read = SettingReader(environment)
+    defaults = read_defaults(read, now)
     settings = Settings(
-        api_token=read.needed("CLOUDFLARE_API_TOKEN", values.token, "a Cloudflare API token", "", asks_api),
-        account_ids=read.needed(
-            "CLOUDFLARE_ACCOUNT_ID", values.account_ids, "one or several account ids, comma separated", (), asks_api
-        ),
+        accounts=read_accounts(read, environment, root, defaults, now=now, asks_api=asks_api),
+        defaults=defaults,
         api_url=read.optional("CLOUDFLARE_API_URL", values.url, "https://api.cloudflare.com/client/v4"),
-        api_versions=read.optional("CLOUDFLARE_API_VERSION", values.api_versions, ("v1",)),
         poll_interval_seconds=read.optional("POLL_INTERVAL_SECONDS", values.seconds(0.1, 86_400), 30.0),
-        per_page=read.optional("CLOUDFLARE_PER_PAGE", values.whole(1, 1000), 1000),
-        direction=read.optional("CLOUDFLARE_DIRECTION", values.choice("asc", "desc"), "asc"),
-        hide_user_logs=read.optional("CLOUDFLARE_HIDE_USER_LOGS", values.boolean, default=False),
-        safety_lag_seconds=read.optional("CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS", values.seconds(0, 30 * 86_400), 900.0),
         request_timeout_seconds=read.optional("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", values.seconds(0.1, 3600), 30.0),
         sweep_interval_seconds=read.optional("SWEEP_INTERVAL_SECONDS", values.seconds(0, 30 * 86_400), 3600.0),
         sweep_window_hours=read.optional(
@@ -233,7 +239,6 @@ def read_settings(environment: Mapping[str, str], *, now: datetime, asks_api: bo
         max_retries=read.optional("CLOUDFLARE_MAX_RETRIES", values.whole(0, 100), 3),
         backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", values.seconds(0, 3600), 1.0),
         backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", values.seconds(0, 3600), 300.0),
-        initial_checkpoint=read.optional("INITIAL_CHECKPOINT", values.past(now), None),
         metrics_port=read.optional("METRICS_PORT", values.whole(0, 65_535), None),
         metrics_host=read.optional("METRICS_HOST", values.hostname, "127.0.0.1"),
         stores=_read_stores(read),
@@ -253,14 +258,14 @@ def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
     Raises:
         SettingsError: as `read_settings`.
     """
-    read = _Reader(environment)
+    read = SettingReader(environment)
     stores = _read_stores(read)
     if read.problems:
         raise SettingsError(read.problems)
     return stores
 
 
-def _read_stores(read: "_Reader") -> StoreSettings:
+def _read_stores(read: SettingReader) -> StoreSettings:
     return StoreSettings(
         postgres=_read_postgres(read),
         postgres_owner=_read_owner(read),
@@ -272,31 +277,33 @@ def _read_stores(read: "_Reader") -> StoreSettings:
     )
 
 
-def _read_postgres(read: "_Reader") -> PostgresSettings | None:
+def _read_postgres(read: SettingReader) -> PostgresSettings | None:
     host = read.optional("PG_HOST", values.hostname, None)
     details = ("PG_PORT", "PG_DATABASE", "PG_USER", "PG_PASSWORD", "PG_SSLMODE", "PG_OWNER_USER", "PG_OWNER_PASSWORD")
     if host is None:
-        read.refuse(details, "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL")
+        why = "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL"
+        read.refuse_without("PG_HOST", details, why)
         return None
     return PostgresSettings(
         host=host,
         port=read.optional("PG_PORT", values.whole(1, 65_535), 5432),
-        database=read.optional("PG_DATABASE", str, "postgres"),
-        user=read.optional("PG_USER", str, "postgres"),
+        database=read.optional("PG_DATABASE", values.plain_name, "postgres"),
+        user=read.optional("PG_USER", values.plain_name, "postgres"),
         password=read.optional("PG_PASSWORD", str, ""),
         sslmode=read.optional("PG_SSLMODE", values.choice(*values.SSLMODES), "prefer"),
     )
 
 
-def _read_owner(read: "_Reader") -> OwnerSettings | None:
-    user = read.optional("PG_OWNER_USER", str, None)
+def _read_owner(read: SettingReader) -> OwnerSettings | None:
+    user = read.optional("PG_OWNER_USER", values.plain_name, None)
     if user is None:
-        read.refuse(("PG_OWNER_PASSWORD",), "has no effect without PG_OWNER_USER: set that as well, or remove it")
+        why = "has no effect without PG_OWNER_USER: set that as well, or remove it"
+        read.refuse_without("PG_OWNER_USER", ("PG_OWNER_PASSWORD",), why)
         return None
     return OwnerSettings(user, read.optional("PG_OWNER_PASSWORD", str, ""))
 
 
-def _read_timescale(read: "_Reader") -> TimescaleSettings:
+def _read_timescale(read: SettingReader) -> TimescaleSettings:
     days = values.whole(0, 36_500)
     return TimescaleSettings(
         chunk_days=read.optional("TIMESCALE_CHUNK_DAYS", days, TimescaleSettings.chunk_days),
@@ -305,11 +312,12 @@ def _read_timescale(read: "_Reader") -> TimescaleSettings:
     )
 
 
-def _read_s3(read: "_Reader") -> S3Settings | None:
+def _read_s3(read: SettingReader) -> S3Settings | None:
     bucket = read.optional("S3_BUCKET", values.bucket, None)
     if bucket is None:
         details = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION")
-        read.refuse(details, "has no effect without S3_BUCKET: set S3_BUCKET, or remove it to use the folder data/lake")
+        why = "has no effect without S3_BUCKET: set S3_BUCKET, or remove it to use the folder data/lake"
+        read.refuse_without("S3_BUCKET", details, why)
         return None
     settings = S3Settings(
         bucket=bucket,
@@ -321,46 +329,3 @@ def _read_s3(read: "_Reader") -> S3Settings | None:
     if (settings.access_key is None) != (settings.secret_key is None):
         read.problem("S3_ACCESS_KEY and S3_SECRET_KEY belong together: set both, or neither")
     return settings
-
-
-class _Reader:
-    """Reads single settings and collects what is wrong with them."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-        self._names: set[str] = set(FILE_NAMES.values())
-        self.problems: list[str] = []
-
-    def problem(self, text: str) -> None:
-        self.problems.append(text)
-
-    def needed(self, name: str, parse: Callable[[str], T], meaning: str, default: T, is_required: bool) -> T:  # noqa: FBT001
-        if is_required and not self._environment.get(name):
-            self.problem(f"{name} is missing: set it to {meaning}, in .env or the environment")
-        return self.optional(name, parse, default)
-
-    def optional(self, name: str, parse: Callable[[str], T], default: T | None) -> T:
-        self._names.add(name)
-        text = self._environment.get(name)
-        if text:
-            try:
-                return parse(text)
-            except ValueError as error:
-                shown = "" if _SECRET.search(name) else f" ({text!r:.80})"
-                self.problem(f"{name}{shown} {error}")
-        return default  # type: ignore[return-value]  # as above, or the default is of type T
-
-    def refuse(self, names: tuple[str, ...], why: str) -> None:
-        self._names.update(names)
-        for name in names:
-            if self._environment.get(name):
-                self.problem(f"{name} {why}")
-
-    def unknown_names(self) -> list[str]:
-        """Warnings of names that look like settings and are none."""
-        unknown = [name for name in self._environment if name.startswith(OWN_PREFIXES) and name not in self._names]
-        return [f"{name} is not a setting and is ignored{self._suggestion(name)}" for name in sorted(unknown)]
-
-    def _suggestion(self, name: str) -> str:
-        close = get_close_matches(name, self._names, n=1)
-        return f": did you mean {close[0]}?" if close else ""

@@ -42,7 +42,8 @@ def show(*, as_json: bool) -> int:
         # The lake after it: dlt reads its configuration once, with the port of an embedded server in it.
         warehouse = _part(lambda: _warehouse(settings, now, stack), errors)
         lake = _part(lambda: _lake(lake_health(settings.account_ids, now), now), errors)
-    status = {"at": now.isoformat(), "safety_lag_seconds": settings.safety_lag_seconds, "warehouse": warehouse}
+    lag = settings.defaults.safety_lag_seconds
+    status = {"at": now.isoformat(), "safety_lag_seconds": lag, "warehouse": warehouse}
     status["lake"] = lake
     if as_json:
         print(json.dumps(status))
@@ -69,7 +70,7 @@ def _warehouse(settings: Settings, now: datetime, stack: ExitStack) -> dict[str,
     with warehouse_health(stores) as health:
         positions = health.positions()
         streams = sorted({*settings.streams, *positions})
-        found = {stream: health.stream(stream, settings.safety_lag_seconds) for stream in streams}
+        found = {stream: health.stream(stream, settings.safety_lag(stream).total_seconds()) for stream in streams}
         return {
             "last_load": _time(health.last_load()),
             "recommended_lag_seconds": recommended_seconds(one.lag for one in found.values()),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -170,6 +171,7 @@ class Warehouse:
         shard: Shard = WHOLE,
         ensure_server: Callable[[], None] = lambda: None,
         on_others: Callable[[list[str]], None] = refuse_others,
+        embedded_in: Path | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Tells `on_others`, when it has taken the lock, of loops that divide the accounts in another way."""
@@ -178,6 +180,12 @@ class Warehouse:
         self._shard, self._on_others = shard, on_others
         self._owner, self._timescale = owner, timescale
         self._ensure_server, self._clock = ensure_server, clock
+        settings = "PG_HOST, PG_PORT, PG_DATABASE, PG_USER, PG_PASSWORD and PG_SSLMODE"
+        self._hint = f"check {settings}{', PG_OWNER_USER and PG_OWNER_PASSWORD' if owner else ''}"
+        if embedded_in is not None:
+            self._hint = (
+                f"it is the embedded PostgreSQL: see server.log in {embedded_in}; the next poll starts it again"
+            )
         self.connection: Connection | None = None
         """The connection that asks what has to be asked, and holds the writer's lock."""
         self.session: Session | None = None
@@ -187,7 +195,14 @@ class Warehouse:
     @classmethod
     def of(cls, stores: StoreSettings, **own: Any) -> "Warehouse":
         """That of the settings."""
-        return cls(stores.postgres_schema, timescale=stores.timescale, owner=stores.postgres_owner, **own)
+        embedded_in = None if stores.postgres else stores.postgres_dir
+        return cls(
+            stores.postgres_schema,
+            timescale=stores.timescale,
+            owner=stores.postgres_owner,
+            embedded_in=embedded_in,
+            **own,
+        )
 
     def destination(self) -> AuditWarehouse:
         """What a dlt pipeline loads into."""
@@ -206,8 +221,7 @@ class Warehouse:
                 raise AuditLogsError(
                     "a right is missing in the warehouse", detail=message_of(error), hint=hint
                 ) from error
-            hint = "check PG_HOST, PG_PORT, PG_DATABASE, PG_USER, PG_PASSWORD and PG_SSLMODE"
-            raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=hint) from error
+            raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=self._hint) from error
 
     @property
     def oldest_kept(self) -> datetime | None:

@@ -1,6 +1,7 @@
 """Where a process reads and writes, in words without secrets, so that two of them can be compared."""
 
 import socket
+from hashlib import sha256
 
 from .lake import Lake
 from .scratch_pipeline import client_of
@@ -22,10 +23,16 @@ def whereabouts(settings: Settings, *, asks_api: bool) -> dict[str, str]:
     found["TIMESCALE_RETENTION_DAYS"] = str(stores.timescale.retention_days)
     if asks_api:
         found["API"] = settings.api_url
-        found["CLOUDFLARE_HIDE_USER_LOGS"] = str(settings.hide_user_logs).lower()
+        found["accounts, versions and what is hidden of them"] = _accounts(settings)
     if stores.postgres is None or found["lake"].startswith("file:"):
         found["host, which a folder or an embedded PostgreSQL asks to be one"] = socket.gethostname()
     return found
+
+
+def _accounts(settings: Settings) -> str:
+    """How many, and a digest of how they are read."""
+    all_of_them = sorted((a.id, a.api_versions, a.hide_user_logs) for a in settings.accounts.values())
+    return f"{len(all_of_them)} ({sha256(repr(all_of_them).encode()).hexdigest()[:8]})"
 
 
 def _lake() -> str:

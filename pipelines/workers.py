@@ -3,8 +3,9 @@
 import faulthandler
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -28,7 +29,7 @@ class Workers(Generic[Owner, Subject]):
     def __init__(self, deadline_seconds: float) -> None:
         self._deadline_seconds = deadline_seconds
         self._executors: dict[Owner, ThreadPoolExecutor] = {}
-        self._tasks: dict[Owner, tuple[Future[Any], Subject]] = {}
+        self._tasks: dict[Owner, tuple[Future[Any], Subject, float]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -46,21 +47,30 @@ class Workers(Generic[Owner, Subject]):
         """Whether this owner has a task in hand, or one that was not collected yet."""
         return owner in self._tasks
 
+    def busy_seconds(self, owner: Owner) -> float:
+        """How long this owner has been at its task; 0 without one."""
+        return time.monotonic() - self._tasks[owner][2] if owner in self._tasks else 0.0
+
+    def subject_of(self, owner: Owner) -> Subject:
+        """What the task is about that this owner has in hand."""
+        return self._tasks[owner][1]
+
+    @property
+    def futures(self) -> list["Future[Any]"]:
+        """What is in hand."""
+        return [future for future, _, _ in self._tasks.values()]
+
     def submit(self, owner: Owner, subject: Subject, task: Callable[[], Any]) -> None:
         """Gives the owner, who must not be busy, a task."""
         executor = self._executors.setdefault(owner, ThreadPoolExecutor(1))
-        self._tasks[owner] = executor.submit(self._run, task), subject
+        self._tasks[owner] = executor.submit(self._run, task), subject, time.monotonic()
 
     def collect(self) -> Iterator[Finished[Owner, Subject]]:
         """Yields the tasks that have ended since the last time."""
-        for owner, (future, subject) in list(self._tasks.items()):
+        for owner, (future, subject, _) in list(self._tasks.items()):
             if future.done():
                 del self._tasks[owner]
                 yield Finished(owner, subject, future)
-
-    def wait(self, timeout_seconds: float) -> None:
-        """Waits until a task ends."""
-        wait([future for future, _ in self._tasks.values()], timeout_seconds, FIRST_COMPLETED)
 
     def _run(self, task: Callable[[], Any]) -> Any:
         with _deadline(self._deadline_seconds):

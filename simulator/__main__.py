@@ -2,6 +2,9 @@
 
 While it runs, it takes orders: `POST /_simulator/faults`, `/_simulator/behaviour` and `/_simulator/events` take the
 fields of `Fault`, `Behaviour` and of `{account_id, version, events: [{time, visible_at, raw}]}` as JSON.
+`GET /_simulator/requests` says who asked for what, when and with which token.
+
+Many accounts: `--account-count 1000 --token-each --write-accounts FILE`, and `ACCOUNTS_FILE=FILE` for the loop.
 """
 
 import argparse
@@ -9,7 +12,9 @@ import signal
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from .accounts import account_ids_of, token_of, write_accounts
 from .api import Api
 from .server import serving
 from .world import Plan, build_world
@@ -19,8 +24,9 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     options = _parse_arguments()
     now = datetime.now(UTC)
+    account_ids = account_ids_of(options.account_count) or tuple(options.accounts.split(","))
     history = Plan(
-        account_ids=tuple(options.accounts.split(",")),
+        account_ids=account_ids,
         versions=tuple(options.versions.split(",")),
         count=options.events,
         since=now - timedelta(hours=options.history_hours),
@@ -30,7 +36,10 @@ def main() -> None:
     )
     minutes = timedelta(minutes=options.live_minutes)
     coming = replace(history, count=round(options.live_minutes * options.live_rate), since=now, before=now + minutes)
-    api = Api(build_world(history, coming), token=options.token, clock=lambda: datetime.now(UTC))
+    tokens = {token_of(account_id): {account_id} for account_id in account_ids if options.token_each}
+    api = Api(build_world(history, coming), token=options.token, clock=lambda: datetime.now(UTC), tokens=tokens)
+    if options.write_accounts:
+        write_accounts(options.write_accounts, account_ids, with_tokens=options.token_each)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -44,14 +53,19 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; a container's is 0.0.0.0")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--token", default="simulated-token")
+    parser.add_argument("--token", default="simulated-token", help="the one that is good for all accounts")
     parser.add_argument("--accounts", default="a" * 32, help="account ids, comma separated")
+    parser.add_argument("--account-count", type=int, default=0, help="instead: so many, without events unless told")
+    parser.add_argument("--token-each", action="store_true", help="and a token of its own for each: token-<id>")
+    parser.add_argument("--write-accounts", type=Path, metavar="FILE", help="where their accounts.toml goes")
     parser.add_argument("--versions", default="v1,v2")
     parser.add_argument("--events", type=int, default=5000, help="that have happened, for each account and version")
     parser.add_argument("--history-hours", type=float, default=24)
     parser.add_argument("--live-rate", type=float, default=30, help="events a minute to come, likewise")
     parser.add_argument("--live-minutes", type=float, default=60, help="how long they come")
     parser.add_argument("--delay-seconds", type=float, default=2, help="the longest time until an event is visible")
+    if parser.parse_known_args()[0].account_count:
+        parser.set_defaults(events=0, live_rate=0)
     return parser.parse_args()
 
 

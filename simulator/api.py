@@ -6,13 +6,14 @@ import json
 import math
 import re
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from .quota import Quota
 from .world import SimulatedEvent, World
 
 PREFIX = "/client/v4"
@@ -30,19 +31,20 @@ _NOT_FOUND = {"code": 7003, "message": "Could not route to the account, perhaps 
 
 @dataclass
 class Reply:
-    """An HTTP answer. `cut` sends only so many bytes of the body and closes the connection."""
+    """An HTTP answer, after a delay. `cut` sends only so many bytes of the body and closes the connection."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
+    delay_seconds: float = 0
 
 
 @dataclass
 class Fault:
     """A misbehaviour: replaces the answer to matching requests, `times` times (None: for ever).
 
-    Without `status` and `body`, the true answer is sent, with `headers` and `cut` applied.
+    Without `status` and `body`, the true answer is sent, with `headers`, `cut` and `latency_seconds` applied.
     """
 
     account_id: str | None = None
@@ -53,6 +55,7 @@ class Fault:
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
+    latency_seconds: float | None = None
 
     def matches(self, request: "Request") -> bool:
         """Whether it is this request's turn to go wrong."""
@@ -79,7 +82,10 @@ class Behaviour:
     sends_date: bool = True
     token_has_permission: bool = True
     requests_per_window: int = 1200
+    """For each token."""
     window_seconds: float = 300
+    latency_seconds: float = 0
+    """Of every answer; the real API's is 0.1 to 0.3."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ class Request:
     version: str
     params: Mapping[str, str]
     page: int
+    token: str
+    at: datetime
 
 
 class BadRequestError(Exception):
@@ -97,16 +105,25 @@ class BadRequestError(Exception):
 
 
 class Api:
-    """The API's answers about a world. Safe to call from several threads."""
+    """The API's answers about a world. Safe to call from several threads.
 
-    def __init__(self, world: World, *, token: str, clock: Callable[[], datetime]) -> None:
+    `token` is good for all accounts, those of `tokens` for the ones that they name; each has a budget of its own.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        token: str,
+        clock: Callable[[], datetime],
+        tokens: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
         self.world, self.clock = world, clock
         self.behaviour = Behaviour()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
-        self.token = token
-        self._times: deque[datetime] = deque()
-        self._blocked_until = datetime.min.replace(tzinfo=UTC)
+        self.token, self.tokens = token, dict(tokens or {})
+        self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
         self._lock = threading.Lock()
 
     def answer(self, target: str, authorization: str) -> Reply:
@@ -119,22 +136,26 @@ class Api:
         )
         with self._lock:
             page = int(params["page"]) if params.get("page", "").isdecimal() else self._cursor_page(params)
-            request = Request(account_id, version, params, page)
+            token = authorization.removeprefix("Bearer ")
+            request = Request(account_id, version, params, page, token, self.clock())
             self.requests.append(request)
-            limited = self._limit()
+            limited, rate_headers = self._limit(request)
             fault = next((fault for fault in self.faults if fault.matches(request)), None)
             if fault and fault.times is not None:
                 fault.times -= 1
-        if limited:
-            return limited
-        return self._misbehave(fault, lambda: self._answer(request, authorization))
+        reply = limited or self._misbehave(fault, lambda: self._answer(request))
+        reply.headers = {**rate_headers, **reply.headers}
+        latency_seconds = fault.latency_seconds if fault else None
+        reply.delay_seconds = self.behaviour.latency_seconds if latency_seconds is None else latency_seconds
+        return reply
 
-    def _answer(self, request: Request, authorization: str) -> Reply:
-        is_known = authorization == f"Bearer {self.token}"
+    def _answer(self, request: Request) -> Reply:
         if request.version == "tokens":
             active = b'{"errors":[],"messages":[],"result":{"id":"f267e341","status":"active"},"success":true}'
+            is_known = request.token == self.token or request.token in self.tokens
             return Reply(body=active) if is_known else _failure(401, _INVALID_TOKEN)
-        if not is_known or not self.behaviour.token_has_permission:
+        is_good = request.token == self.token or request.account_id in self.tokens.get(request.token, ())
+        if not is_good or not self.behaviour.token_has_permission:
             return _failure(403, _FORBIDDEN)
         if request.account_id not in self.world.account_ids:
             return _failure(404, _NOT_FOUND)
@@ -184,28 +205,22 @@ class Api:
         is_ascending = direction == "asc" and not self.behaviour.ignores_direction
         return events if is_ascending else events[::-1]
 
-    def _limit(self) -> Reply | None:
-        now, behaviour = self.clock(), self.behaviour
-        window = timedelta(seconds=behaviour.window_seconds)
-        self._times.append(now)
-        while self._times[0] <= now - window:
-            self._times.popleft()
-        if len(self._times) > behaviour.requests_per_window and self._blocked_until <= now:
-            self._blocked_until = now + window
-        if now >= self._blocked_until:
-            return None
-        wait = math.ceil((self._blocked_until - now).total_seconds())
+    def _limit(self, request: Request) -> tuple[Reply | None, dict[str, str]]:
+        """The answer to a token that is shut out, and what every answer says of the token's budget."""
+        most, seconds = self.behaviour.requests_per_window, self.behaviour.window_seconds
+        quota = self._quotas[request.token]
+        shut_seconds = quota.count(request.at, most, timedelta(seconds=seconds))
+        headers = {
+            "Ratelimit": f'"default";r={max(0, most - len(quota.times))};t={seconds:.0f}',
+            "Ratelimit-Policy": f'"default";q={most};w={seconds:.0f}',
+        }
+        if not shut_seconds:
+            return None, headers
         reply = _failure(
             429, {"code": 10429, "message": "Rate limited. Please wait and consider throttling your request speed"}
         )
-        reply.headers["Retry-After"] = str(wait)
-        return reply
-
-    def rate_headers(self) -> dict[str, str]:
-        """What every answer says of the budget."""
-        left = max(0, self.behaviour.requests_per_window - len(self._times))
-        quota, window = self.behaviour.requests_per_window, round(self.behaviour.window_seconds)
-        return {"Ratelimit": f'"default";r={left};t={window}', "Ratelimit-Policy": f'"default";q={quota};w={window}'}
+        reply.headers["Retry-After"] = str(math.ceil(shut_seconds))
+        return reply, headers
 
     def _cursor_page(self, params: Mapping[str, str]) -> int:
         if not params.get("cursor"):

@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,6 +23,8 @@ class Server(ThreadingHTTPServer):
     """Serves one `Api`."""
 
     daemon_threads = True
+    request_queue_size = 128
+    """Clients that connect at once; those beyond it would try again a second later."""
 
     def __init__(self, api: Api, port: int = 0, host: str = "127.0.0.1") -> None:
         super().__init__((host, port), _Handler)
@@ -64,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(_json([asdict(request) for request in api.requests]))
             return
         reply = api.answer(self.path, self.headers.get("Authorization", ""))
-        reply.headers = {**api.rate_headers(), **reply.headers}
+        time.sleep(reply.delay_seconds)
         self._send(reply)
 
     def do_POST(self) -> None:  # http.server's name
@@ -107,4 +110,4 @@ def _event(order: dict[str, str]) -> SimulatedEvent:
 
 
 def _json(value: Any) -> Reply:
-    return Reply(body=json.dumps(value).encode())
+    return Reply(body=json.dumps(value, default=str).encode())

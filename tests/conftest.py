@@ -33,7 +33,8 @@ from pipelines.embedded_postgres import embedded_postgres
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.report import Report
 from pipelines.run import run
-from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT, PostgresSettings, read_environment, read_settings
+from pipelines.setting_reader import OWN_PREFIXES
+from pipelines.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from simulator.api import Api
 from simulator.server import serving
 from simulator.world import World
@@ -163,6 +164,7 @@ def environment(
             "CLOUDFLARE_API_URL": server.url,
             "CLOUDFLARE_API_TOKEN": TOKEN,
             "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+            "ACCOUNTS_FILE": os.devnull,
             "CLOUDFLARE_BACKOFF_SECONDS": "0",
             "DATA_DIR": str(tmp_path / "data"),
             "PG_HOST": postgres.host,

@@ -190,7 +190,7 @@ def test_whoever_has_no_patience_is_told_at_once() -> None:
 def test_the_budget_is_shared_by_threads() -> None:
     """Each request is counted once, whoever sends it."""
     clock = Clock()
-    budget = Budget(clock=clock, requests=100)
+    budget = Budget(clock=clock, share=100 / 1200)
 
     def send_some() -> None:
         for _ in range(25):

@@ -12,7 +12,7 @@ from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 
 EXAMPLES = (".env.example", "config.example.env")
 NAME = re.compile(
-    r'"((?:CLOUDFLARE|METRICS|PG|RECONCILE|S3|SWEEP|TIMESCALE)_[A-Z_]+|POLL_INTERVAL_SECONDS|INITIAL_CHECKPOINT|DATA_DIR)"'
+    r'"((?:ACCOUNTS|CLOUDFLARE|METRICS|PG|RECONCILE|S3|SWEEP|TIMESCALE)_[A-Z_]+|POLL_INTERVAL_SECONDS|INITIAL_CHECKPOINT|DATA_DIR)"'
 )
 REQUIRED = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a"}
 
@@ -24,7 +24,7 @@ def _read(path: str) -> str:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_setting_is_in_the_example_with_a_comment(example: str) -> None:
     """And the example has no setting that the code does not know."""
-    in_code = set(NAME.findall(_read("pipelines/settings.py")))
+    in_code = set(NAME.findall(_read("pipelines/settings.py") + _read("pipelines/accounts.py")))
 
     in_example = re.findall(r"^#?((?!COMPOSE_)[A-Z][A-Z0-9_]+)=", _read(example), re.MULTILINE)
     lines = _read(example).splitlines()

@@ -12,7 +12,7 @@ from pipelines.check_warehouse import timescale_finding
 from pipelines.report import Report
 from pipelines.settings import TimescaleSettings
 from pipelines.warehouse_setup import check_version
-from simulator.api import Api
+from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .conftest import Bucket, Finished, Stores
@@ -21,7 +21,20 @@ from .factory import ACCOUNT, OTHER_ACCOUNT, ago, spread
 Command = Callable[..., Finished]
 Poll = Callable[..., Report]
 DOCTOR = "pipelines/doctor.py"
-ALL = ["settings", "disk", "runner", "api", "clock", "token", "account", "warehouse", "postgresql", "owner", "rights"]
+ALL = [
+    "settings",
+    "disk",
+    "runner",
+    "api",
+    "clock",
+    "token",
+    "budget",
+    "account",
+    "warehouse",
+    "postgresql",
+    "owner",
+    "rights",
+]
 ALL += ["key", "timescaledb", "writer", "safety lag", "lake"]
 
 
@@ -182,3 +195,39 @@ def test_what_is_said_of_timescaledb_and_its_licence(found: Found, chunk_days: i
     finding = timescale_finding(found, TimescaleSettings(chunk_days=chunk_days))
 
     assert (finding.status, said in finding.found) == (status, True)
+
+
+@pytest.mark.integration
+def test_an_account_without_answers_hides_no_other_check(
+    command: Command, api: Api, environment: dict[str, str]
+) -> None:
+    """It is named; the API is there for the others."""
+    api.faults.append(Fault(account_id=ACCOUNT, status=500, times=None))
+
+    done = command(DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
+    api.faults[:] = [Fault(status=500, times=None)]
+    nobody = command(DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
+
+    assert (done.code, _checks(done, "fail")) == (1, ["account"]), done.out
+    assert {"api", "clock", "token", "account"} <= set(_checks(done, "ok"))
+    assert f"{ACCOUNT} v1: the API is not available" in done.out
+    assert (nobody.code, _checks(nobody, "fail")[0]) == (1, "api"), environment
+
+
+@pytest.mark.integration
+def test_a_wrong_path_of_the_api_is_no_wrong_token(command: Command, environment: dict[str, str]) -> None:
+    """Where nothing of the API is found, the address is named."""
+    done = command(DOCTOR, CLOUDFLARE_API_URL=environment["CLOUDFLARE_API_URL"].replace("/v4", "/v5"))
+
+    assert "nothing of the API is at this address (check CLOUDFLARE_API_URL)" in done.out
+
+
+@pytest.mark.integration
+def test_a_token_with_too_many_accounts_is_told(command: Command) -> None:
+    """What polls would need of its budget, and the interval that leaves room."""
+    ids = ",".join(f"{number:032x}" for number in range(100))
+
+    done = command(DOCTOR, CLOUDFLARE_ACCOUNT_ID=ids, POLL_INTERVAL_SECONDS="30")
+
+    assert "CLOUDFLARE_API_TOKEN: 1,000 requests in 5 minutes to poll 100 accounts and versions, of 1,200" in done.out
+    assert "(POLL_INTERVAL_SECONDS=36 or more, or tokens of their own: docs/scale.md)" in done.out

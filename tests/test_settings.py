@@ -31,13 +31,14 @@ def test_a_token_and_an_account_are_enough() -> None:
     """The defaults are the contract's."""
     settings = read()
 
-    assert (settings.api_versions, settings.poll_interval_seconds, settings.per_page) == (("v1",), 30, 1000)
-    assert (settings.direction, settings.hide_user_logs, settings.safety_lag_seconds) == ("asc", False, 900)
+    account = settings.account("a1")
+    assert (account.api_versions, settings.poll_interval_seconds, account.per_page) == (("v1",), 30, 1000)
+    assert (account.direction, account.hide_user_logs, account.safety_lag_seconds) == ("asc", False, 900)
     assert (settings.request_timeout_seconds, settings.max_retries) == (30, 3)
     assert (settings.backoff_seconds, settings.backoff_max_seconds) == (1, 300)
     assert (settings.stores.postgres, settings.stores.s3, settings.stores.postgres_schema) == (None, None, "public")
     assert settings.api_url == "https://api.cloudflare.com/client/v4"
-    assert settings.first_begin(NOW) == datetime(2026, 10, 25, tzinfo=UTC)
+    assert settings.first_begin(settings.streams[0], NOW) == datetime(2026, 10, 25, tzinfo=UTC)
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -120,7 +121,8 @@ def test_secrets_show_neither_in_problems_nor_in_the_settings() -> None:
 )
 def test_the_initial_checkpoint_is_a_day_or_a_time_in_utc(text: str, meaning: str) -> None:
     """Without a zone it is UTC."""
-    assert read(INITIAL_CHECKPOINT=text).first_begin(NOW) == datetime.fromisoformat(meaning)
+    settings = read(INITIAL_CHECKPOINT=text)
+    assert settings.first_begin(settings.streams[0], NOW) == datetime.fromisoformat(meaning)
 
 
 def test_several_accounts_are_read_once_each() -> None:
@@ -170,5 +172,51 @@ def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
     """With its name."""
     (tmp_path / ".env").write_bytes(b"S3_PREFIX=caf\xe9\n")
 
-    with pytest.raises(SettingsError, match=r"\.env is not readable as UTF-8"):
+    with pytest.raises(SettingsError, match=r"\.env is not UTF-8 text"):
+        read_environment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PG_HOST", "postgres://audit:canary-pw@db/audit"),
+        ("CLOUDFLARE_API_URL", "https://u:canary-pw@host/x"),
+        ("CLOUDFLARE_API_URL", "https://host/x?token=canary-pw"),
+        ("METRICS_HOST", "https://u:canary-pw@host"),
+        ("S3_BUCKET", "s3://key:canary-pw@bucket"),
+        ("CLOUDFLARE_ACCOUNT_ID", "canary-pwXk3fJq2LmZ8vTn4RbW7cYd1HgS6pQa0"),
+        ("PG_HOST", "host=db password=canary-pw"),
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_refused_and_not_shown(name: str, value: str) -> None:
+    """The paste of a database's URL, or of the token."""
+    told = problems(**{name: value})
+
+    assert [line.split(" ")[0] for line in told] == [name]
+    assert "canary" not in "".join(told)
+
+
+@pytest.mark.parametrize("name", ["PG_DATABASE", "PG_USER", "PG_OWNER_USER"])
+def test_a_name_is_no_url(name: str) -> None:
+    """PostgreSQL would repeat it in its errors."""
+    (told,) = problems(PG_HOST="h", **{name: "postgres://audit:canary-pw@db/audit"})
+
+    assert told == f"{name} is a URL: write the name alone; host, user and password are settings of their own"
+
+
+def test_a_wrong_value_is_told_alone() -> None:
+    """Not that what goes with it has no effect."""
+    details = {"S3_ENDPOINT": "http://s3", "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "b", "PG_PORT": "1", "PG_USER": "u"}
+
+    assert [line.split(" ")[0] for line in problems(S3_BUCKET="b", PG_HOST="a b", **details)] == [
+        "PG_HOST",
+        "S3_BUCKET",
+    ]
+
+
+def test_an_env_file_that_is_a_folder_is_told(tmp_path: Path) -> None:
+    """A container's mount makes one where no file is."""
+    (tmp_path / ".env").mkdir()
+
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: Is a directory; see what it is, and its rights"):
         read_environment(tmp_path)

@@ -1,11 +1,17 @@
 """The simulator is right about the API, whoever asks: it knows nothing of our client."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +19,13 @@ import requests
 from cloudflare import Cloudflare
 
 from pipelines.settings import PROJECT_ROOT
-from simulator.api import Api
+from simulator.api import Api, Fault
+from simulator.quota import largest_burst
 from simulator.server import Server, serving
 from simulator.world import Plan, build_world
 
 from .conftest import TOKEN
-from .factory import ACCOUNT, ago, event_at, ids, spread
+from .factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread
 
 
 @pytest.fixture
@@ -30,8 +37,13 @@ def server(api: Api) -> Iterator[Server]:
 
 def get(server: Server, path: str, token: str = TOKEN, **params: Any) -> requests.Response:
     """A GET as any client would send it."""
+    return get_from(server.url, path, token, **params)
+
+
+def get_from(url: str, path: str, token: str, **params: Any) -> requests.Response:
+    """The same, of a server elsewhere."""
     headers = {"Authorization": f"Bearer {token}"}
-    return requests.get(f"{server.url}/accounts/{path}", params=params, headers=headers, timeout=10)
+    return requests.get(f"{url}/accounts/{path}", params=params, headers=headers, timeout=10)
 
 
 @pytest.mark.parametrize("count", [0, 30, 75])
@@ -129,6 +141,60 @@ def test_too_many_requests_shut_the_token_out(api: Api, server: Server) -> None:
     assert answers[0].headers["Ratelimit"] == '"default";r=2;t=300'
 
 
+def test_a_token_of_an_account_is_refused_for_the_others(api: Api, server: Server) -> None:
+    """And known, whatever it may do; the token of all is good for both."""
+    api.tokens = {"one": {ACCOUNT}, "two": {OTHER_ACCOUNT}}
+
+    asked = [(ACCOUNT, "one"), (ACCOUNT, "two"), (OTHER_ACCOUNT, "two"), (OTHER_ACCOUNT, TOKEN), (ACCOUNT, "three")]
+    statuses = [get(server, f"{account}/audit_logs", token=token).status_code for account, token in asked]
+    known = [get(server, f"{ACCOUNT}/tokens/verify", token=token).status_code for token in ("two", "three")]
+
+    assert statuses == [200, 403, 200, 200, 403]
+    assert known == [200, 401]
+
+
+def test_each_token_has_a_budget_of_its_own(api: Api, server: Server) -> None:
+    """And the log says who asked, and when."""
+    api.tokens = {"one": {ACCOUNT}, "two": {ACCOUNT}}
+    api.behaviour.requests_per_window = 2
+
+    asked = ["one", "one", "one", "two"]
+    answers = [get(server, f"{ACCOUNT}/audit_logs", token=token) for token in asked]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
+    assert [answer.headers["Ratelimit"][len('"default";') :] for answer in answers[2:]] == ["r=0;t=300", "r=1;t=300"]
+    assert [request.token for request in api.requests] == asked
+    assert largest_burst([request.at for request in api.requests], timedelta(minutes=5)) == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most"), [([], 0), ([0, 100, 299], 3), ([0, 300], 1), ([900, 0, 1, 2, 301, 302], 3)]
+)
+def test_the_largest_burst_is_that_of_any_window(seconds: list[int], most: int) -> None:
+    """Not only of those that begin at multiples of it."""
+    begin = ago(days=1)
+
+    assert largest_burst([begin + timedelta(seconds=n) for n in seconds], timedelta(seconds=300)) == most
+
+
+def test_thirty_two_slow_answers_take_as_long_as_one(api: Api, server: Server) -> None:
+    """Each takes the latency; nobody waits for the others, even for one that hangs."""
+    api.behaviour.latency_seconds = 0.5
+    api.faults.append(Fault(account_id=OTHER_ACCOUNT, latency_seconds=4))
+
+    def seconds_of(account_id: str) -> float:
+        begun = time.monotonic()
+        assert get(server, f"{account_id}/audit_logs").status_code == 200
+        return time.monotonic() - begun
+
+    with ThreadPoolExecutor(33) as pool:
+        hanging = pool.submit(seconds_of, OTHER_ACCOUNT)
+        others = list(pool.map(seconds_of, [ACCOUNT] * 32))
+
+    assert 0.5 <= min(others) <= max(others) < 3
+    assert 4 <= hanging.result() < 8
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     """And another seed others."""
     plan = Plan((ACCOUNT,), ("v1", "v2"), 20, ago(days=1), ago())
@@ -139,12 +205,21 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert first.raw(ACCOUNT, "v2") == again.raw(ACCOUNT, "v2") != other.raw(ACCOUNT, "v2")
 
 
+@contextmanager
+def simulator(*arguments: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """A process of its own and its URL."""
+    command = [sys.executable, "-m", "simulator", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT) as process:
+        try:
+            assert process.stdout
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.kill()
+
+
 def test_it_runs_as_a_process_of_its_own_and_takes_commands() -> None:
     """Prints its URL, misbehaves when told to, ends on SIGTERM."""
-    command = [sys.executable, "-m", "simulator", "--accounts", ACCOUNT, "--versions", "v1", "--events", "40"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT) as process:
-        assert process.stdout
-        url = process.stdout.readline().strip()
+    with simulator("--accounts", ACCOUNT, "--versions", "v1", "--events", "40") as (url, process):
         headers = {"Authorization": f"Bearer {TOKEN}"}
         fine = requests.get(f"{url}/accounts/{ACCOUNT}/audit_logs", headers=headers, timeout=10)
         control = url.removesuffix("/client/v4") + "/_simulator"
@@ -155,3 +230,27 @@ def test_it_runs_as_a_process_of_its_own_and_takes_commands() -> None:
         code = process.wait(10)
 
     assert (len(fine.json()["result"]), broken.status_code, len(logged), code) == (40, 503, 2, 0)
+    assert abs(datetime.fromisoformat(logged[0]["at"]) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_a_thousand_accounts_with_a_token_each_cost_next_to_nothing(tmp_path: Path) -> None:
+    """The file names each account and the file of its token, both for this user alone."""
+    file = tmp_path / "accounts.toml"
+
+    begun = time.monotonic()
+    with simulator("--account-count", "1000", "--token-each", "--write-accounts", str(file)) as (url, process):
+        seconds = time.monotonic() - begun
+        accounts = tomllib.loads(file.read_text())["accounts"]
+        tokens = [Path(account["token_file"]) for account in accounts]
+        answers = [
+            get_from(url, f"{account['id']}/audit_logs", token.read_text())
+            for account, token in zip(accounts[:5], tokens, strict=False)
+        ]
+        memory = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert len({account["id"] for account in accounts}) == len(set(tokens)) == 1000
+    assert {path.stat().st_mode & 0o777 for path in (file, *tokens)} == {0o600}
+    assert seconds < 10
+    assert memory
+    assert int(memory[1]) < 60_000

@@ -242,8 +242,8 @@ def test_the_recommended_lag_has_a_reserve_and_bounds(seconds: list[float], want
 def test_what_was_not_measured_recommends_nothing() -> None:
     """And warns of nothing."""
     assert recommended_seconds([MeasuredLag()]) is None
-    assert not is_too_short(timedelta(0), [MeasuredLag()])
-    assert is_too_short(timedelta(seconds=60), [MeasuredLag(), MeasuredLag(10, 30, 61, 0)])
+    assert not is_too_short(timedelta(0), MeasuredLag())
+    assert is_too_short(timedelta(seconds=60), MeasuredLag(10, 30, 61, 0))
 
 
 @pytest.mark.parametrize(

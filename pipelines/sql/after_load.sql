@@ -161,5 +161,12 @@ GRANT SELECT ON {schema}.audit_activity_hourly TO {reader};
 -- [refresh policy]
 -- All of it, so that it always counts what is in audit_logs: a narrower window leaves out what was never materialised
 -- before it, and erases what it covers after a retention was raised. Only hours that changed are counted again.
+-- Oldest first: of what is newer than the last hour that was materialised the view asks the table, so it is whole even
+-- in the middle of the first refresh. Newest first (the default) showed 23,138 of 100,032 events for some seconds.
+SELECT count(*) FROM add_continuous_aggregate_policy('{schema}.audit_activity_hourly',
+    start_offset => NULL, end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '30 minutes',
+    refresh_newest_first => false);
+
+-- [refresh policy, before 2.20]
 SELECT count(*) FROM add_continuous_aggregate_policy('{schema}.audit_activity_hourly',
     start_offset => NULL, end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '30 minutes');

@@ -50,16 +50,18 @@ class Batch:
 
 
 @dlt.source(name=SOURCE_NAME, max_table_nesting=0)
-def cloudflare_audit_logs(batches: Mapping[Stream, Batch], lag_seconds: float | None) -> Iterator[DltResource]:
+def cloudflare_audit_logs(
+    batches: Mapping[Stream, Batch], lags: Mapping[Stream, float] | None
+) -> Iterator[DltResource]:
     """Yields the keys of each batch once, and commits each batch's cursor, even for a batch without events.
 
     Args:
         batches: by stream, what the destination lacks.
-        lag_seconds: the safety lag: the next window starts this much before the cursor. None: the batches come from
-            beside the loop (sweep, backfill, repair), and no cursor is read or moved.
+        lags: the safety lag of each stream in seconds: its next window starts this much before the cursor. None: the
+            batches come from beside the loop (sweep, backfill, repair), and no cursor is read or moved.
     """
     for stream, batch in batches.items():
-        yield _polled(stream, batch, lag_seconds) if lag_seconds is not None else _late(stream, batch)
+        yield _polled(stream, batch, lags[stream]) if lags is not None else _late(stream, batch)
     quarantined = [page.quarantined for batch in batches.values() for page in batch.pages if page.quarantined.num_rows]
     if quarantined:
         yield _quarantine(quarantined)

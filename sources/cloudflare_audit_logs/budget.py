@@ -1,7 +1,7 @@
-"""How many requests those who are in no hurry may send: what is left of a token's budget after the loop and people.
+"""How many requests may be sent with a token: by the loop, and by those who are in no hurry, which leave it its part.
 
 One token has 1,200 requests in 5 minutes for everything that uses it, the dashboard included; who goes over is shut out
-for 5 minutes. The API says in its `Ratelimit` headers what is left.
+for 5 minutes. The API says in its `Ratelimit` headers what the quota is, and what is left of it.
 """
 
 import math
@@ -15,38 +15,36 @@ from .errors import UnavailableError
 
 REQUESTS = 1_200
 WINDOW_SECONDS = 300.0
-"""Cloudflare's limit for one token, as documented."""
+"""Cloudflare's limit for one token, as documented. Where the API states another quota, that is taken."""
 
 SHARE = 0.5
-"""Of the limit. The other half is the loop's and the people's: what one process counts, another does not see."""
+"""Of the quota. The other half is the loop's and the people's: what one process counts, another does not see."""
 
 KEPT_BACK = 0.25
-"""Of the quota that the API states: when no more than this is left, we wait until it counts anew."""
+"""Of the quota: when the API says that no more than this is left, we wait until it counts anew."""
+
+LOOP_SHARE = 0.9
+"""What the loop may send when nobody else does: it is slowed down before the token is shut out. It keeps back nothing:
+that is left to it by the others."""
 
 _ITEM = re.compile(r";\s*([a-z]+)=(\d+)")
 
 
-ONE_TOKEN = "CLOUDFLARE_API_TOKEN"  # noqa: S105  # the name of the setting
-
-
-def token_group(account_id: str) -> str:  # noqa: ARG001  # all accounts are read with one token
-    """The name of the token that an account is read with: accounts of one token share its budget."""
-    return ONE_TOKEN
-
-
 class Budget:
-    """Shared by the threads that use a token beside the loop: `wait` before a request, `note` what its answer says."""
+    """Shared by the threads that use a token: `wait` before a request, `note` what its answer says."""
 
     def __init__(
         self,
         *,
         clock: Callable[[], float] = time.monotonic,
-        requests: int = round(REQUESTS * SHARE),
+        share: float = SHARE,
+        kept_back: float = KEPT_BACK,
         patience_seconds: float = math.inf,
     ) -> None:
-        self._clock, self._patience_seconds = clock, patience_seconds
-        self.requests = requests
-        """In 5 minutes; may be changed at any time."""
+        self._clock, self._kept_back, self._patience_seconds = clock, kept_back, patience_seconds
+        self.share = share
+        """Of the quota; may be changed at any time."""
+        self._quota = REQUESTS
         self._lock = threading.Lock()
         self._sent: deque[float] = deque()
         self._closed_until = 0.0
@@ -65,7 +63,8 @@ class Budget:
     def note(self, headers: Mapping[str, str]) -> None:
         """Reads `Ratelimit` (requests left, seconds until they count anew) and `Ratelimit-Policy` (quota)."""
         stated, policy = numbers_in(headers.get("Ratelimit", "")), numbers_in(headers.get("Ratelimit-Policy", ""))
-        if stated.get("r", math.inf) <= KEPT_BACK * policy.get("q", REQUESTS):
+        self._quota = policy.get("q", self._quota) or REQUESTS
+        if stated.get("r", math.inf) <= self._kept_back * self._quota:
             with self._lock:
                 self._closed_until = self._clock() + min(stated.get("t", WINDOW_SECONDS), WINDOW_SECONDS)
 
@@ -77,29 +76,37 @@ class Budget:
                 self._sent.popleft()
             if self._closed_until > now:
                 return self._closed_until - now
-            if len(self._sent) >= self.requests:
-                return self._sent[-self.requests] + WINDOW_SECONDS - now
+            requests = max(1, int(self._quota * self.share))
+            if len(self._sent) >= requests:
+                return self._sent[-requests] + WINDOW_SECONDS - now
             self._sent.append(now)
             return 0.0
 
 
 class Budgets:
-    """That of each token, or the share of it that one of several processes has."""
+    """That of each token, or the share of it that one of several processes has. Arguments as of `Budget`."""
 
-    def __init__(self) -> None:
-        self._lock, self._budgets, self._requests = threading.Lock(), dict[str, Budget](), round(REQUESTS * SHARE)
+    def __init__(
+        self, *, share: float = SHARE, kept_back: float = KEPT_BACK, patience_seconds: float = math.inf
+    ) -> None:
+        self._lock, self._budgets = threading.Lock(), dict[str, Budget]()
+        self._whole_share = self._share = share
+        self._kept_back, self._patience_seconds = kept_back, patience_seconds
 
-    def of(self, group: str) -> Budget:
+    def of(self, token_name: str) -> Budget:
         """The one of a token; the same at every call."""
         with self._lock:
-            return self._budgets.setdefault(group, Budget(requests=self._requests))
+            if token_name not in self._budgets:
+                budget = Budget(share=self._share, kept_back=self._kept_back, patience_seconds=self._patience_seconds)
+                self._budgets[token_name] = budget
+            return self._budgets[token_name]
 
     def divide_by(self, processes: int) -> None:
         """Leaves to this process what each of so many may send."""
         with self._lock:
-            self._requests = max(1, int(REQUESTS * SHARE) // processes)
+            self._share = self._whole_share / processes
             for budget in self._budgets.values():
-                budget.requests = self._requests
+                budget.share = self._share
 
 
 def numbers_in(header: str) -> dict[str, int]:

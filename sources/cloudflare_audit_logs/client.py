@@ -5,9 +5,9 @@ The token goes to the configured host alone: redirects are not followed, and no 
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -18,7 +18,15 @@ import urllib3
 
 from .answers import Answer, excerpt, parse_answer
 from .budget import Budget
-from .errors import BadAnswerError, ClockError, RateLimitedError, RefusedError, UnavailableError
+from .connections import Connections
+from .errors import (
+    BadAnswerError,
+    ClockError,
+    RateLimitedError,
+    RefusedError,
+    UnavailableError,
+    UnknownPathError,
+)
 from .traffic import NO_ANSWER, Traffic
 
 PERMISSION_HINT = (
@@ -41,7 +49,7 @@ _RETRIED = (UnavailableError, BadAnswerError)
 
 
 class AuditLogsClient:
-    """A connection to the API with one token. `sleep` and `clock` are the caller's, so that tests need no waiting."""
+    """Asks the API with one token, for several threads. `sleep` and `clock` are the caller's: tests need no waiting."""
 
     def __init__(
         self,
@@ -56,15 +64,16 @@ class AuditLogsClient:
         backoff_max_seconds: float = 300,
         budget: Budget | None = None,
         traffic: Traffic | None = None,
+        connections: Connections | None = None,
+        token_name: str = "",
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._base_url, self._auth = base_url.rstrip("/"), _BearerAuth(token)
         self._clock, self._sleep, self._budget = clock, sleep, budget
         self._timeout_seconds, self._traffic = timeout_seconds, traffic or Traffic()
-        self._session = requests.Session()
-        self._session.auth = _BearerAuth(token)
-        self._session.headers["Accept"] = "application/json"
-        self._session.headers["User-Agent"] = "cloudflare-audit-pipeline"
-        self._retrying = tenacity.Retrying(
+        self._token_name = token_name
+        self._connections = connections or Connections()
+        self._retrying = partial(
+            tenacity.Retrying,  # one for each request: it keeps notes for each thread that it ever ran in
             retry=tenacity.retry_if_exception_type(_RETRIED),
             stop=tenacity.stop_after_attempt(1 + max_retries),
             wait=tenacity.wait_exponential_jitter(
@@ -81,7 +90,7 @@ class AuditLogsClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._session.close()
+        self._connections.close()
 
     def get(self, path: str, params: Mapping[str, str | int]) -> Answer:
         """The API's answer to one GET, after retries of what may pass (5xx, no connection, a broken body).
@@ -92,18 +101,26 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        return self._retrying(lambda: parse_answer(self._fetch(path, params)))
+        return self._retrying()(lambda: parse_answer(self._fetch(path, params)))
 
     def knows_token(self, account_id: str) -> bool:
         """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
 
         Raises:
-            AuditLogsError: the API did not say.
+            AuditLogsError: the API did not say, or nothing of it is there.
         """
+        unknown_paths = 0
         for owner in (f"accounts/{account_id}", "user"):
-            with suppress(RefusedError):
+            try:
                 self._fetch(f"{owner}/tokens/verify", {})
+            except UnknownPathError:
+                unknown_paths += 1
+            except RefusedError:
+                continue
+            else:
                 return True
+        if unknown_paths > 1:
+            raise UnknownPathError("nothing of the API is at this address", hint="check CLOUDFLARE_API_URL")
         return False
 
     def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
@@ -121,8 +138,8 @@ class AuditLogsClient:
         headers: Mapping[str, str] = {}
         give_up_at = time.monotonic() + LONGEST_ANSWER * self._timeout_seconds
         try:
-            with self._session.get(
-                url, params=params, timeout=self._timeout_seconds, allow_redirects=False, stream=True
+            with self._connections.session.get(
+                url, params=params, auth=self._auth, timeout=self._timeout_seconds, allow_redirects=False, stream=True
             ) as response:
                 body = _read(response, give_up_at)
                 code, headers = str(response.status_code), response.headers
@@ -130,7 +147,7 @@ class AuditLogsClient:
             hint = "check CLOUDFLARE_API_URL, and the network from here to there"
             raise UnavailableError("the API cannot be reached", detail=_cause(error), hint=hint) from error
         finally:
-            self._traffic.note(code, headers)
+            self._traffic.note(code, headers, self._token_name)
         return response, body
 
     def _check_clock(self, response: requests.Response) -> None:
@@ -161,7 +178,7 @@ class AuditLogsClient:
             raise RefusedError("the API refuses the token for this account", detail=said, hint=PERMISSION_HINT)
         if status == HTTPStatus.NOT_FOUND:
             hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"
-            raise RefusedError("the API does not know this account", detail=said, hint=hint)
+            raise UnknownPathError("the API does not know this account", detail=said, hint=hint)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
             raise UnavailableError("the API is not available", detail=said)
         if status >= HTTPStatus.BAD_REQUEST:

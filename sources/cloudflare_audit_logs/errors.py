@@ -27,6 +27,10 @@ class RefusedError(AccountError):
     """The API refuses the account (400, 401, 403, 404): an operator has to act. Tried again at a slow pace."""
 
 
+class UnknownPathError(RefusedError):
+    """404: there is no such account, or nothing of the API at this address."""
+
+
 class BadAnswerError(AccountError):
     """The API answered, but not with events: HTML, a cut body, `success:false`, a repeated page or page cursor."""
 

@@ -19,8 +19,7 @@ class Traffic:
         self._requests: Counter[str] = Counter()
         self.retries = 0
         """Requests that were sent again after one that failed."""
-        self.left: int | None = None
-        """Requests that the API said are left to the token, in its latest answer."""
+        self._left: dict[str, int] = {}
 
     @property
     def requests(self) -> dict[str, int]:
@@ -28,11 +27,19 @@ class Traffic:
         with self._lock:
             return dict(self._requests)
 
-    def note(self, code: str, headers: Mapping[str, str]) -> None:
-        """Counts a request, and reads what its answer says of the budget."""
+    @property
+    def left(self) -> int | None:
+        """Requests that are left to the token that has fewest, as the API said in its latest answers."""
+        with self._lock:
+            return min(self._left.values(), default=None)
+
+    def note(self, code: str, headers: Mapping[str, str], token_name: str = "") -> None:
+        """Counts a request, and reads what its answer says of the token's budget."""
+        stated = numbers_in(headers.get("Ratelimit", ""))
         with self._lock:
             self._requests[code] += 1
-            self.left = numbers_in(headers.get("Ratelimit", "")).get("r", self.left)
+            if "r" in stated:
+                self._left[token_name] = stated["r"]
         self._on_answer()
 
     def note_retry(self) -> None:

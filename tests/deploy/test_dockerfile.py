@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import OWN_PREFIXES, PROJECT_ROOT
+from pipelines.setting_reader import OWN_PREFIXES
+from pipelines.settings import PROJECT_ROOT
 from simulator.api import Api
 from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, ids, spread

@@ -136,13 +136,12 @@ def test_the_services_run_the_main_job(unit: str, options: list[str]) -> None:
 
 
 def test_exit_codes_mean_what_the_readme_says() -> None:
-    """Wrong settings are not tried again; what may pass is: by the loop's restart, and by the timer."""
+    """The loop does not try wrong settings again; the timer tries all, and it shows as failed until it succeeds."""
     assert (setting(LOOP, "Service", "Restart"), setting(LOOP, "Service", "RestartPreventExitStatus")) == (
         "always",
         "2",
     )
-    assert setting(ONCE, "Service", "SuccessExitStatus") == "75"
-    assert not [line for line in lines(ONCE, "Service") if line.startswith("Restart")]
+    assert not [line for line in lines(ONCE, "Service") if line.startswith(("SuccessExitStatus", "Restart"))]
 
 
 @pytest.mark.parametrize("unit", [LOOP, ONCE])

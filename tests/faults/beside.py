@@ -8,13 +8,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
-from pipelines.api import client_for, page_fetcher
+from pipelines.api import open_api
 from pipelines.lake import Lake
-from pipelines.reading import Reading, StepLimits
+from pipelines.reading import Step, StepLimits, StreamReading
 from pipelines.settings import read_environment, read_settings
 from pipelines.sidecar import Sidecar
 from pipelines.store import Store
 from pipelines.warehouse import Warehouse
+from sources.cloudflare_audit_logs.budget import Budgets
 from sources.cloudflare_audit_logs.streams import Window
 
 
@@ -28,14 +29,15 @@ def main() -> int:
     sidecars = [Sidecar(store, "beside", pipelines_dir=pipelines_dir) for store in stores]
     for sidecar in sidecars:
         sidecar.open()
-    with client_for(settings, stop, _now) as client:
-        fetch_pages = page_fetcher(client, settings, Event(), _now)
+    with open_api(settings, Event(), _now, Budgets()) as fetch_pages:
         while not stop.is_set():
             window = Window(_now() - timedelta(days=1), _now())
-            reading = Reading(fetch_pages, dict.fromkeys(settings.streams, window), limits=StepLimits(300))
-            for step in reading.steps():
-                for sidecar in sidecars:
-                    sidecar.load(step)
+            for stream in settings.streams:
+                for part in StreamReading(fetch_pages, stream, window, limits=StepLimits(300)).parts():
+                    step = Step()
+                    step.add(stream, part)
+                    for sidecar in sidecars:
+                        sidecar.load(step)
     return 0
 
 

@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,6 +14,7 @@ import adbc_driver_manager
 import pytest
 
 from pipelines.embedded_postgres import embedded_postgres, running_server
+from pipelines.reading import StepLimits
 from pipelines.report import Report
 from simulator.api import Api
 from simulator.world import SimulatedEvent
@@ -62,6 +64,30 @@ def test_a_warehouse_that_is_dropped_in_the_middle_of_a_load_holds_each_event_on
         wait_until(lambda: len(stores.warehouse_ids()) == len(events))
 
     assert stores.ids() == (sorted(ids(events)),) * 2
+
+
+@pytest.mark.long
+def test_a_single_poll_waits_for_a_slow_store_in_the_end(
+    api: Api, poll: Poll, stores: Stores, warehouse_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one goes on without it; then it reads by itself what it lacks."""
+    monkeypatch.setattr("pipelines.loop.PATIENCE_SECONDS", 5)
+    events = spread(400, ago(hours=2), ago(hours=1), newValue=random.Random(1).randbytes(2000).hex())
+    api.world.add(ACCOUNT, "v1", events)
+
+    def slow_down() -> None:
+        wait_until(lambda: bool(api.requests))  # both are open
+        warehouse_proxy.bytes_per_second = 80_000
+
+    throttle = threading.Thread(target=slow_down)
+    throttle.start()
+    report = poll(limits=StepLimits(events=100), CLOUDFLARE_PER_PAGE="100")
+    throttle.join()
+
+    assert report.new == {"warehouse": 400, "lake": 400}
+    assert stores.ids() == (sorted(ids(events)),) * 2
+    asked = [request.params["since"] for request in api.requests if request.page == 1]
+    assert len(asked) > 1, "no destination was too slow"
 
 
 @pytest.mark.long

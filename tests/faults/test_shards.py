@@ -253,7 +253,7 @@ def destination(
 
     def open_destination(name: str, shard: Shard) -> Destination:
         store = Lake(shard) if name == "lake" else Warehouse.of(settings, shard=shard, on_others=lambda _: None)
-        opened.append(Destination(store, pipelines_dir=tmp_path / "pipelines", lag=LAG))
+        opened.append(Destination(store, pipelines_dir=tmp_path / "pipelines", lag=lambda _: LAG))
         opened[-1].open()
         return opened[-1]
 

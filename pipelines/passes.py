@@ -1,0 +1,123 @@
+"""A pass: the windows of some streams, read in parts side by side, which are put together into steps to be loaded."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+
+from sources.cloudflare_audit_logs import Batch, Stream
+from sources.cloudflare_audit_logs.streams import Window
+
+from .destination import Destination
+from .readers import THREADS
+from .reading import Part, Step, StepLimits, StreamReading
+
+Load = Callable[[Step], Mapping[Stream, Batch]]
+"""Loads a step into a destination, and returns what was new."""
+
+GATHERING_SECONDS = 2
+"""How long a step of a poll that is not full waits for streams that are still being read."""
+
+
+class Pass:
+    """A poll or a sweep. Used by one thread; the readings are read by others."""
+
+    def __init__(
+        self,
+        windows: Mapping[Stream, Window],
+        open_reading: Callable[[Stream, Window, StepLimits], StreamReading],
+        token_of: Callable[[Stream], str],
+        loads: dict[Destination, Load],
+        limits: StepLimits,
+        *,
+        begun: datetime,
+        is_sweep: bool,
+    ) -> None:
+        self.loads, self.begun, self.is_sweep = loads, begun, is_sweep
+        """How each destination that takes part loads its steps."""
+        self._token_of, self._limits = token_of, limits
+        self._limits_of_part = limits.shared_by(min(len(windows), THREADS))
+        self._readings = {s: open_reading(s, window, self._limits_of_part) for s, window in windows.items()}
+        self._reading: set[Stream] = set()
+        self._waiting: dict[str, deque[Stream]] = {}
+        """To be read on, by token."""
+        for stream in windows:
+            self._queue(stream)
+        self.created = time.monotonic()
+        self._step = Step()
+        self._step_begun: float | None = None
+        self.due_since: float | None = None
+        """When the next step became ready to be loaded."""
+
+    @property
+    def streams(self) -> set[Stream]:
+        """Those that are not read to the end."""
+        return self._reading.union(*self._waiting.values())
+
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing more is to be read."""
+        return not self._reading and not self._waiting
+
+    @property
+    def wants_to_read(self) -> bool:
+        """Whether a stream waits to be read, and there is room for what it brings beside what is to be loaded."""
+        coming = self._step.events + len(self._reading) * self._limits_of_part.events
+        return bool(self._waiting) and coming < self._limits.events and not self._step.is_full(self._limits)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a step is to be loaded: a full one, the last one, or one that has waited for others long enough."""
+        if self.due_since is None and (self.is_read or self._step.is_full(self._limits) or self._has_gathered()):
+            self.due_since = time.monotonic()
+        return self.due_since is not None
+
+    def _has_gathered(self) -> bool:
+        return (
+            not self.is_sweep
+            and self._step_begun is not None
+            and time.monotonic() >= self._step_begun + GATHERING_SECONDS
+        )
+
+    def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, Callable[[], Part]] | None:
+        """Of the token that waits longest and that has room: its name, a stream, and how a part of it is read."""
+        token_name = next(filter(has_room_for, self._waiting), None)
+        if token_name is None:
+            return None
+        waiting = self._waiting.pop(token_name)
+        stream = waiting.popleft()
+        if waiting:
+            self._waiting[token_name] = waiting  # behind the others
+        self._reading.add(stream)
+        return token_name, stream, self._readings[stream].read
+
+    def add(self, stream: Stream, part: Part) -> None:
+        """Takes in what was read."""
+        self._reading.discard(stream)
+        if self._step_begun is None:
+            self._step_begun = time.monotonic()
+        self._step.add(stream, part)
+        if not part.is_last:
+            self._queue(stream)
+
+    def drop(self, stream: Stream) -> None:
+        """The stream could not be read on."""
+        self._reading.discard(stream)
+
+    def drop_waiting(self, token_name: str) -> Iterator[Stream]:
+        """The streams that wait to be read with a token are given up."""
+        yield from self._waiting.pop(token_name, ())
+
+    def give_up(self) -> None:
+        """Nobody is left who would load it."""
+        self._waiting.clear()
+
+    def take_step(self) -> Step:
+        """What is due, to be loaded now."""
+        step, self._step = self._step, Step()
+        self._step_begun = self.due_since = None
+        step.is_last = self.is_read
+        return step
+
+    def _queue(self, stream: Stream) -> None:
+        self._waiting.setdefault(self._token_of(stream), deque()).append(stream)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -88,7 +89,7 @@ def run(
         AuditLogsError: the dlt that is installed is another one than this was built for, or METRICS_PORT is in use.
     """
     verify_hooks()
-    settings = _part_of(settings, shard)
+    budgets, settings = budgets_of(settings, shard), _part_of(settings, shard)
     supervisor = Supervisor(longest_silence_seconds(settings), is_idle=not settings.accounts)
     progress = Progress(settings, supervisor.alive)
     report = Report(traffic=Traffic(progress.note), measured=Measurements(settings.poll_interval))
@@ -97,7 +98,6 @@ def run(
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
         stack.enter_context(remembered_configuration())
-        budgets = Budgets(share=LOOP_SHARE, kept_back=0)
         fetch_pages = stack.enter_context(open_api(settings, stop, clock, budgets, report.traffic))
         destinations = stack.enter_context(_destinations(settings, shard, clock))
         show_progress = stack.enter_context(_progress())
@@ -131,6 +131,17 @@ def _health(running: Running, clock: Clock) -> AbstractContextManager[None]:
     from pipelines.health import serving_health  # noqa: PLC0415  # 11 ms that the main job need not spend without
 
     return serving_health(running, clock)
+
+
+def budgets_of(settings: Settings, shard: Shard) -> Budgets:
+    """Of each token's budget, the part that the shard has of its accounts: no loop sees what the others send."""
+    budgets = Budgets(share=LOOP_SHARE, kept_back=0)
+    accounts = settings.accounts.values()
+    all_of = Counter(account.token_name for account in accounts)
+    own_of = Counter(account.token_name for account in accounts if shard.takes(account.id))
+    for token_name, count in own_of.items():
+        budgets.of(token_name).share = LOOP_SHARE * count / all_of[token_name]
+    return budgets
 
 
 def _part_of(settings: Settings, shard: Shard) -> Settings:

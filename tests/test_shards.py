@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.positions import joined
+from pipelines.run import budgets_of
+from pipelines.settings import read_settings
 from pipelines.shards import WHOLE, Shard, sibling_pattern
 from sources.cloudflare_audit_logs import Position
+from sources.cloudflare_audit_logs.budget import LOOP_SHARE
 
 from .factory import ACCOUNT, OTHER_ACCOUNT, time_of
 
@@ -34,6 +37,19 @@ def test_an_account_is_always_the_same_shards(account_id: str, numbers: list[int
 def test_an_account_is_one_shards_alone(account_id: str, count: int) -> None:
     """None is left out, none is polled twice."""
     assert sum(shard.takes(account_id) for shard in Shard(1, count).all) == 1
+
+
+def test_shards_divide_a_tokens_requests_as_they_divide_its_accounts() -> None:
+    """Together they send no more than one loop would."""
+    ids = [f"{number:032x}" for number in range(6)]
+    environment = {"CLOUDFLARE_API_TOKEN": "secret", "CLOUDFLARE_ACCOUNT_ID": ",".join(ids)}
+    settings = read_settings(environment, now=EPOCH)
+    (token_name,) = {account.token_name for account in settings.accounts.values()}
+
+    shares = [budgets_of(settings, shard).of(token_name).share for shard in Shard(1, 2).all]
+
+    assert shares == pytest.approx([LOOP_SHARE * 4 / 6, LOOP_SHARE * 2 / 6])
+    assert budgets_of(settings, WHOLE).of(token_name).share == LOOP_SHARE
 
 
 @given(counts, st.data())

@@ -1,27 +1,22 @@
 """How the pipeline is: of each destination its cursors, last loads and quarantine; of both, what was compared."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from dlt.common.destination.client import StateInfo
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
-from dlt.common.versioned_state import decompress_state
 
 from pipelines.ask import lake_database
 from pipelines.lake import Lake, LakeClient
 from pipelines.lake_reads import read_lake
+from pipelines.positions import positions_of
 from pipelines.scratch_pipeline import client_of
-from pipelines.warehouse import Warehouse
-from sources.cloudflare_audit_logs import SOURCE_NAME
 from sources.cloudflare_audit_logs.schema import QUARANTINE_TABLE
 
 from .questions import Filters
-from .stores import Row, WarehouseStore, as_time, lake_rows, told
+from .stores import Row, WarehouseStore, lake_rows, told
 
 _LOADS = 5
-_STATE = """
-    SELECT s.state FROM {schema}._dlt_pipeline_state AS s JOIN {schema}._dlt_loads AS l ON l.load_id = s._dlt_load_id
-    WHERE s.pipeline_name = $1 AND l.status = 0 ORDER BY l.load_id DESC LIMIT 1"""
 _LAST_LOADS = f"SELECT inserted_at AS at FROM {{schema}}._dlt_loads WHERE status = 0 ORDER BY 1 DESC LIMIT {_LOADS}"
 _QUARANTINED = """
     SELECT account_id, api_version, reason, count(*) AS events, max(received_at) AS latest FROM {table}
@@ -37,7 +32,7 @@ _CHECKS = """
 class Health(NamedTuple):
     """What a destination says of itself."""
 
-    cursors: dict[str, datetime | None]
+    cursors: dict[str, datetime]
     """By stream: `v1 <account>`."""
     loads: list[datetime]
     """The newest ones, newest first."""
@@ -48,10 +43,10 @@ def warehouse_health() -> Health:
     """The warehouse's; raises as a question would."""
     store = WarehouseStore()
     with store.session() as cursor:
-        states = store.rows(cursor, _STATE, Warehouse.pipeline_name)
+        states = store.states(cursor)
         loads = [row["at"] for row in store.rows(cursor, _LAST_LOADS)]
         quarantined = store.rows(cursor, _QUARANTINED.replace("{table}", f"{{schema}}.{QUARANTINE_TABLE}"))
-    return Health(cursors_of(states[0]["state"]) if states else {}, loads, quarantined)
+    return Health(cursors_of(states), loads, quarantined)
 
 
 def lake_health() -> Health:
@@ -60,18 +55,18 @@ def lake_health() -> Health:
     with told(), read_lake() as reader, lake_database(reader) as database:
         client: LakeClient = client_of(lake)
         with lake.translated_errors():
-            state, markers = _state_and_markers(client, lake.pipeline_name)
+            states, markers = client.stored_states(), _markers(client)
             has_quarantine = reader.objects.is_there(QUARANTINE_TABLE)
         asked = _QUARANTINED.replace("{table}", f"{QUARANTINE_TABLE}()")
         quarantined = lake_rows(database, asked) if has_quarantine else []
-    return Health(cursors_of(state.state) if state else {}, _times_of(markers), quarantined)
+    return Health(cursors_of(states), _times_of(markers), quarantined)
 
 
-def _state_and_markers(client: LakeClient, pipeline_name: str) -> tuple[StateInfo | None, list[str]]:
+def _markers(client: LakeClient) -> list[str]:
     try:
-        return client.get_stored_state(pipeline_name), client.load_markers()
+        return client.load_markers()
     except DestinationUndefinedEntity:  # a lake that was only ever filled beside the loop
-        return None, []
+        return []
 
 
 def checks(filters: Filters) -> list[Row]:
@@ -81,16 +76,9 @@ def checks(filters: Filters) -> list[Row]:
         return store.rows(cursor, _CHECKS, filters.since, filters.before, filters.account_id, filters.api_version)
 
 
-def cursors_of(state: str) -> dict[str, datetime | None]:
-    """By stream, the newest event time that counts as loaded."""
-    sources: Any = decompress_state(state).get("sources", {})
-    resources = sources.get(SOURCE_NAME, {}).get("resources", {})
-    cursors = {}
-    for name, resource in sorted(resources.items()):
-        last = resource.get("incremental", {}).get("timestamp", {}).get("last_value")
-        version, _, account_id = name.removeprefix("audit_logs_").partition("_")
-        cursors[f"{version} {account_id}"] = as_time(last)
-    return cursors
+def cursors_of(states: Sequence[Any]) -> dict[str, datetime]:
+    """By stream, the newest event time that counts as loaded, whatever shard has loaded it."""
+    return {f"{s.api_version} {s.account_id}": position.cursor for s, position in positions_of(*states).items()}
 
 
 def _times_of(markers: list[str]) -> list[datetime]:

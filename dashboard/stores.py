@@ -6,7 +6,6 @@ Each answers questions with rows, or raises an AuditLogsError that says in one s
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
 from threading import Lock
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from pipelines.postgres import connect
 from pipelines.scratch_pipeline import client_of
 from pipelines.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
 from pipelines.warehouse import Warehouse
+from pipelines.warehouse_states import stored_states
 from pipelines.windows import days_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
@@ -128,6 +128,10 @@ class WarehouseStore:
                 raise AuditLogsError("the warehouse has no events yet", detail=where, hint=_START)
             yield cursor
 
+    def states(self, cursor: Cursor) -> list[Any]:
+        """What dlt knows of its pipelines."""
+        return stored_states(cursor, self._warehouse.dataset_name)
+
     def rows(self, cursor: Cursor, sql: str, *parameters: Any) -> list[Row]:
         """The rows that a query answers; `{schema}` in it is the warehouse's."""
         try:
@@ -210,8 +214,3 @@ def _accounts_of(lake: LakeReader) -> list[str]:
         except FileNotFoundError:
             return []
     return sorted(path.rpartition("account=")[2] for path in found if "account=" in path)
-
-
-def as_time(value: Any) -> datetime | None:
-    """A time of dlt's state, which is a time or its text."""
-    return datetime.fromisoformat(value) if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """The doctor's checks of this host: the settings, the folders that the job writes, and who runs it here."""
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,11 @@ from tempfile import TemporaryFile
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from . import lake, warehouse
+from . import lake, warehouse_states
 from .file_lock import holder_of
 from .finding import Finding, guarded, ok
 from .settings import Settings, StoreSettings
+from .shards import sibling_pattern
 
 PROBE_BYTES = 1_000_000
 """About what an object of the lake has."""
@@ -74,10 +76,10 @@ def nearest(folder: Path) -> Path:
 
 def _holders(stores: StoreSettings) -> list[str]:
     """Who has the locks on this host."""
-    folder = stores.data_dir / "dlt" / "pipelines"
-    locks = [folder / f"{name}.lock" for name in (warehouse.PIPELINE_NAME, lake.PIPELINE_NAME)]
+    is_loop = re.compile(sibling_pattern(warehouse_states.PIPELINE_NAME, lake.PIPELINE_NAME))
+    locks = [lock for lock in (stores.data_dir / "dlt" / "pipelines").glob("*.lock") if is_loop.match(lock.stem)]
     if stores.s3 is None:
-        locks.append(lake.lock_path(str(stores.data_dir / "lake"), "writer"))
+        locks += stores.data_dir.glob(lake.lock_path("lake", "writer*").name)
     return sorted({holder for lock in locks if (holder := holder_of(lock))})
 
 

@@ -18,7 +18,8 @@ from .postgres import as_owner, connect, message_of, rows_of, transaction_on, va
 from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
 from .statements import sections_of
-from .warehouse import HOLDER_SQL, Warehouse, WarehouseClient
+from .warehouse import Warehouse, WarehouseClient
+from .warehouse_lock import holders_sql
 from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
 from .warehouse_status import WarehouseHealth
 
@@ -147,9 +148,9 @@ def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
 
 
 def _writer(subject: Subject) -> Finding:
-    """Who holds the warehouse's lock, on whatever host."""
+    """Who holds the warehouse's lock or, of shards, the locks; on whatever host."""
     with transaction_on(subject.connection) as cursor:
-        holders = [row["holder"] for row in rows_of(cursor, HOLDER_SQL.format(schema=subject.schema))]
+        holders = [row["holder"] for row in rows_of(cursor, holders_sql(subject.schema))]
     found = f"loaded by {', '.join(holders)}; a second one would be refused" if holders else "nobody loads it now"
     return ok("writer", found)
 

@@ -7,8 +7,8 @@ event.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .known import Known
+from .positions import positions_of
 from .reading import Part, Step
 from .scratch_pipeline import ScratchPipeline
 from .sidecar import Sidecar
@@ -43,6 +44,8 @@ class Destination:
         self._sidecar = Sidecar(store, "sweep", pipelines_dir=pipelines_dir)
         self._state: Mapping[str, Any] = {}
         """The pipeline's state as last seen in the store."""
+        self._inherited: dict[Stream, Position] = {}
+        """Where the store holds more of a stream than our own state says, by other shards; until we load it."""
         self._known: dict[Stream, Known] = {}
         self._ahead: list[dict[Stream, Batch]] = []
         """Steps whose events are written, and whose cursors are not committed yet."""
@@ -67,8 +70,10 @@ class Destination:
         with self._pipeline.client() as client:
             self._pipeline.take_lock()
             self._store.open(client, takes_lock=True)
+            held = positions_of(*self._store.states(client))
         self._pipeline.open()
         self._state = self._pipeline.state
+        self._inherited = {s: p for s, p in held.items() if p != stored_position(self._state, s)}
 
     def close(self) -> None:
         """Gives the lock back and forgets everything. What was loaded stays loaded."""
@@ -78,7 +83,7 @@ class Destination:
 
     def position(self, stream: Stream) -> Position | None:
         """How far the store holds the stream; None if it never saw it."""
-        return stored_position(self._state, stream)
+        return self._inherited.get(stream) or stored_position(self._state, stream)
 
     def load(self, step: Step) -> dict[Stream, Batch]:
         """Writes what the store lacks of the step, commits the cursors, and returns the batches that were new.
@@ -102,7 +107,7 @@ class Destination:
                     self._store.write(events_of(new))
                 self._ahead.append({stream: batch.without_events() for stream, batch in new.items()})
         for stream, part in step.parts.items():
-            self._known[stream].forget_before(batches[stream].cursor - self._lag(stream))
+            self._known[stream].forget_before(_reached(part) - self._lag(stream))
             if part.is_last:
                 self._known[stream].complete(part.window.since)
         if not self._is_settled:
@@ -112,12 +117,14 @@ class Destination:
 
     def _commit(self, new: Mapping[Stream, Batch]) -> None:
         """Writes the events in a run of dlt, which commits the cursors, those of the steps before it included."""
-        self._verify_state()
         batches = {stream: batch for batches in [*self._ahead, new] for stream, batch in batches.items()}
+        self._verify_state(batches.keys() & self._inherited.keys())
         lags = {stream: self._lag(stream).total_seconds() for stream in batches}
         self._pipeline.run(cloudflare_audit_logs(batches, lags), events_of(new))
         self._ahead.clear()
         self._state = self._pipeline.state
+        for stream in batches:
+            self._inherited.pop(stream, None)
         self._prune_now_and_then()
 
     def load_late(self, step: Step) -> dict[Stream, Batch]:
@@ -128,19 +135,23 @@ class Destination:
         """What the store lacks of the part."""
         known = self._known.setdefault(stream, Known())
         pages = [lacking(self._store, stream, page, known) for page in part.pages]
-        return Batch(since=part.window.since, cursor=part.reached or part.window.since, pages=pages)
+        position = self.position(stream) or Position(part.window.since, part.window.since)
+        return Batch(since=position.begin, cursor=max(position.cursor, _reached(part)), pages=pages)
 
     def _is_new(self, stream: Stream, batch: Batch) -> bool:
-        position = self.position(stream)
-        return bool(batch.events or batch.quarantined) or position is None or batch.cursor > position.cursor
+        moved = Position(batch.since, batch.cursor) != stored_position(self._state, stream)
+        return moved or bool(batch.events or batch.quarantined)
 
-    def _verify_state(self) -> None:
+    def _verify_state(self, inherited: Collection[Stream]) -> None:
         """The newest state in the destination must be the one last seen: otherwise its data are not those we know.
+
+        So must be, of the streams that are inherited, what the other shards' states say.
 
         What dlt takes for the newest is told by the clock of the host that loaded it, so ours must be past that.
         """
         with self._pipeline.client() as client, client:
             newest = _newest_state(client, self._store.pipeline_name)
+            held = positions_of(*self._store.states(client)) if inherited else {}
         ahead = float(newest._dlt_load_id or 0) - time.time() if newest else -1.0  # noqa: SLF001  # a field of dlt's
         if ahead >= 0:
             raise TemporaryError(
@@ -149,7 +160,8 @@ class Destination:
             )
         stored = decompress_state(newest.state) if newest else {}
         seen = self._state if self._state.get("sources") else {}
-        if stored.get("_version_hash") != seen.get("_version_hash"):
+        is_lost = any(not _covers(held.get(stream), self._inherited[stream]) for stream in inherited)
+        if is_lost or stored.get("_version_hash") != seen.get("_version_hash"):
             raise TemporaryError(
                 f"the {self.name} is not as it was last seen",
                 detail="its newest pipeline state is another one",
@@ -161,6 +173,14 @@ class Destination:
         if self._loads % LOADS_BETWEEN_PRUNINGS == 0:
             with self._pipeline.client() as client, client:
                 self._store.prune(client)
+
+
+def _reached(part: Part) -> datetime:
+    return part.reached or part.window.since
+
+
+def _covers(position: Position | None, wanted: Position) -> bool:
+    return position is not None and position.begin <= wanted.begin and wanted.cursor <= position.cursor
 
 
 def _newest_state(client: Any, pipeline_name: str) -> StateInfo | None:

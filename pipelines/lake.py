@@ -1,9 +1,11 @@
 """The lake: dlt's filesystem destination with a load job of ours, and what the loop asks of it."""
 
 import json
+import re
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -13,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import LoadJob, RunnableLoadJob, StateInfo, StorageSchemaInfo
+from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.destination.typing import PreparedTableSchema
 from dlt.common.versioned_state import decompress_state
 from dlt.destinations import filesystem
@@ -40,9 +43,12 @@ from .partitions import (
     quarantine_path,
     split,
 )
+from .shards import WHOLE, Shard, sibling_pattern
 
 PIPELINE_NAME = "cloudflare_audit_lake"
 _KEPT_LOADS = 100
+_READS = 8
+"""At once."""
 _PROBE = "_dlt_conditional_write_probe"
 
 T = TypeVar("T")
@@ -109,12 +115,25 @@ class LakeClient(FilesystemClient):
 
     def get_stored_state(self, pipeline_name: str) -> StateInfo | None:
         """The newest state that can be read."""
-        listed = self._list_dlt_table_files(self.schema.state_table_name, pipeline_name)
-        for _, path in sorted(((parts[1], path) for path, parts in listed), reverse=True):
+        return self._newest_state(self._list_dlt_table_files(self.schema.state_table_name), pipeline_name)
+
+    def _newest_state(self, listed: Iterable[tuple[str, list[str]]], pipeline_name: str) -> StateInfo | None:
+        for _, path in sorted(((parts[1], path) for path, parts in listed if parts[0] == pipeline_name), reverse=True):
             state = self._read_document(path, _as_state)
             if state is not None:
                 return state
         return None
+
+    def stored_states(self) -> list[Any]:
+        """The newest state that can be read of each pipeline with cursors."""
+        try:
+            listed = list(self._list_dlt_table_files(self.schema.state_table_name))
+        except (DestinationUndefinedEntity, FileNotFoundError):
+            return []
+        names = {parts[0] for _, parts in listed if re.match(sibling_pattern(PIPELINE_NAME), parts[0])}
+        with ThreadPoolExecutor(_READS) as pool:
+            found = pool.map(lambda name: self._newest_state(listed, name), sorted(names))
+            return [decompress_state(state.state) for state in found if state]
 
     def get_storage_versions(self) -> tuple[int, int]:
         """What `init` says; made anew if it says nothing."""
@@ -187,11 +206,12 @@ class Lake:
     """What the loop asks of the folder or bucket besides loading."""
 
     name = "lake"
-    pipeline_name = PIPELINE_NAME
     dataset_name = DATASET
     oldest_kept = None
 
-    def __init__(self) -> None:
+    def __init__(self, shard: Shard = WHOLE) -> None:
+        self.pipeline_name = PIPELINE_NAME + shard.suffix
+        self._shard = shard
         self._objects: Objects | None = None
         self._lock: IO[str] | None = None
 
@@ -231,10 +251,14 @@ class Lake:
             if not takes_lock:
                 return
             Path(client.bucket_path).mkdir(parents=True, exist_ok=True)
-            self._lock = lock_path(client.bucket_path, "writer").open("a+", errors="replace")
-            hint = "one loop per lake: stop the other one"
+            self._lock = lock_path(client.bucket_path, f"writer{self._shard.suffix}").open("a+", errors="replace")
+            hint = "one loop per lake (or shard of its accounts): stop the other one"
             take_file_lock(self._lock, f"loads the lake {client.bucket_path}", hint=hint)
             AtomicFolder(Path(client.bucket_path)).remove_abandoned()
+
+    def states(self, client: LakeClient) -> list[Any]:
+        """See Store."""
+        return client.stored_states()
 
     def verify_lock(self) -> None:
         """A file lock lives as long as the process, and a bucket needs none."""
@@ -254,7 +278,8 @@ class Lake:
         """Keeps the newest load markers; dlt itself keeps no more states than it is told to."""
         markers = client.load_markers()
         for path in markers[:-_KEPT_LOADS]:
-            client.fs_client.rm_file(path)
+            with suppress(FileNotFoundError):  # another shard does the same
+                client.fs_client.rm_file(path)
 
     def close(self) -> None:
         """Gives the lock back."""

@@ -10,15 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
-from dlt.common.versioned_state import decompress_state
 
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .lake import PIPELINE_NAME, Lake, LakeClient
+from .lake import Lake, LakeClient
 from .partitions import day_folder
+from .positions import positions_of
 from .scratch_pipeline import client_of
-from .warehouse_status import positions_of
 
 DAYS = 7
 """Today included."""
@@ -46,17 +45,9 @@ def lake_health(account_ids: Sequence[str], now: datetime) -> LakeHealth:
     lake = Lake()
     with lake.translated_errors():
         client: LakeClient = client_of(lake)
-        positions = _positions(client)
+        positions = positions_of(*client.stored_states())
         sizes = _sizes(client, sorted({*account_ids, *(stream.account_id for stream in positions)}), now)
         return LakeHealth(positions, _last_load(client), len(sizes), sum(sizes))
-
-
-def _positions(client: LakeClient) -> dict[Stream, Position]:
-    try:
-        stored = client.get_stored_state(PIPELINE_NAME)
-    except (DestinationUndefinedEntity, FileNotFoundError):
-        return {}
-    return positions_of(decompress_state(stored.state)) if stored else {}
 
 
 def _last_load(client: LakeClient) -> datetime | None:

@@ -33,8 +33,10 @@ def notify(*lines: str) -> None:
 class Supervisor:
     """What it is told in the course of a run."""
 
-    def __init__(self, longest_silence_seconds: float) -> None:
+    def __init__(self, longest_silence_seconds: float, *, is_idle: bool = False) -> None:
+        """One that has nothing to poll is ready at once."""
         self._longest_silence_us = round(longest_silence_seconds * 1_000_000)
+        self._is_idle = is_idle
         self._is_ready = False
 
     def alive(self) -> None:
@@ -43,7 +45,7 @@ class Supervisor:
 
     def follow(self, report: Report) -> None:
         """How far the run is."""
-        if report.has_result and not self._is_ready:
+        if (report.has_result or self._is_idle) and not self._is_ready:
             self._is_ready = True
             notify("READY=1", *self._watchdog())
         notify(f"STATUS={as_text(report)}")

@@ -1,6 +1,7 @@
-"""`python pipelines/run.py [--once] [--json]`: the main job. Results on stdout, logs and progress on stderr.
+"""`python pipelines/run.py [--once] [--json] [--shard K/N]`: the main job.
 
-Exit codes: 0 done, 1 failed or an account failed, 2 wrong usage or settings, 75 try again later.
+Results on stdout, logs and progress on stderr. Exit codes: 0 done, 1 failed or an account failed, 2 wrong usage or
+settings, 75 try again later.
 """
 
 import argparse
@@ -9,8 +10,10 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +36,7 @@ from pipelines.remembered import remembered_configuration
 from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.running import Running
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
+from pipelines.shards import WHOLE, Shard
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.budget import LOOP_SHARE, Budgets
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for warning in settings.warnings:
         log.warning("settings.unknown", warning=warning)
     try:
-        report = run(settings, once=options.once, stop=_stop_on_signals())
+        report = run(settings, once=options.once, shard=options.shard, stop=_stop_on_signals())
     except AuditLogsError as error:
         log.error("run.failed", error=error)
         return 75 if isinstance(error, TemporaryError) else 1
@@ -74,17 +78,19 @@ def run(
     *,
     once: bool,
     stop: threading.Event,
+    shard: Shard = WHOLE,
     limits: StepLimits = DEFAULT_LIMITS,
     clock: Clock = utc_now,
 ) -> Report:
-    """The main job on these settings, until `stop` or for one poll.
+    """The main job on these settings, or on a shard of their accounts, until `stop` or for one poll.
 
     Raises:
         TemporaryError: the embedded PostgreSQL does not start.
         AuditLogsError: the dlt that is installed is another one than this was built for, or METRICS_PORT is in use.
     """
     verify_hooks()
-    supervisor = Supervisor(longest_silence_seconds(settings))
+    budgets, settings = budgets_of(settings, shard), _part_of(settings, shard)
+    supervisor = Supervisor(longest_silence_seconds(settings), is_idle=not settings.accounts)
     progress = Progress(settings, supervisor.alive)
     report = Report(traffic=Traffic(progress.note), measured=Measurements(settings.poll_interval))
     with ExitStack() as stack:
@@ -92,9 +98,8 @@ def run(
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
         stack.enter_context(remembered_configuration())
-        budgets = Budgets(share=LOOP_SHARE, kept_back=0)
         fetch_pages = stack.enter_context(open_api(settings, stop, clock, budgets, report.traffic))
-        destinations = stack.enter_context(_destinations(settings, clock))
+        destinations = stack.enter_context(_destinations(settings, shard, clock))
         show_progress = stack.enter_context(_progress())
         if not once:
             stack.enter_context(_health(Running(settings, report, destinations, progress), clock))
@@ -114,7 +119,7 @@ def run(
             on_progress=on_progress,
             limits=limits,
         )
-        _log_start(settings)
+        _log_start(settings, shard)
         loop.run(once=once)
         return report
 
@@ -128,10 +133,31 @@ def _health(running: Running, clock: Clock) -> AbstractContextManager[None]:
     return serving_health(running, clock)
 
 
-def _log_start(settings: Settings) -> None:
+def budgets_of(settings: Settings, shard: Shard) -> Budgets:
+    """Of each token's budget, the part that the shard has of its accounts: no loop sees what the others send."""
+    budgets = Budgets(share=LOOP_SHARE, kept_back=0)
+    accounts = settings.accounts.values()
+    all_of = Counter(account.token_name for account in accounts)
+    own_of = Counter(account.token_name for account in accounts if shard.takes(account.id))
+    for token_name, count in own_of.items():
+        budgets.of(token_name).share = LOOP_SHARE * count / all_of[token_name]
+    return budgets
+
+
+def _part_of(settings: Settings, shard: Shard) -> Settings:
+    """The settings with the accounts of the shard alone."""
+    own = {account_id: account for account_id, account in settings.accounts.items() if shard.takes(account_id)}
+    if not own:
+        hint = "it stands by for accounts that are added; fewer shards would do"
+        log.warning("shard.empty", shard=shard, accounts=len(settings.accounts), hint=hint)
+    return replace(settings, accounts=own)
+
+
+def _log_start(settings: Settings, shard: Shard) -> None:
     server = settings.stores.postgres
     log.info(
         "run.started",
+        shard=shard,
         accounts=len(settings.account_ids),
         tokens=len({account.token_name for account in settings.accounts.values()}),
         versions=",".join(sorted({stream.api_version for stream in settings.streams})),
@@ -142,20 +168,32 @@ def _log_start(settings: Settings) -> None:
 
 
 @contextmanager
-def _destinations(settings: Settings, clock: Clock) -> Iterator[list[Destination]]:
+def _destinations(settings: Settings, shard: Shard, clock: Clock) -> Iterator[list[Destination]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
     is_embedded = settings.stores.postgres is None
     revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
-    warehouse = Warehouse.of(settings.stores, ensure_server=revive, clock=clock)
-    destinations = [
-        Destination(store, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in (warehouse, Lake())
-    ]
+    warehouse = Warehouse.of(settings.stores, shard=shard, ensure_server=revive, on_others=_warner(), clock=clock)
+    stores = (warehouse, Lake(shard))
+    destinations = [Destination(store, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in stores]
     try:
         yield destinations
     finally:
         for destination in destinations:
             destination.close()
+
+
+def _warner() -> Callable[[list[str]], None]:
+    """Says once who else polls our accounts."""
+    has_warned = threading.Event()
+
+    def warn(programs: list[str]) -> None:
+        if not has_warned.is_set():
+            has_warned.set()
+            hint = "loops of one number of shards at a time: nothing is lost or doubled, but accounts are polled twice"
+            log.warning("shard.others", loops=", ".join(programs), hint=hint)
+
+    return warn
 
 
 @contextmanager
@@ -202,6 +240,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py", description="Polls the Cloudflare Audit Logs API into both stores.")
     parser.add_argument("--once", action="store_true", help="one poll, for a timer; catches up whatever is missing")
     parser.add_argument("--json", action="store_true", help="with --once: the result as JSON")
+    parser.add_argument(
+        "--shard", type=Shard.parse, default=WHOLE, metavar="K/N", help="the Kth of N loops that divide the accounts"
+    )
     options = parser.parse_args(arguments)
     if options.json and not options.once:
         parser.error("--json goes with --once")

@@ -33,6 +33,9 @@ class Store(Protocol):
     def open(self, client: Any, *, takes_lock: bool) -> None:
         """Prepares the store, for the loop with the writer's lock, for whoever works beside it without; repeatable."""
 
+    def states(self, client: Any) -> list[Any]:
+        """Of each pipeline that loads the store or a shard of its accounts, the newest state that counts, as dlt's."""
+
     def verify_lock(self) -> None:
         """Raises if the lock may be lost."""
 

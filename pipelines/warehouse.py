@@ -31,19 +31,32 @@ from .own_destination import OwnDestination, Rows, rows_of
 from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, connect, message_of
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
+from .shards import WHOLE, Shard
 from .statements import statements_of
 from .warehouse_load import load_events, load_quarantined
+from .warehouse_lock import holders_sql, lock_keys
 from .warehouse_setup import one_at_a_time, set_up
+from .warehouse_states import PIPELINE_NAME, stored_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PIPELINE_NAME = "cloudflare_audit_warehouse"
 # As a number: as text, it would depend on the DateStyle of each session.
 _STARTED = "extract(epoch FROM backend_start)::text"
 _IS_ALIVE = f"SELECT 1 FROM pg_stat_activity WHERE pid = %s AND {_STARTED} = %s"  # noqa: S608  # names are ours
+_NAME = "SELECT set_config('application_name', 'shard {shard} ' || current_setting('application_name'), false)"
 _KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
 """A host that vanished must not hold the lock for TCP's two hours."""
+
+
+def refuse_others(programs: list[str]) -> None:
+    """What is right for whoever wants to be the only one.
+
+    Raises:
+        TemporaryError: always.
+    """
+    hint = "stop all loops of this warehouse first"
+    raise TemporaryError("loops of other shards load this warehouse", detail=", ".join(programs), hint=hint)
 
 
 class Session(NamedTuple):
@@ -148,7 +161,6 @@ class Warehouse:
     """What the loop asks of PostgreSQL besides loading. Errors of the driver mean that it is down."""
 
     name = "warehouse"
-    pipeline_name = PIPELINE_NAME
 
     def __init__(
         self,
@@ -156,11 +168,16 @@ class Warehouse:
         *,
         timescale: TimescaleSettings,
         owner: OwnerSettings | None = None,
+        shard: Shard = WHOLE,
         ensure_server: Callable[[], None] = lambda: None,
+        on_others: Callable[[list[str]], None] = refuse_others,
         embedded_in: Path | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Tells `on_others`, when it has taken the lock, of loops that divide the accounts in another way."""
         self.dataset_name = schema
+        self.pipeline_name = PIPELINE_NAME + shard.suffix
+        self._shard, self._on_others = shard, on_others
         self._owner, self._timescale = owner, timescale
         self._ensure_server, self._clock = ensure_server, clock
         settings = "PG_HOST, PG_PORT, PG_DATABASE, PG_USER, PG_PASSWORD and PG_SSLMODE"
@@ -230,6 +247,13 @@ class Warehouse:
             set_up(self.connection, credentials, self._owner, self.dataset_name)
             self.connection.adbc_connection.set_autocommit(enabled=True)
 
+    def states(self, client: PostgresClient) -> list[Any]:  # noqa: ARG002  # a store's signature
+        """See Store."""
+        if self.connection is None:
+            raise TemporaryError("the warehouse is not open")
+        with self.translated_errors(), self.connection.cursor() as cursor:
+            return stored_states(cursor, self.dataset_name)
+
     def verify_lock(self) -> None:
         """The lock lives as long as its connection: a lost connection may mean a successor.
 
@@ -244,8 +268,14 @@ class Warehouse:
 
         Whatever happens to them, the load has been made.
         """
+        turn = f"(hashtext('steps after a load into {self.dataset_name}')::bigint)"
         try:
-            return not [outcome for outcome in self.prepare(client) if outcome.is_passing]
+            if not self._try(f"pg_try_advisory_lock{turn}"):
+                return False  # another shard takes them
+            try:
+                return not [outcome for outcome in self.prepare(client) if outcome.is_passing]
+            finally:
+                self._try(f"pg_advisory_unlock{turn}")
         except AuditLogsError as error:
             log.warning("warehouse.not_prepared", step="all", reason=error)
             return False
@@ -271,7 +301,7 @@ class Warehouse:
 
     def prune(self, client: PostgresClient) -> None:
         """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""
-        for statement in statements_of("pruning.sql", schema=self.dataset_name, pipeline=PIPELINE_NAME):
+        for statement in statements_of("pruning.sql", schema=self.dataset_name, pipeline=self.pipeline_name):
             client.sql_client.execute_sql(statement)
 
     def close(self) -> None:
@@ -307,16 +337,23 @@ class Warehouse:
     def _take_lock(self) -> None:
         for name, seconds in _KEEPALIVES.items():
             self._query(f"SELECT set_config('{name}', '{seconds}', false)")
-        key = f"hashtext('{PIPELINE_NAME}'), hashtext('{self.dataset_name}')"
-        if self._query(f"SELECT pg_try_advisory_lock({key}) AS is_held")["is_held"].to_pylist() == [True]:
-            self.session = Session(**self._query(_SESSION).to_pylist()[0])
-            return
-        holder = self._query(HOLDER_SQL.format(schema=self.dataset_name))["holder"].to_pylist()
-        raise TemporaryError(
-            "another process loads this warehouse",
-            detail=f"held by {', '.join(holder)}",
-            hint="one loop per warehouse: stop the other one",
-        )
+        if self._shard != WHOLE:
+            self._query(_NAME.format(shard=self._shard))
+        if not self._try(f"pg_try_advisory_lock({lock_keys(self.pipeline_name, self.dataset_name)})"):
+            holders = self._query(holders_sql(self.dataset_name, among={self.pipeline_name}))["holder"].to_pylist()
+            raise TemporaryError(
+                "another process loads this warehouse",
+                detail=f"held by {', '.join(holders)}",
+                hint="one loop per warehouse (or shard of its accounts): stop the other one",
+            )
+        self.session = Session(**self._query(_SESSION).to_pylist()[0])
+        own = {PIPELINE_NAME + shard.suffix for shard in self._shard.all}
+        others = self._query(holders_sql(self.dataset_name, but=own))["program"].to_pylist()
+        if others:
+            self._on_others(others)
+
+    def _try(self, function: str) -> bool:
+        return bool(self._query(f"SELECT {function} AS is_done")["is_done"].to_pylist() == [True])
 
 
 @contextmanager
@@ -337,13 +374,3 @@ def open_warehouse(stores: StoreSettings, *, takes_lock: bool) -> Iterator[tuple
 
 
 _SESSION = f"SELECT pid, {_STARTED} AS started FROM pg_stat_activity WHERE pid = pg_backend_pid()"  # noqa: S608  # names are ours
-
-HOLDER_SQL = f"""
-    SELECT concat_ws(' ', nullif(a.application_name, ''), 'from', coalesce(host(a.client_addr), 'this host'),
-                     'since', to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), '(server process ' || a.pid || ')')
-           AS holder
-    FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-    WHERE l.locktype = 'advisory' AND l.granted
-      AND l.classid::bigint = hashtext('{PIPELINE_NAME}')::bigint & 4294967295
-      AND l.objid::bigint = hashtext('{{schema}}')::bigint & 4294967295
-"""  # noqa: S608  # names are ours

@@ -11,6 +11,7 @@ from .logs import log
 from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, transaction_on, value_of
 from .settings import OwnerSettings
 from .statements import statements_of
+from .warehouse_lock import TABLES, lock_keys
 
 VERSION_SQL = "SELECT current_setting('server_version_num')::int"
 
@@ -46,7 +47,7 @@ def set_up(connection: Connection, credentials: PostgresCredentials, owner: Owne
 
 def one_at_a_time(schema: str) -> str:
     """Makes a transaction wait for those that make tables there: two that find nothing would both make them."""
-    return f"SELECT pg_advisory_xact_lock(hashtext('tables of the audit pipeline'), hashtext('{schema}'))"
+    return f"SELECT pg_advisory_xact_lock({lock_keys(TABLES, schema)})"
 
 
 def _make_tables(

@@ -3,25 +3,26 @@
 Each question costs what lies in its window of time (`sql/health.sql`), however long the history is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from adbc_driver_manager.dbapi import Connection
-from dlt.common.versioned_state import decompress_state
 
-from sources.cloudflare_audit_logs import SOURCE_NAME, Position, stored_position
+from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
+from sources.cloudflare_audit_logs.streams import Stream
 
 from .after_load import find, look_where_timescale_is
 from .measured_lag import MeasuredLag
+from .positions import positions_of
 from .postgres import connect, transaction_on
 from .scratch_pipeline import client_of
 from .settings import StoreSettings
 from .statements import sections_of
-from .warehouse import PIPELINE_NAME, Warehouse
+from .warehouse import Warehouse
+from .warehouse_states import stored_states
 
 
 class StreamHealth(NamedTuple):
@@ -43,7 +44,7 @@ class WarehouseHealth:
 
     def __init__(self, connection: Connection, schema: str) -> None:
         self._connection, self._schema = connection, schema
-        self._sections = sections_of("health.sql", schema=schema, pipeline=PIPELINE_NAME)
+        self._sections = sections_of("health.sql", schema=schema)
 
     @property
     def has_events(self) -> bool:
@@ -51,11 +52,9 @@ class WarehouseHealth:
         return bool(self._row("tables")["events"])
 
     def positions(self) -> dict[Stream, Position]:
-        """Where each stream's cursor stands."""
-        if not self._row("tables")["loads"]:
-            return {}
-        rows = self._rows("state")
-        return positions_of(decompress_state(rows[0]["state"])) if rows else {}
+        """Where each stream's cursor stands, whatever shard loads it."""
+        with transaction_on(self._connection) as cursor:
+            return positions_of(*stored_states(cursor, self._schema))
 
     def last_load(self) -> datetime | None:
         """When something was loaded last."""
@@ -108,18 +107,3 @@ def warehouse_health(stores: StoreSettings) -> Iterator[WarehouseHealth]:
             hint = "the first start of pipelines/run.py makes it"
             raise AuditLogsError(f"there is no table {stores.postgres_schema}.audit_logs yet", hint=hint)
         yield health
-
-
-def positions_of(state: Any) -> dict[Stream, Position]:
-    """The cursors in a state of dlt's."""
-    resources = (state or {}).get("sources", {}).get(SOURCE_NAME, {}).get("resources", {})
-    found = {stream: stored_position(state, stream) for stream in _streams_of(resources)}
-    return {stream: position for stream, position in sorted(found.items()) if position}
-
-
-def _streams_of(names: Iterable[str]) -> Iterator[Stream]:
-    for name in names:
-        for version in API_VERSIONS:
-            prefix = Stream("", version).name
-            if name.startswith(prefix):
-                yield Stream(name.removeprefix(prefix), version)

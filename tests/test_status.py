@@ -215,7 +215,7 @@ def test_no_question_reads_the_history(poll: Poll, stores: Stores) -> None:
     stores.query("UPDATE {schema}.audit_logs SET ingestion_time = \"timestamp\" + INTERVAL '40 seconds'")
     stores.query("VACUUM ANALYZE {schema}.audit_logs")
     (account,) = {row["account_id"] for row in stores.query("SELECT account_id FROM {schema}.audit_logs LIMIT 1")}
-    sections = sections_of("health.sql", schema=stores.schema, pipeline="cloudflare_audit_warehouse")
+    sections = sections_of("health.sql", schema=stores.schema)
 
     plans = {name: stores.plan(_filled(sections[name][0], account)) for name in ("lag", "today")}
 

@@ -1,16 +1,17 @@
--- What pipelines/status.py and pipelines/doctor.py ask of the warehouse. {schema} is PG_SCHEMA, {pipeline} dlt's name of
--- the warehouse's pipeline. Each costs what lies in its window of time, however long the history is.
+-- What pipelines/status.py and pipelines/doctor.py ask of the warehouse. {schema} is PG_SCHEMA, {pipelines} a
+-- regular expression of dlt's names of the warehouse's pipelines. Each costs what lies in its window of time, however long the history is.
 
 -- [tables]
 -- By the catalog, which everyone may read: to_regclass asks for the right to use the schema.
-SELECT count(*) FILTER (WHERE relname = 'audit_logs') > 0 AS events, count(*) FILTER (WHERE relname = '_dlt_loads') > 0 AS loads
+SELECT count(*) FILTER (WHERE relname = 'audit_logs') > 0 AS events, count(*) FILTER (WHERE relname = '_dlt_loads') > 0 AS loads,
+    count(*) FILTER (WHERE relname IN ('_dlt_loads', '_dlt_pipeline_state')) = 2 AS states
 FROM pg_class WHERE relnamespace = to_regnamespace('{schema}');
 
--- [state]
--- dlt prunes neither; we do: at most 100 loads and 10 states are here.
-SELECT s.state FROM {schema}._dlt_pipeline_state AS s
+-- [states]
+-- Of each pipeline the newest one that counts, as dlt takes it. dlt prunes neither; we do: a few states of each are here.
+SELECT DISTINCT ON (s.pipeline_name) s.state FROM {schema}._dlt_pipeline_state AS s
 JOIN {schema}._dlt_loads AS l ON l.load_id = s._dlt_load_id AND l.status = 0
-WHERE s.pipeline_name = '{pipeline}' ORDER BY l.load_id DESC LIMIT 1;
+WHERE s.pipeline_name ~ '{pipelines}' ORDER BY s.pipeline_name, l.load_id DESC;
 
 -- [last load]
 SELECT max(inserted_at) AS at FROM {schema}._dlt_loads WHERE status = 0;

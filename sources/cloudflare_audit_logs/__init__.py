@@ -29,9 +29,9 @@ class Batch:
     """What one load brings of one stream: events and quarantined events that the destination lacks, and its cursor."""
 
     since: datetime
-    """Where the stream begins: stored at its first load, never moved after."""
+    """Where the stream begins."""
     cursor: datetime
-    """The newest event time read, known events included."""
+    """The newest event time read, known events included. With `since`, the position that is stored with the load."""
     pages: list[Page] = field(default_factory=list)
 
     def without_events(self) -> "Batch":
@@ -73,7 +73,8 @@ def _polled(stream: Stream, batch: Batch, lag_seconds: float) -> DltResource:
     ) -> Iterator[pa.Table]:
         # Without this, dlt would drop a late event below its cursor without a word, and could not
         # commit the cursor of a stretch whose events are all known.
-        timestamp.advance(max(batch.cursor, timestamp.get_state()["last_value"]))
+        timestamp.get_state()["initial_value"] = batch.since
+        timestamp.advance(batch.cursor)
         yield from _keys(batch)
 
     return _resource(stream, audit_logs)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run import LONGEST_STOP_SECONDS
+from pipelines.run import LONGEST_STOP_SECONDS, _parse_arguments
 from pipelines.secret_files import SECRETS
 from pipelines.settings import PROJECT_ROOT
+from pipelines.shards import Shard
 
 UNITS = PROJECT_ROOT / "deploy" / "systemd"
 LOOP, ONCE, TIMER = "cloudflare-audit.service", "cloudflare-audit-once.service", "cloudflare-audit-once.timer"
+SHARD, DROP_IN = "cloudflare-audit@.service", "shard.conf"
 HOME = Path("/opt/cloudflare-audit")
 HIGHEST_EXPOSURE = 2.0
 
@@ -48,6 +50,40 @@ def test_systemd_verifies_the_units_without_a_warning(tmp_path: Path) -> None:
     done = analyze("verify", "--man=no", *(tmp_path / unit for unit in (LOOP, ONCE, TIMER)))
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("mistake", ["", "Xec"])
+def test_systemd_verifies_a_shard_with_its_drop_in(tmp_path: Path, mistake: str) -> None:
+    """As installed by docs/scale-shards.md; a mistake in the drop-in would be found."""
+    python = tmp_path / "python"
+    python.touch(mode=0o755)
+    (tmp_path / f"{SHARD}.d").mkdir()
+    for unit, place in ((SHARD, tmp_path / SHARD), (DROP_IN, tmp_path / f"{SHARD}.d" / DROP_IN)):
+        text = (UNITS / unit).read_text().replace(f"{HOME}/.venv/bin/python", str(python))
+        place.write_text(text.replace(str(HOME), str(PROJECT_ROOT)))
+    if mistake:
+        drop_in = tmp_path / f"{SHARD}.d" / DROP_IN
+        drop_in.write_text(drop_in.read_text().replace("ExecStart=", f"{mistake}Start="))
+
+    done = analyze("verify", "--man=no", tmp_path / SHARD)
+
+    if mistake:
+        assert "XecStart" in done.stderr
+    else:
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_shard_is_the_loop_but_for_its_drop_in() -> None:
+    """Hardened as that, and told which one it is."""
+    python, script, *options = setting(DROP_IN, "Service", "ExecStart").split()
+
+    assert (UNITS / SHARD).read_text() == (UNITS / LOOP).read_text()
+    assert [python, script] == setting(LOOP, "Service", "ExecStart").split()
+    assert options == ["--shard", "%i/${SHARDS}"]
+    assert _parse_arguments([option.replace("%i", "2").replace("${SHARDS}", "3") for option in options]).shard == Shard(
+        2, 3
+    )
 
 
 @needs_systemd

@@ -24,7 +24,7 @@ from .known import Known
 from .reading import Part, Step
 from .scratch_pipeline import ScratchPipeline
 from .sidecar import Sidecar
-from .store import Store, lacking
+from .store import Store, lacking, note_refused
 
 LOADS_BETWEEN_PRUNINGS = 50
 
@@ -99,7 +99,7 @@ class Destination:
                 self._commit(new)
             else:
                 with self._pipeline.translated_errors():
-                    self._store.write(events_of(new))
+                    note_refused(new, self._store.write(events_of(new)))
                 self._ahead.append({stream: batch.without_events() for stream, batch in new.items()})
         for stream, part in step.parts.items():
             self._known[stream].forget_before(batches[stream].cursor - self._lag(stream))
@@ -115,7 +115,7 @@ class Destination:
         self._verify_state()
         batches = {stream: batch for batches in [*self._ahead, new] for stream, batch in batches.items()}
         lags = {stream: self._lag(stream).total_seconds() for stream in batches}
-        self._pipeline.run(cloudflare_audit_logs(batches, lags), events_of(new))
+        note_refused(new, self._pipeline.run(cloudflare_audit_logs(batches, lags), events_of(new)))
         self._ahead.clear()
         self._state = self._pipeline.state
         self._prune_now_and_then()

@@ -29,7 +29,7 @@ from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .memory import give_back
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
-from .own_destination import OwnDestination, Rows, rows_of
+from .own_destination import OwnDestination, Refused, Rows, rows_of
 from .partitions import (
     DATASET,
     Partition,
@@ -70,7 +70,7 @@ class LakeLoadJob(RunnableLoadJob):
                 path = quarantine_path(account_id)
                 update(objects, path, _adding(path, add_quarantined, rows))
             return
-        write_events(objects, rows_of(self._job_client))
+        write_events(objects, rows_of(self._job_client).take())
 
 
 class LakeClient(FilesystemClient):
@@ -242,12 +242,13 @@ class Lake:
         """Nothing: an object is all there is to it."""
         return True
 
-    def write(self, events: pa.Table) -> None:
-        """Writes events, one object after the other."""
+    def write(self, events: pa.Table) -> Refused:
+        """Writes events, one object after the other; none is refused."""
         if self._objects is None:
             raise TemporaryError("the lake is not open")
         with self.translated_errors():
             write_events(self._objects, events)
+        return {}
 
     def prune(self, client: LakeClient) -> None:
         """Keeps the newest load markers; dlt itself keeps no more states than it is told to."""

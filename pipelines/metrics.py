@@ -165,7 +165,7 @@ METRICS = (
         "cloudflare_audit_events_quarantined_total",
         CounterMetricFamily,
         FLOW,
-        "Events that could not be placed, and went to audit_logs_quarantine.",
+        "Events that could not be placed, or PostgreSQL refused, and that went to audit_logs_quarantine.",
         _by_flow(lambda flow: flow.quarantined),
     ),
     Described(

@@ -1,5 +1,6 @@
 """What PostgreSQL and the lake have in common: asked what they hold, locked for one writer, loaded by dlt."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -7,10 +8,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sources.cloudflare_audit_logs import Batch
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .known import EventKey, Known
+from .own_destination import Refused
 
 
 class Store(Protocol):
@@ -39,8 +42,8 @@ class Store(Protocol):
     def after_load(self, client: Any) -> bool:
         """After an opening's first load: brings up to date what is around the events; False: to be called again."""
 
-    def write(self, events: pa.Table) -> None:
-        """Writes events without a load of dlt's: idempotent, and no cursor says that they are there."""
+    def write(self, events: pa.Table) -> Refused:
+        """Writes events without a load of dlt's: idempotent, no cursor says that they are there. What was refused."""
 
     def prune(self, client: Any) -> None:
         """Removes what dlt keeps of loads that nobody needs any more, so that its own tables do not grow for ever."""
@@ -53,6 +56,12 @@ class Store(Protocol):
 
     def quarantined_digests(self, stream: Stream) -> set[str]:
         """The digests of the quarantined events held."""
+
+
+def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
+    """Notes in the batches what their load has shown."""
+    for stream, events in refused.items():
+        batches[stream].refused = events
 
 
 def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:

@@ -4,7 +4,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -32,11 +32,13 @@ from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
 from .own_destination import OwnDestination, Refused, Rows, rows_of
 from .partitions import (
     DATASET,
+    HOUR,
     Partition,
     add_events,
     add_quarantined,
     decode,
     hours_of,
+    place_of,
     quarantine_path,
     split,
 )
@@ -296,6 +298,15 @@ def lock_path(lake_folder: str, purpose: str) -> Path:
     return folder.with_name(f".{folder.name}.{purpose}.lock")
 
 
+def repair_command(path: str) -> str:
+    """What repairs an object: of a quarantine, which has no hour, with what the API shows of the last two days."""
+    account_id, hour = place_of(path) or ("A", None)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    since, before = (hour, hour + HOUR) if hour else (today - timedelta(days=1), today + timedelta(days=1))
+    window = f"--since {since:%Y-%m-%dT%HZ} --before {before:%Y-%m-%dT%HZ}"
+    return f"pipelines/reconcile.py --repair --account {account_id} {window}"
+
+
 def _adding(path: str, add: Any, rows: Any) -> Any:
     def change(body: bytes | None) -> bytes | None:
         with reading(path):
@@ -311,6 +322,6 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-        hint = "pipelines/reconcile.py --repair sets it aside and brings its events back"
+        hint = f"{repair_command(path)} sets it aside and brings its events back"
         problem = f"the object {path} is not Parquet of our columns"
         raise AuditLogsError(problem, detail=str(error), hint=hint) from error

@@ -71,13 +71,20 @@ def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
     older than was asked for are kept: what the API shows is not for us to drop; only the store's retention is.
     """
     with store.translated_errors():
-        if known.digests is None:
-            known.digests = store.quarantined_digests(stream)
         oldest, events = store.oldest_kept, page.events
         if oldest is not None:
             events = events.filter(pc.greater_equal(events["timestamp"], oldest))
         events = known.lacking(events, lambda since, before: store.event_keys(stream, since, before))
-    digests = page.quarantined["digest"].to_pylist()
+        return Page(events, _lacking_quarantined(store, stream, page.quarantined, known))
+
+
+def _lacking_quarantined(store: Store, stream: Stream, quarantined: pa.Table, known: Known) -> pa.Table:
+    """The same; who has nothing quarantined is not held up by a quarantine that cannot be read."""
+    if not quarantined.num_rows:
+        return quarantined
+    if known.digests is None:
+        known.digests = store.quarantined_digests(stream)
+    digests = quarantined["digest"].to_pylist()
     is_new = pa.array([digest not in known.digests for digest in digests], pa.bool_())
     known.digests.update(digests)
-    return Page(events, page.quarantined.filter(is_new))
+    return quarantined.filter(is_new)

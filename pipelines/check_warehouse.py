@@ -13,7 +13,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from .after_load import Found, find
 from .command import server_if_there
 from .finding import Finding, failed, guarded, ok
-from .measured_lag import is_too_short, recommended_seconds
+from .measured_lag import is_too_short, recommended_seconds, too_little
 from .postgres import as_owner, connect, message_of, rows_of, transaction_on, value_of
 from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
@@ -163,9 +163,10 @@ def _lag(subject: Subject) -> Finding:
         return ok("safety lag", f"{shown}; nothing was measured yet")
     measured = {stream: health.lag(stream, lag.total_seconds()) for stream, lag in lags.items()}
     wanted = recommended_seconds(measured.values())
+    events = sum(lag.events for lag in measured.values())
     if wanted is None:
-        return ok("safety lag", f"{shown}; nothing was measured in the last week")
-    longest, events = max(lag.nearly_all for lag in measured.values()), sum(lag.events for lag in measured.values())
+        return ok("safety lag", f"{shown}; {too_little(events)}")
+    longest = max(lag.nearly_all for lag in measured.values())
     found = f"{shown}; 99.9 % of {events:,} events came within {longest:.0f} s"
     short = sorted({stream.account_id for stream, lag in lags.items() if is_too_short(lag, measured[stream])})
     if short:

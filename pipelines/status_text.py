@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .lake_status import DAYS
+from .measured_lag import too_little
 
 _PLAIN_WIDTH = 200
 
@@ -70,7 +71,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         size = f"about {warehouse['events']:,} events, {warehouse['bytes'] / 1e6:,.1f} MB with indexes"
         yield f"[bold]warehouse[/]   {size}; last load {warehouse['last_load'] or 'never'}"
         wanted, lag = warehouse["recommended_lag_seconds"], status["safety_lag_seconds"]
-        advice = f"at least {wanted} s by what was measured" if wanted else "nothing was measured in the last week"
+        events = sum(stream["events_measured"] for stream in warehouse["streams"])
+        advice = f"at least {wanted} s by {events:,} events measured" if wanted else too_little(events)
         yield f"[bold]safety lag[/]  {lag:g} s; {advice}"
     if "error" in lake:
         yield f"[bold red]lake[/]        {escape(lake['error'])}"

@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -17,6 +20,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .conftest import Bucket, Finished, Stores
 from .factory import ACCOUNT, OTHER_ACCOUNT, ago, spread
+from .watching import watched_loop
 
 Command = Callable[..., Finished]
 Poll = Callable[..., Report]
@@ -84,6 +88,26 @@ def test_every_account_has_a_line(api: Api, command: Command) -> None:
     assert [line.startswith("fail") for line in lines] == [False, False, True, True, False, False]
     assert all(unknown in line for line in lines[2:4])
     assert len(api.requests) == 6
+
+
+@pytest.mark.integration
+def test_a_port_is_the_jobs_only_if_the_job_answers_there(
+    command: Command, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Another server in its place is told, one that says nothing, too, whatever runs beside it."""
+    elsewhere = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    with (
+        watched_loop(environment, tmp_path) as loop,
+        elsewhere,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        Thread(target=elsewhere.serve_forever, daemon=True).start()
+        ports = (loop.port, elsewhere.server_port, silent.getsockname()[1])
+        found = [command(DOCTOR, "--json", METRICS_PORT=str(port)) for port in ports]
+        elsewhere.shutdown()
+
+    assert ["port" in _checks(done, "ok") for done in found] == [True, False, False]
+    assert ["port" in _checks(done, "fail") for done in found] == [False, True, True]
 
 
 @pytest.mark.integration

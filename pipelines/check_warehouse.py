@@ -19,7 +19,7 @@ from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
 from .statements import sections_of
 from .warehouse import HOLDER_SQL, Warehouse, WarehouseClient
-from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
+from .warehouse_setup import VERSION_SQL, check_columns, check_key, check_rights, check_version, missing_table
 from .warehouse_status import WarehouseHealth
 
 
@@ -104,7 +104,7 @@ def _rights(subject: Subject) -> Finding:
     with transaction_on(subject.connection) as cursor:
         (tables,), (may,) = rows_of(cursor, *sections["tables"]), rows_of(cursor, *sections["rights"])
         if tables["events"]:
-            check_rights(cursor, subject.schema, subject.user)
+            check_rights(cursor, subject.schema, subject.user, may_make=may["may_make_tables"])
         elif not may["may_make_tables"]:
             raise missing_table(f"{subject.schema}.audit_logs", maker)
     if not tables["loads"] and not may["may_make_own"] and (tables["events"] or owner is None):
@@ -114,11 +114,12 @@ def _rights(subject: Subject) -> Finding:
 
 
 def _key(subject: Subject) -> Finding:
-    """Ours, so that an event is there once."""
+    """Ours, so that an event is there once, in a table with our columns."""
     if not subject.health.has_events:
         return ok("key", f"no table {subject.schema}.audit_logs yet: the first start makes it")
     with transaction_on(subject.connection) as cursor:
         check_key(cursor, subject.schema)
+        check_columns(cursor, subject.schema)
     return ok("key", f"{subject.schema}.audit_logs has the one that it should")
 
 
@@ -184,5 +185,5 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "writer": _writer,
     "safety lag": _lag,
 }
-NEEDS = {"rights": "owner", "key": "rights", "safety lag": "rights"}
+NEEDS = {"rights": "owner", "key": "rights", "safety lag": "key"}
 """What cannot be looked at where that fails; the others stand alone."""

@@ -28,7 +28,7 @@ from .dlt_hooks import verify_hooks
 from .known import EventKey, event_keys
 from .logs import log
 from .own_destination import OwnDestination, Refused, Rows, rows_of
-from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, connect, message_of
+from .postgres import INSUFFICIENT_PRIVILEGE, NOT_AS_ASKED_FOR, as_owner, connect, message_of
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
 from .statements import statements_of
@@ -194,6 +194,11 @@ class Warehouse:
                 hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
                 raise AuditLogsError(
                     "a right is missing in the warehouse", detail=message_of(error), hint=hint
+                ) from error
+            if (error.sqlstate or "").startswith(NOT_AS_ASKED_FOR):
+                hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
+                raise AuditLogsError(
+                    "the warehouse is not as it should be", detail=message_of(error), hint=hint
                 ) from error
             hint = "check PG_HOST, PG_PORT, PG_DATABASE, PG_USER, PG_PASSWORD and PG_SSLMODE"
             raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=hint) from error

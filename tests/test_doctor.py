@@ -122,6 +122,42 @@ def test_one_failure_hides_no_other(command: Command, stores: Stores) -> None:
 
 
 @pytest.mark.integration
+def test_a_warehouse_that_lacks_a_column_is_told_by_all_alike(command: Command, poll: Poll, stores: Stores) -> None:
+    """By doctor, loop and status: none calls it well, or a server that is down."""
+    poll()
+    stores.query("ALTER TABLE {schema}.audit_logs DROP COLUMN ingestion_time CASCADE")
+
+    doctor, loop, status = (
+        command(DOCTOR, "--json"),
+        command("pipelines/run.py", "--once"),
+        command("pipelines/status.py"),
+    )
+
+    lacking = f"the table {stores.schema}.audit_logs has no column ingestion_time"
+    assert (doctor.code, loop.code, status.code) == (1, 1, 1)
+    assert _checks(doctor, "fail") == ["key"]
+    assert lacking in doctor.out
+    assert lacking in loop.err
+    assert "the warehouse is not as it should be" in status.out
+
+
+@pytest.mark.integration
+def test_a_table_of_others_is_told_by_all_alike(command: Command, stores: Stores) -> None:
+    """What is missing beside it is not said to be the mistake."""
+    stores.query("CREATE SCHEMA {schema}")
+    stores.query("CREATE TABLE {schema}.audit_logs (id int)")
+
+    doctor, status = command(DOCTOR, "--json"), command("pipelines/status.py")
+    loop = command("pipelines/run.py", "--once")
+
+    assert (doctor.code, loop.code, status.code) == (1, 1, 1)
+    assert _checks(doctor, "fail") == ["key"]
+    for said in (doctor.out, loop.err):
+        assert "it is not ours: set PG_SCHEMA" in said
+    assert "the warehouse is not as it should be" in status.out
+
+
+@pytest.mark.integration
 def test_a_bucket_is_tried_out_and_left_as_it_was(command: Command, stores: Stores, bucket: Bucket) -> None:
     """Conditions included."""
     prefix = bucket.settings(prefix=stores.schema)

@@ -1,5 +1,6 @@
 """The status says what is in the stores, measures only what can be measured, and costs no more as the history grows."""
 
+import io
 import os
 import pty
 import re
@@ -11,13 +12,14 @@ from itertools import count
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from benchmarks.events import insert_events
 from pipelines.measured_lag import MeasuredLag, is_too_short, recommended_seconds
 from pipelines.report import Report
 from pipelines.settings import PROJECT_ROOT
 from pipelines.statements import sections_of
-from pipelines.status_text import duration
+from pipelines.status_text import duration, show_status
 from simulator.api import Api
 
 from .conftest import S3_KEYS, Bucket, Finished, Stores
@@ -189,6 +191,35 @@ def test_it_is_a_coloured_table_on_a_terminal_and_plain_text_elsewhere(
     for text in (plain.out, words):
         assert re.search(rf"{ACCOUNT} +v1 +\d{{4}}-\d\d-\d\d .* ago", text), text
         assert "safety lag  900 s; no events were measured in the last week" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 220])
+def test_nothing_is_cut_or_left_out_however_narrow_the_terminal_is(width: int) -> None:
+    """Where the table does not fit, its columns stand below each other."""
+    cursor = {"cursor": "2026-11-25T10:46:20+00:00", "age_seconds": 1234}
+    counts = {"events_today": 123_456, "events_measured": 9_999, "late": 12, "hours_compared": 2160}
+    counts |= {"hours_with_gaps": 17, "quarantined": 10_000}
+    keys = [{"account_id": account, "api_version": "v1"} for account in (ACCOUNT, OTHER_ACCOUNT)]
+    delays = {"delay_seconds": {"median": 345.0, "nearly_all": 86_399.0}}
+    warehouse = {"last_load": None, "recommended_lag_seconds": 300, "bytes": 1, "events": 1}
+    status = {
+        "safety_lag_seconds": 900.0,
+        "warehouse": {**warehouse, "streams": [key | cursor | counts | delays for key in keys]},
+        "lake": {"last_load": None, "objects_of_last_days": 1, "bytes_of_last_days": 1, "streams": []},
+    }
+
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    show_status(status, console)
+
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # of a StringIO
+    for text in ("2026-11-25 10:46:20, 21 min ago", "123,456", "345 s, 86399 s", "12", "17 of 2,160 h", "10,000"):
+        assert len(re.findall(rf"(?<=  ){re.escape(text)}(?=  |\n| *$)", shown, re.MULTILINE)) == 2, (text, shown)
+    assert (shown.count(ACCOUNT), shown.count(OTHER_ACCOUNT), shown.count(" v1")) == (1, 1, 2)
+    for name in ("version", "warehouse until", "lake until", "today", "came within (50 %, 99.9 %)", "late", "gaps"):
+        assert name in shown
+    table, _, _ = shown.rpartition("\n\n")
+    assert max(map(len, table.splitlines())) <= width
+    assert "…" not in shown
 
 
 def _on_a_terminal(environment: Mapping[str, str]) -> str:

@@ -157,8 +157,8 @@ def read_lake(*, must_exist: bool = True) -> Iterator[LakeReader]:
     lake = Lake()
     client: LakeClient = client_of(lake)
     with lake.translated_errors():
-        is_there = client.objects.is_there("")
-    if must_exist and not is_there:
+        is_there = not must_exist or client.objects.is_there("")
+    if not is_there:
         raise AuditLogsError(
             f"there is no lake at {client.config.bucket_url}", hint="check S3_BUCKET, S3_PREFIX or DATA_DIR"
         )

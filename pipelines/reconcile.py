@@ -103,7 +103,7 @@ def _broken_quarantines(
     repairs: bool,
 ) -> list[str]:
     """The accounts whose quarantine in the lake cannot be read; after a repair, those that nobody has an event for."""
-    with read_lake() as lake:
+    with read_lake(must_exist=False) as lake:  # whether there is one is asked anyway
         broken = lake.broken_quarantines(list(dict.fromkeys(stream.account_id for stream in streams)))
     for error in broken.values():
         log.error("reconcile.broken", error=error)

@@ -5,6 +5,8 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -13,11 +15,13 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from . import lake, warehouse_states
 from .file_lock import holder_of
 from .finding import Finding, guarded, ok
+from .metrics import PROGRAM
 from .settings import Settings, StoreSettings
 from .shards import sibling_pattern
 
 PROBE_BYTES = 1_000_000
 """About what an object of the lake has."""
+ANSWER_SECONDS = 5
 LEAST_FREE_BYTES = 1_000_000_000
 """A day of a large account, in both embedded stores."""
 
@@ -95,10 +99,20 @@ def _port(host: str, port: int, holders: Sequence[str]) -> Finding:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        if holders:
+        if holders and _is_ours(host, port):
             return ok("port", f"{port} is in use, as it should be by the job that runs")
         found = f"METRICS_PORT {port} of METRICS_HOST {host} cannot be listened at: {error.strerror or error}"
         return Finding(
             "fail", "port", found, "set METRICS_PORT to a free port, METRICS_HOST to an address of this host"
         )
     return ok("port", f"{host}:{port} is free for the metrics")
+
+
+def _is_ours(host: str, port: int) -> bool:
+    """Whether a loop of ours answers there."""
+    with closing(HTTPConnection(host, port, timeout=ANSWER_SECONDS)) as connection:
+        try:
+            connection.request("GET", "/livez")
+            return PROGRAM in (connection.getresponse().getheader("Server") or "")
+        except (OSError, HTTPException):
+            return False

@@ -13,14 +13,14 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from .after_load import Found, find
 from .command import server_if_there
 from .finding import Finding, failed, guarded, ok
-from .measured_lag import is_too_short, recommended_seconds
+from .measured_lag import is_too_short, recommended_seconds, too_little
 from .postgres import as_owner, connect, message_of, rows_of, transaction_on, value_of
 from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
 from .statements import sections_of
 from .warehouse import Warehouse, WarehouseClient
 from .warehouse_lock import holders_sql
-from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
+from .warehouse_setup import VERSION_SQL, check_columns, check_key, check_rights, check_version, missing_table
 from .warehouse_status import WarehouseHealth
 
 
@@ -105,7 +105,7 @@ def _rights(subject: Subject) -> Finding:
     with transaction_on(subject.connection) as cursor:
         (tables,), (may,) = rows_of(cursor, *sections["tables"]), rows_of(cursor, *sections["rights"])
         if tables["events"]:
-            check_rights(cursor, subject.schema, subject.user)
+            check_rights(cursor, subject.schema, subject.user, may_make=may["may_make_tables"])
         elif not may["may_make_tables"]:
             raise missing_table(f"{subject.schema}.audit_logs", maker)
     if not tables["loads"] and not may["may_make_own"] and (tables["events"] or owner is None):
@@ -115,11 +115,12 @@ def _rights(subject: Subject) -> Finding:
 
 
 def _key(subject: Subject) -> Finding:
-    """Ours, so that an event is there once."""
+    """Ours, so that an event is there once, in a table with our columns."""
     if not subject.health.has_events:
         return ok("key", f"no table {subject.schema}.audit_logs yet: the first start makes it")
     with transaction_on(subject.connection) as cursor:
         check_key(cursor, subject.schema)
+        check_columns(cursor, subject.schema)
     return ok("key", f"{subject.schema}.audit_logs has the one that it should")
 
 
@@ -164,9 +165,10 @@ def _lag(subject: Subject) -> Finding:
         return ok("safety lag", f"{shown}; nothing was measured yet")
     measured = {stream: health.lag(stream, lag.total_seconds()) for stream, lag in lags.items()}
     wanted = recommended_seconds(measured.values())
+    events = sum(lag.events for lag in measured.values())
     if wanted is None:
-        return ok("safety lag", f"{shown}; nothing was measured in the last week")
-    longest, events = max(lag.nearly_all for lag in measured.values()), sum(lag.events for lag in measured.values())
+        return ok("safety lag", f"{shown}; {too_little(events)}")
+    longest = max(lag.nearly_all for lag in measured.values())
     found = f"{shown}; 99.9 % of {events:,} events came within {longest:.0f} s"
     short = sorted({stream.account_id for stream, lag in lags.items() if is_too_short(lag, measured[stream])})
     if short:
@@ -184,5 +186,5 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "writer": _writer,
     "safety lag": _lag,
 }
-NEEDS = {"rights": "owner", "key": "rights", "safety lag": "rights"}
+NEEDS = {"rights": "owner", "key": "rights", "safety lag": "key"}
 """What cannot be looked at where that fails; the others stand alone."""

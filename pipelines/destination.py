@@ -25,7 +25,7 @@ from .positions import positions_of
 from .reading import Part, Step
 from .scratch_pipeline import ScratchPipeline
 from .sidecar import Sidecar
-from .store import Store, lacking
+from .store import Store, lacking, note_refused
 
 LOADS_BETWEEN_PRUNINGS = 50
 
@@ -104,7 +104,7 @@ class Destination:
                 self._commit(new)
             else:
                 with self._pipeline.translated_errors():
-                    self._store.write(events_of(new))
+                    note_refused(new, self._store.write(events_of(new)))
                 self._ahead.append({stream: batch.without_events() for stream, batch in new.items()})
         for stream, part in step.parts.items():
             self._known[stream].forget_before(_reached(part) - self._lag(stream))
@@ -120,7 +120,7 @@ class Destination:
         batches = {stream: batch for batches in [*self._ahead, new] for stream, batch in batches.items()}
         self._verify_state(batches.keys() & self._inherited.keys())
         lags = {stream: self._lag(stream).total_seconds() for stream in batches}
-        self._pipeline.run(cloudflare_audit_logs(batches, lags), events_of(new))
+        note_refused(new, self._pipeline.run(cloudflare_audit_logs(batches, lags), events_of(new)))
         self._ahead.clear()
         self._state = self._pipeline.state
         for stream in batches:

@@ -16,7 +16,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .api import Clock
 from .logs import log
-from .metrics import registry_of
+from .metrics import PROGRAM, registry_of
 from .running import Running
 
 SLOWEST_CLIENT_SECONDS = 10
@@ -113,7 +113,7 @@ class _Server(ThreadingTCPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = SLOWEST_CLIENT_SECONDS
-    server_version, sys_version = "cloudflare-audit-pipeline", ""
+    server_version, sys_version = PROGRAM, ""
     server: _Server
 
     def do_GET(self) -> None:  # http.server's name

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -32,14 +32,16 @@ from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .memory import give_back
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
-from .own_destination import OwnDestination, Rows, rows_of
+from .own_destination import OwnDestination, Refused, Rows, rows_of
 from .partitions import (
     DATASET,
+    HOUR,
     Partition,
     add_events,
     add_quarantined,
     decode,
     hours_of,
+    place_of,
     quarantine_path,
     split,
 )
@@ -76,7 +78,7 @@ class LakeLoadJob(RunnableLoadJob):
                 path = quarantine_path(account_id)
                 update(objects, path, _adding(path, add_quarantined, rows))
             return
-        write_events(objects, rows_of(self._job_client))
+        write_events(objects, rows_of(self._job_client).take())
 
 
 class LakeClient(FilesystemClient):
@@ -267,12 +269,13 @@ class Lake:
         """Nothing: an object is all there is to it."""
         return True
 
-    def write(self, events: pa.Table) -> None:
-        """Writes events, one object after the other."""
+    def write(self, events: pa.Table) -> Refused:
+        """Writes events, one object after the other; none is refused."""
         if self._objects is None:
             raise TemporaryError("the lake is not open")
         with self.translated_errors():
             write_events(self._objects, events)
+        return {}
 
     def prune(self, client: LakeClient) -> None:
         """Keeps the newest load markers; dlt itself keeps no more states than it is told to."""
@@ -321,6 +324,15 @@ def lock_path(lake_folder: str, purpose: str) -> Path:
     return folder.with_name(f".{folder.name}.{purpose}.lock")
 
 
+def repair_command(path: str) -> str:
+    """What repairs an object: of a quarantine, which has no hour, with what the API shows of the last two days."""
+    account_id, hour = place_of(path) or ("A", None)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    since, before = (hour, hour + HOUR) if hour else (today - timedelta(days=1), today + timedelta(days=1))
+    window = f"--since {since:%Y-%m-%dT%HZ} --before {before:%Y-%m-%dT%HZ}"
+    return f"pipelines/reconcile.py --repair --account {account_id} {window}"
+
+
 def _adding(path: str, add: Any, rows: Any) -> Any:
     def change(body: bytes | None) -> bytes | None:
         with reading(path):
@@ -336,6 +348,6 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-        hint = "pipelines/reconcile.py --repair sets it aside and brings its events back"
+        hint = f"{repair_command(path)} sets it aside and brings its events back"
         problem = f"the object {path} is not Parquet of our columns"
         raise AuditLogsError(problem, detail=str(error), hint=hint) from error

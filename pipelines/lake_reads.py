@@ -1,6 +1,6 @@
 """What the lake holds of an hour or of a day. Reads no more than is asked for, lists no more than a day."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .lake import Lake, LakeClient, reading
 from .objects import ConflictError
-from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of
+from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of, quarantine_path
 from .reading import within
 from .scratch_pipeline import client_of
 
@@ -92,6 +92,21 @@ class LakeReader:
         """The rows that belong into another object."""
         return only_of(partition, self._read(partition.path, EVENT_SCHEMA.names))[1]
 
+    def broken_quarantines(self, account_ids: Sequence[str]) -> dict[str, AuditLogsError]:
+        """The accounts whose quarantine cannot be read, and why."""
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            found = zip(account_ids, pool.map(self._why_unreadable, map(quarantine_path, account_ids)), strict=True)
+            return {account_id: error for account_id, error in found if error is not None}
+
+    def _why_unreadable(self, path: str) -> AuditLogsError | None:
+        try:
+            self._read(path, QUARANTINE_SCHEMA.names, QUARANTINE_SCHEMA)
+        except TemporaryError:
+            raise
+        except AuditLogsError as error:
+            return error
+        return None
+
     def batches(self, partition: Partition, window: Window, size: int) -> Iterator[pa.Table]:
         """The rows of a window, some at a time; raises as above."""
         with self._lake.translated_errors():
@@ -104,8 +119,8 @@ class LakeReader:
                 rows.validate(full=True)
                 yield within(rows.filter(pc.equal(rows["account_id"], partition.account_id)), window)
 
-    def _read(self, path: str, columns: list[str]) -> pa.Table:
-        schema = pa.schema([EVENT_SCHEMA.field(name) for name in columns])
+    def _read(self, path: str, columns: list[str], whole: pa.Schema = EVENT_SCHEMA) -> pa.Table:
+        schema = pa.schema([whole.field(name) for name in columns])
         for _ in range(_ATTEMPTS):
             try:
                 with self._lake.translated_errors():
@@ -142,8 +157,8 @@ def read_lake(*, must_exist: bool = True) -> Iterator[LakeReader]:
     lake = Lake()
     client: LakeClient = client_of(lake)
     with lake.translated_errors():
-        is_there = client.objects.is_there("")
-    if must_exist and not is_there:
+        is_there = not must_exist or client.objects.is_there("")
+    if not is_there:
         raise AuditLogsError(
             f"there is no lake at {client.config.bucket_url}", hint="check S3_BUCKET, S3_PREFIX or DATA_DIR"
         )

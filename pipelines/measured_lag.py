@@ -12,6 +12,8 @@ RESERVE = 1.5
 """The lag is to be so many times what was measured: a bad day of the API's is worse than the last week."""
 LEAST_SECONDS = 300
 """Others measured up to 450 s on this API: a quiet week proves nothing shorter."""
+LEAST_EVENTS = 100
+"""Of a stream: what one or two took says nothing of the others."""
 LONGEST_SECONDS = 86_400
 """What comes later than a day is the sweep's."""
 
@@ -29,8 +31,8 @@ class MeasuredLag(NamedTuple):
 
 
 def recommended_seconds(measured: Iterable[MeasuredLag]) -> int | None:
-    """The safety lag for all of these streams, in whole minutes; None: nothing was measured."""
-    longest = [lag.nearly_all for lag in measured if lag.events]
+    """The safety lag for all of these streams, in whole minutes; None: too little was measured."""
+    longest = [lag.nearly_all for lag in measured if lag.events >= LEAST_EVENTS]
     if not longest:
         return None
     wanted = min(max(RESERVE * max(longest), LEAST_SECONDS), LONGEST_SECONDS)
@@ -39,4 +41,9 @@ def recommended_seconds(measured: Iterable[MeasuredLag]) -> int | None:
 
 def is_too_short(safety_lag: timedelta, measured: MeasuredLag) -> bool:
     """Whether more than one event in 1,000 came later."""
-    return bool(measured.events) and measured.nearly_all > safety_lag.total_seconds()
+    return measured.events >= LEAST_EVENTS and measured.nearly_all > safety_lag.total_seconds()
+
+
+def too_little(events: int) -> str:
+    """Why nothing is recommended."""
+    return f"{events or 'no'} events were measured in the last week: too few to judge it by"

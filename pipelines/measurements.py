@@ -130,7 +130,7 @@ class Measurements:
         stored = batch.events if batch else 0
         flow.stored += stored
         flow.late += stored if load.is_sweep else 0
-        flow.duplicate += _events(part) - stored
+        flow.duplicate += _events(part) - stored - (batch.refused if batch else 0)
         flow.quarantined += batch.quarantined if batch else 0
         flow.cursor = load.positions[stream].cursor if stream in load.positions else flow.cursor
         if load.is_sweep:

@@ -4,6 +4,8 @@ They are read from what the run has noted when someone asks for them. Labels are
 alone: their values come from the settings and from HTTP, never from an event.
 """
 
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import accumulate
@@ -47,9 +49,18 @@ class Described(NamedTuple):
 def registry_of(running: Running) -> CollectorRegistry:
     """All metrics of a run, and those of its process."""
     registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
+    OwnProcess(registry=registry)
     registry.register(_RunCollector(running))
     return registry
+
+
+class OwnProcess(ProcessCollector):
+    """As prometheus_client has it, which tells nothing where there is no `/proc/stat`: under `ProcSubset=pid`, say."""
+
+    def _boot_time(self) -> float:
+        if sys.platform != "linux":
+            return super()._boot_time()
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class _RunCollector(Collector):
@@ -165,7 +176,7 @@ METRICS = (
         "cloudflare_audit_events_quarantined_total",
         CounterMetricFamily,
         FLOW,
-        "Events that could not be placed, and went to audit_logs_quarantine.",
+        "Events that could not be placed, or PostgreSQL refused, and that went to audit_logs_quarantine.",
         _by_flow(lambda flow: flow.quarantined),
     ),
     Described(

@@ -6,6 +6,7 @@ that a killed process left has no rows, and so loads nothing; its working direct
 """
 
 import threading
+from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 from dlt.common.schema import Schema
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.streams import Stream
 
 if TYPE_CHECKING:
     from dlt.common.destination import Destination
@@ -20,11 +22,17 @@ else:
     Destination = object
 
 
+Refused = Mapping[Stream, int]
+"""How many events of a load a store refused and quarantined, by stream."""
+
+
 class Rows:
     """The events of one load, handed over from whoever runs the pipeline to its load job."""
 
     def __init__(self, events: pa.Table) -> None:
         self._events, self._lock = events, threading.Lock()
+        self.refused: dict[Stream, int] = {}
+        """How many of them were quarantined, as the job says."""
 
     def take(self) -> pa.Table:
         """All of them, to the first of the load's jobs; the others (dlt may make one a resource) get none."""
@@ -33,7 +41,7 @@ class Rows:
             return events
 
 
-def rows_of(client: Any) -> pa.Table:
+def rows_of(client: Any) -> Rows:
     """The events that the load of a client's job brings.
 
     Raises:
@@ -42,8 +50,8 @@ def rows_of(client: Any) -> pa.Table:
     if client.rows is None:
         hint = "only pipelines/run.py and the commands beside it load into this destination"
         raise AuditLogsError("a load came without its rows", hint=hint)
-    events: pa.Table = client.rows.take()
-    return events
+    rows: Rows = client.rows
+    return rows
 
 
 class OwnDestination(Destination):  # type: ignore[type-arg]  # mixed into a destination of dlt's

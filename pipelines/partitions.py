@@ -3,6 +3,7 @@
 The one module that knows object paths. Paths are relative to the dlt dataset `cloudflare`.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ HOUR = timedelta(hours=1)
 ROW_GROUP_EVENTS = 10_000
 """What a reader of a large object holds at once: 4 MB compressed, 13 MB as rows of 1.3 KB."""
 _PART_EVENTS = 1_000
+_PLACE = re.compile(r"\w+/account=([^/]+)/(?:(date=.+/hour=\d\d)/)?events\.parquet")
 
 _ORDER = ("timestamp", "event_id", "api_version")
 _LOW_CARDINALITY = [name for name in EVENT_SCHEMA.names if name not in {"event_id", "raw_event", "metadata"}]
@@ -51,6 +53,15 @@ class Partition:
 def quarantine_path(account_id: str) -> str:
     """All that is quarantined of an account lies in one object: it is rare, and never looked up by time."""
     return f"{QUARANTINE_TABLE}/account={account_id}/events.parquet"
+
+
+def place_of(path: str) -> tuple[str, datetime | None] | None:
+    """The account and hour of an object's path; a quarantine has no hour. None: it is none of ours."""
+    found = _PLACE.fullmatch(path)
+    if found is None:
+        return None
+    account_id, hour = found.groups()
+    return account_id, datetime.strptime(f"{hour} +0000", "date=%Y-%m-%d/hour=%H %z") if hour else None
 
 
 def account_folder(account_id: str) -> str:

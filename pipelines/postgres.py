@@ -13,7 +13,8 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from .settings import OwnerSettings
 
 INSUFFICIENT_PRIVILEGE = "42501"
-"""SQLSTATE."""
+NOT_AS_ASKED_FOR = "42"
+"""SQLSTATE, and a class of it: a table or column that is not there, or is of another type."""
 
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:

@@ -1,7 +1,8 @@
 """`python pipelines/reconcile.py --since T --before T [--account A]… [--repair] [--content] [--without-api] [--json]`.
 
 Proves that API, warehouse and lake hold the same events, each once, or says hour by hour what is missing where: counts
-and digests of the ids first, the ids only of hours that differ. `--content` compares what the events say, too.
+and digests of the ids first, the ids only of hours that differ; of a quarantine, whether the lake's can be read.
+`--content` compares what the events say, too.
 `--repair` fills each store from the others, and compares again. What was found is kept in `audit_completeness`.
 Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75 try again later.
 """
@@ -9,8 +10,8 @@ Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -31,8 +32,8 @@ from pipelines.repair import Repair
 from pipelines.settings import Settings
 from pipelines.units import Shared, run_units
 from pipelines.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
-from sources.cloudflare_audit_logs.errors import AuditLogsError, RateLimitedError
-from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError
+from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 
 
 class Scope(NamedTuple):
@@ -68,6 +69,8 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
     units = [(stream, day) for day in days_of(window) for stream in streams]
     shared, checks = Shared(), list[HourCheck]()
     open_worker = partial(_open_worker, settings, scope, shared)
+    # First: what is quarantined in an hour that is repaired could not be written otherwise.
+    broken = _broken_quarantines(streams, window, open_worker, repairs=scope.repairs)
     hours = events = 0
     with tqdm(total=len(units), unit=" days", desc="reconcile", disable=not sys.stderr.isatty()) as bar:
         for (stream, _), result in run_units(
@@ -84,10 +87,30 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
     checks.sort(key=lambda check: (check.stream, check.hour))
     gaps = [check for check in checks if check.is_gap]
     if as_json:
-        print(json.dumps(_as_json(checks, hours, events, shared.failures)))
+        print(json.dumps(_as_json(checks, hours, events, shared.failures) | {"broken_quarantines": broken}))
     else:
+        for account_id in broken:
+            print(f"account {account_id}: its quarantine in the lake is broken")
         print(_as_text(checks, hours, events, scope, shared.failures))
-    return shared.exit_code or (3 if gaps else 0)
+    return shared.exit_code or (3 if gaps or broken else 0)
+
+
+def _broken_quarantines(
+    streams: Sequence[Stream],
+    window: Window,
+    open_worker: Callable[[str], AbstractContextManager["_Worker"]],
+    *,
+    repairs: bool,
+) -> list[str]:
+    """The accounts whose quarantine in the lake cannot be read; after a repair, those that nobody has an event for."""
+    with read_lake(must_exist=False) as lake:  # whether there is one is asked anyway
+        broken = lake.broken_quarantines(list(dict.fromkeys(stream.account_id for stream in streams)))
+    for error in broken.values():
+        log.error("reconcile.broken", error=error)
+    if not broken or not repairs:
+        return list(broken)
+    with open_worker("quarantine") as worker:
+        return [account_id for account_id in broken if not worker.mend_quarantine(account_id, window)]
 
 
 def _is_not_known(_: str) -> bool:
@@ -119,6 +142,14 @@ class _Worker:
             except RateLimitedError as error:
                 log.warning("reconcile.rate_limited", error=error)
                 sleep_until(error.until, self.shared.stop)
+
+    def mend_quarantine(self, account_id: str, window: Window) -> bool:
+        """Makes an account's quarantine anew; False if nobody has anything for it, or the API cannot be asked."""
+        try:
+            return self.repair is not None and self.repair.mend_quarantine(account_id, window) > 0
+        except AccountError as error:
+            self.shared.note_failure(Stream(account_id, API_VERSIONS[0]), error)
+            return False
 
     def _check_and_mend(self, stream: Stream, window: Window) -> list[HourCheck]:
         checks = self._check(stream, window, {})

@@ -150,7 +150,7 @@ def _write(warehouse: Warehouse, connection: Connection, shared: Shared, events:
     if shared.stop.is_set():
         raise StopRequestedError
     with warehouse.translated_errors():
-        for reason in load_events(connection, warehouse.dataset_name, events, table=TABLE):
+        for reason in load_events(connection, warehouse.dataset_name, events, table=TABLE)["reason"].to_pylist():
             log.warning("warehouse.quarantined", reason=reason)
 
 

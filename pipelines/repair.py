@@ -24,7 +24,7 @@ from .lake import reading
 from .lake_reads import LakeReader
 from .logs import log
 from .objects import update
-from .partitions import HOUR, Partition, decode, encode, merge_events, only_of, replace_events, split
+from .partitions import HOUR, Partition, decode, encode, merge_events, only_of, quarantine_path, replace_events, split
 from .postgres import connect
 from .reading import FetchPages, Part, Step
 from .sidecar import Sidecar
@@ -61,12 +61,37 @@ class Repair:
         if check.broken is None:
             self._fill(stream, check.window, check, asks_api=True)
             return
-        self._set_aside(partition.path)
+        self._set_aside(partition.path, EVENT_SCHEMA)
         # The object held all of the hour, of every version, whatever was asked for.
         for version in API_VERSIONS:
             whole = Window(check.hour, check.hour + HOUR)
             of_version = Stream(stream.account_id, version)
             self._fill(of_version, whole, check, asks_api=self.is_asked_for(of_version))
+
+    def mend_quarantine(self, account_id: str, window: Window) -> int:
+        """Makes an account's quarantine in the lake anew, and returns how many events are in it.
+
+        They are what the API shows of the window, and all that the warehouse has. Raises as above.
+        """
+        streams = [Stream(account_id, version) for version in API_VERSIONS]
+        found = {
+            stream: [*self._quarantined_of_api(stream, window), self.warehouse.quarantined(stream)]
+            for stream in streams
+        }
+        self._set_aside(quarantine_path(account_id), QUARANTINE_SCHEMA)
+        added = 0
+        for stream, tables in found.items():
+            page = Page(EVENT_SCHEMA.empty_table(), pa.concat_tables(tables))
+            added += page.quarantined.num_rows
+            for sidecar in self.sidecars.values():
+                sidecar.load(Step({stream: Part(window, [page], is_last=True)}))
+        log.info("repair.quarantine", account=account_id, events=added)
+        return added
+
+    def _quarantined_of_api(self, stream: Stream, window: Window) -> list[pa.Table]:
+        if self.fetch_pages is None or not self.is_asked_for(stream):
+            return []
+        return [page.quarantined for page in self.fetch_pages(stream, window, "asc")]
 
     def _fill(self, stream: Stream, window: Window, check: HourCheck, *, asks_api: bool) -> None:
         from_api = EVENT_SCHEMA.empty_table()
@@ -107,18 +132,18 @@ class Repair:
         for batch in added.values():
             log.info("repair.added", store=store, events=batch.events, hour=window.since.isoformat())
 
-    def _set_aside(self, path: str) -> None:
+    def _set_aside(self, path: str, schema: pa.Schema) -> None:
         """Keeps an object that cannot be read under another name, and puts an empty one in its place."""
 
         def change(body: bytes | None) -> bytes | None:
-            if body is None or _is_readable(body):
+            if body is None or _is_readable(body, schema):
                 return None
             # Not beside it: readers of the lake take every file below the events for one of them.
             kept_as = f"{BROKEN_FOLDER}/{path}-{hashlib.sha256(body).hexdigest()[:8]}"
             if self.lake.objects.read(kept_as) is None:
                 self.lake.objects.write(kept_as, body, None)
             log.warning("repair.set_aside", path=path, kept_as=kept_as)
-            return encode(EVENT_SCHEMA.empty_table())
+            return encode(schema.empty_table())
 
         update(self.lake.objects, path, change)
 
@@ -151,10 +176,10 @@ class Repair:
         update(self.lake.objects, path, change_body)
 
 
-def _is_readable(body: bytes) -> bool:
+def _is_readable(body: bytes, schema: pa.Schema) -> bool:
     try:
         with reading(""):
-            decode(body, EVENT_SCHEMA.names).cast(EVENT_SCHEMA).validate(full=True)
+            decode(body, schema.names).cast(schema).validate(full=True)
     except AuditLogsError:
         return False
     return True

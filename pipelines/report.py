@@ -84,7 +84,7 @@ class Report:
             self.newest = max(self.newest or newest, newest)
             log.info("load.finished", destination=destination, new=events, accounts=accounts, newest=newest.isoformat())
         if quarantined:
-            hint = "no readable time or no event: see audit_logs_quarantine"
+            hint = "its column reason in audit_logs_quarantine says why"
             log.warning("load.quarantined", destination=destination, events=quarantined, hint=hint)
 
 

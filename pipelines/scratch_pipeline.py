@@ -19,7 +19,7 @@ from sources.cloudflare_audit_logs import SOURCE_NAME
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .file_lock import take_file_lock
-from .own_destination import Rows
+from .own_destination import Refused, Rows
 from .remembered import remember_schemas
 from .store import Store
 
@@ -69,12 +69,12 @@ class ScratchPipeline:
                 pipeline.config.restore_from_destination = False
         self._pipeline = pipeline
 
-    def run(self, source: Any, events: pa.Table) -> None:
-        """Loads the source and the events that it has the keys of, whole or not at all."""
-        pipeline = self._opened
+    def run(self, source: Any, events: pa.Table) -> Refused:
+        """Loads the source and the events that it has the keys of, whole or not at all; returns what was refused."""
+        pipeline, rows = self._opened, Rows(events)
         destination: Any = pipeline.destination
         with self.translated_errors():
-            destination.rows = Rows(events)
+            destination.rows = rows
             try:
                 pipeline.run(source)
             finally:
@@ -82,6 +82,7 @@ class ScratchPipeline:
             packages = (self._pipelines_dir / self._name / "load" / "loaded").glob("*")
             for package in sorted(packages)[:-_KEPT_PACKAGES]:
                 shutil.rmtree(package, ignore_errors=True)
+        return rows.refused
 
     def close(self) -> None:
         """Leaves the directory to others."""

@@ -14,7 +14,7 @@ from sources.cloudflare_audit_logs.streams import Stream
 from .known import Known
 from .reading import Step
 from .scratch_pipeline import ScratchPipeline
-from .store import Store, lacking
+from .store import Store, lacking, note_refused
 
 
 class Sidecar:
@@ -51,7 +51,8 @@ class Sidecar:
         if batches:
             if not self._pipeline.is_open:
                 self._pipeline.open()
-            self._pipeline.run(cloudflare_audit_logs(batches, None), events_of(batches))
+            refused = self._pipeline.run(cloudflare_audit_logs(batches, None), events_of(batches))
+            note_refused(batches, refused)
         return batches
 
     def close(self) -> None:

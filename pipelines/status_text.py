@@ -1,7 +1,7 @@
-"""The status for people: tables with colours on a terminal, the same columns as plain text elsewhere."""
+"""The status for people: a table with colours on a terminal, or a list where it is too narrow; elsewhere plain text."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,32 +10,60 @@ from rich.markup import escape
 from rich.table import Table
 
 from .lake_status import DAYS
+from .measured_lag import too_little
 
 _PLAIN_WIDTH = 200
+_WIDER = 1000
+"""Than any table."""
+_NUMBERS = ("today", "late", "gaps", "quarantined")
+_COLUMNS = (
+    *("account", "version", "warehouse until", "lake until", "today", "came within (50 %, 99.9 %)"),
+    *("late", "gaps", "quarantined"),
+)
 
 
 def print_status(status: Mapping[str, Any]) -> None:
     """Prints it on stdout."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-    console.print(_cursors(status))
+    show_status(status, Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH))
+
+
+def show_status(status: Mapping[str, Any], console: Console) -> None:
+    """The same on a console."""
+    rows = list(_rows(status))
+    table = _table(rows)
+    is_wide = console.measure(table, options=console.options.update_width(_WIDER)).maximum <= console.width
+    console.print(table if is_wide else _list(rows))
     console.print()
     for line in _lines(status):
         console.print(line, soft_wrap=True)
 
 
-def _cursors(status: Mapping[str, Any]) -> Table:
-    """A row a stream: both cursors, and what the warehouse knows of it."""
+def _table(rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("account", "version", "warehouse until", "lake until", "today", "came within (50 %, 99.9 %)"):
-        table.add_column(name, justify="right" if name == "today" else "left", no_wrap=True)
-    for name in ("late", "gaps", "quarantined"):
-        table.add_column(name, justify="right")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _list(rows: Sequence[Sequence[str]]) -> Table:
+    """The columns below each other, for what would be cut in a table."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in rows:
+        for name, cell in zip(_COLUMNS, row, strict=True):
+            table.add_row(f"[bold]{name}[/]", cell)
+        table.add_row()
+    return table
+
+
+def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Of each stream: both cursors, and what the warehouse knows of it."""
     lake = {_key(stream): stream for stream in status["lake"].get("streams", [])}
     warehouse = {_key(stream): stream for stream in status["warehouse"].get("streams", [])}
     for key in sorted({*warehouse, *lake}):
         stream = warehouse.get(key, {})
-        table.add_row(*key, _age(stream), _age(lake.get(key, {})), *_counts(stream))
-    return table
+        yield *key, _age(stream), _age(lake.get(key, {})), *_counts(stream)
 
 
 def _key(stream: Mapping[str, Any]) -> tuple[str, str]:
@@ -70,7 +98,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         size = f"about {warehouse['events']:,} events, {warehouse['bytes'] / 1e6:,.1f} MB with indexes"
         yield f"[bold]warehouse[/]   {size}; last load {warehouse['last_load'] or 'never'}"
         wanted, lag = warehouse["recommended_lag_seconds"], status["safety_lag_seconds"]
-        advice = f"at least {wanted} s by what was measured" if wanted else "nothing was measured in the last week"
+        events = sum(stream["events_measured"] for stream in warehouse["streams"])
+        advice = f"at least {wanted} s by {events:,} events measured" if wanted else too_little(events)
         yield f"[bold]safety lag[/]  {lag:g} s; {advice}"
     if "error" in lake:
         yield f"[bold red]lake[/]        {escape(lake['error'])}"

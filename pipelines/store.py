@@ -1,5 +1,6 @@
 """What PostgreSQL and the lake have in common: asked what they hold, locked for one writer, loaded by dlt."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -7,10 +8,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sources.cloudflare_audit_logs import Batch
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .known import EventKey, Known
+from .own_destination import Refused
 
 
 class Store(Protocol):
@@ -42,8 +45,8 @@ class Store(Protocol):
     def after_load(self, client: Any) -> bool:
         """After an opening's first load: brings up to date what is around the events; False: to be called again."""
 
-    def write(self, events: pa.Table) -> None:
-        """Writes events without a load of dlt's: idempotent, and no cursor says that they are there."""
+    def write(self, events: pa.Table) -> Refused:
+        """Writes events without a load of dlt's: idempotent, no cursor says that they are there. What was refused."""
 
     def prune(self, client: Any) -> None:
         """Removes what dlt keeps of loads that nobody needs any more, so that its own tables do not grow for ever."""
@@ -58,6 +61,12 @@ class Store(Protocol):
         """The digests of the quarantined events held."""
 
 
+def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
+    """Notes in the batches what their load has shown."""
+    for stream, events in refused.items():
+        batches[stream].refused = events
+
+
 def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
     """The part of a page that the store does not hold, which counts as known from then on.
 
@@ -65,13 +74,20 @@ def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
     older than was asked for are kept: what the API shows is not for us to drop; only the store's retention is.
     """
     with store.translated_errors():
-        if known.digests is None:
-            known.digests = store.quarantined_digests(stream)
         oldest, events = store.oldest_kept, page.events
         if oldest is not None:
             events = events.filter(pc.greater_equal(events["timestamp"], oldest))
         events = known.lacking(events, lambda since, before: store.event_keys(stream, since, before))
-    digests = page.quarantined["digest"].to_pylist()
+        return Page(events, _lacking_quarantined(store, stream, page.quarantined, known))
+
+
+def _lacking_quarantined(store: Store, stream: Stream, quarantined: pa.Table, known: Known) -> pa.Table:
+    """The same; who has nothing quarantined is not held up by a quarantine that cannot be read."""
+    if not quarantined.num_rows:
+        return quarantined
+    if known.digests is None:
+        known.digests = store.quarantined_digests(stream)
+    digests = quarantined["digest"].to_pylist()
     is_new = pa.array([digest not in known.digests for digest in digests], pa.bool_())
     known.digests.update(digests)
-    return Page(events, page.quarantined.filter(is_new))
+    return quarantined.filter(is_new)

@@ -1,5 +1,6 @@
 """The warehouse: dlt's Postgres destination with a load job of ours, and what the loop asks of it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,8 +28,8 @@ from .after_load import Outcome, prepare
 from .dlt_hooks import verify_hooks
 from .known import EventKey, event_keys
 from .logs import log
-from .own_destination import OwnDestination, Rows, rows_of
-from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, connect, message_of
+from .own_destination import OwnDestination, Refused, Rows, rows_of
+from .postgres import INSUFFICIENT_PRIVILEGE, NOT_AS_ASKED_FOR, as_owner, connect, message_of
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
 from .shards import WHOLE, Shard
@@ -66,10 +67,14 @@ class Session(NamedTuple):
     started: str
 
 
-def write_events(connection: Connection, schema: str, events: pa.Table) -> None:
-    """A batch in, an idempotent write out; tells what PostgreSQL refused."""
-    for reason in load_events(connection, schema, events) if events.num_rows else ():
-        log.warning("warehouse.quarantined", reason=reason)
+def write_events(connection: Connection, schema: str, events: pa.Table) -> Refused:
+    """A batch in, an idempotent write out; tells what PostgreSQL refused, and returns how much of each stream."""
+    if not events.num_rows:
+        return {}
+    refused = load_events(connection, schema, events).to_pylist()
+    for row in refused:
+        log.warning("warehouse.quarantined", reason=row["reason"])
+    return Counter(Stream(row["account_id"], row["api_version"]) for row in refused)
 
 
 class WarehouseLoadJob(RunnableLoadJob):
@@ -85,7 +90,8 @@ class WarehouseLoadJob(RunnableLoadJob):
             if self.load_table_name == QUARANTINE_TABLE:
                 load_quarantined(connection, schema, pq.read_table(self._file_path))
             else:
-                write_events(connection, schema, rows_of(client))
+                rows = rows_of(client)
+                rows.refused.update(write_events(connection, schema, rows.take()))
 
 
 class WarehouseClient(PostgresClient):
@@ -221,6 +227,11 @@ class Warehouse:
                 raise AuditLogsError(
                     "a right is missing in the warehouse", detail=message_of(error), hint=hint
                 ) from error
+            if (error.sqlstate or "").startswith(NOT_AS_ASKED_FOR):
+                hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
+                raise AuditLogsError(
+                    "the warehouse is not as it should be", detail=message_of(error), hint=hint
+                ) from error
             raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=self._hint) from error
 
     @property
@@ -292,12 +303,12 @@ class Warehouse:
                     log.warning("warehouse.not_prepared", step=outcome.step, reason=outcome.reason)
                 yield outcome
 
-    def write(self, events: pa.Table) -> None:
+    def write(self, events: pa.Table) -> Refused:
         """Writes events in one transaction, on the connection that has the lock."""
         if self.connection is None:
             raise TemporaryError("the warehouse is not open")
         with self.translated_errors():
-            write_events(self.connection, self.dataset_name, events)
+            return write_events(self.connection, self.dataset_name, events)
 
     def prune(self, client: PostgresClient) -> None:
         """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""

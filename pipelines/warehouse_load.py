@@ -36,8 +36,8 @@ _COLUMN_TYPES = {pa.string(): "text", pa.timestamp("us", tz="UTC"): "timestamptz
 _REFUSALS = ("22", "23", "54")
 
 
-def load_events(connection: Connection, schema: str, events: pa.Table, *, table: str = EVENTS_TABLE) -> list[str]:
-    """Inserts the events that the table lacks and returns why rows were quarantined (empty: none was).
+def load_events(connection: Connection, schema: str, events: pa.Table, *, table: str = EVENTS_TABLE) -> pa.Table:
+    """Inserts the events that the table lacks and returns what was quarantined instead, as it lies there.
 
     The connection is in autocommit mode: ADBC's own transactions refuse ROLLBACK TO SAVEPOINT after an error.
 
@@ -47,18 +47,18 @@ def load_events(connection: Connection, schema: str, events: pa.Table, *, table:
     events = _storable(events)
     with connection.cursor() as cursor, _transaction(cursor):
         _create_stage(cursor, EVENT_SCHEMA)
-        refused = [_as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, table), events)]
-        if refused:
+        rows = [_as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, table), events)]
+        refused = pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *rows])
+        if rows:
             cursor.execute(f"DROP TABLE {_STAGE}")
-            _insert_quarantined(cursor, schema, pa.concat_tables(refused))
-    return [reason for table in refused for reason in table["reason"].to_pylist()]
+            _insert_quarantined(cursor, schema, refused)
+    return refused
 
 
-def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> list[str]:
+def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table) -> None:
     """Inserts the quarantined events that the table lacks. As `load_events`, but nothing of it can be refused."""
     with connection.cursor() as cursor, _transaction(cursor):
         _insert_quarantined(cursor, schema, quarantined)
-    return []
 
 
 def update_events(connection: Connection, schema: str, events: pa.Table) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from adbc_driver_manager.dbapi import Connection
 
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, PRIMARY_KEY
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, PRIMARY_KEY, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .postgres import connect
@@ -28,7 +28,13 @@ class WarehouseReader:
         schema = warehouse.dataset_name
         key = " AND ".join(f'a."{name}" = q."{name}"' for name in PRIMARY_KEY)
         is_nowhere_else = f"NOT EXISTS (SELECT FROM {schema}.audit_logs AS a WHERE {key})"
-        names = {"schema": schema, "columns": columns, "is_nowhere_else": is_nowhere_else}
+        quarantined = ", ".join(f'"{name}"' for name in QUARANTINE_SCHEMA.names)
+        names = {
+            "schema": schema,
+            "columns": columns,
+            "quarantined": quarantined,
+            "is_nowhere_else": is_nowhere_else,
+        }
         self._sections = sections_of("completeness.sql", **names)
 
     @property
@@ -52,6 +58,10 @@ class WarehouseReader:
         """The events whole, JSON as PostgreSQL writes it."""
         return self._query("events", stream, window).rename_columns(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
 
+    def quarantined(self, stream: Stream) -> pa.Table:
+        """What could not be placed in any store, of all times."""
+        return self._query("quarantined", stream).cast(QUARANTINE_SCHEMA)
+
     def latest_checks(self, stream: Stream, window: Window) -> dict[datetime, dict[str, Any]]:
         """By hour, its newest check."""
         return {row["hour"]: row for row in self._query("latest checks", stream, window).to_pylist()}
@@ -65,8 +75,9 @@ class WarehouseReader:
         with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
             cursor.adbc_ingest(COMPLETENESS_TABLE, checks, mode="append", db_schema_name=self._warehouse.dataset_name)
 
-    def _query(self, section: str, stream: Stream, window: Window) -> pa.Table:
-        parameters = (stream.account_id, stream.api_version, window.since, window.before)
+    def _query(self, section: str, stream: Stream, window: Window | None = None) -> pa.Table:
+        bounds = (window.since, window.before) if window else ()
+        parameters = (stream.account_id, stream.api_version, *bounds)
         with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
             cursor.execute(self._sections[section][0], parameters)
             return cursor.fetch_arrow_table()

@@ -5,7 +5,13 @@ from adbc_driver_manager.dbapi import Connection, Cursor
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
+from sources.cloudflare_audit_logs.schema import (
+    EVENT_SCHEMA,
+    EVENTS_TABLE,
+    PRIMARY_KEY,
+    QUARANTINE_SCHEMA,
+    QUARANTINE_TABLE,
+)
 
 from .logs import log
 from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, transaction_on, value_of
@@ -43,6 +49,7 @@ def set_up(connection: Connection, credentials: PostgresCredentials, owner: Owne
     with transaction_on(connection) as cursor:
         check_rights(cursor, schema, str(credentials.username))
         check_key(cursor, schema)
+        check_columns(cursor, schema)
 
 
 def one_at_a_time(schema: str) -> str:
@@ -102,8 +109,8 @@ def missing_table(table: str, user: str) -> AuditLogsError:
     return AuditLogsError(f"there is no table {table}, and {user} may not make it", hint=hint)
 
 
-def check_rights(cursor: Cursor, schema: str, user: str) -> None:
-    """Asks the catalogs, which everyone may read: the tables themselves may be out of sight."""
+def check_rights(cursor: Cursor, schema: str, user: str, *, may_make: bool = False) -> None:
+    """Asks the catalogs, which everyone may read: the tables themselves may be out of sight, or yet to be made."""
     for table in (EVENTS_TABLE, QUARANTINE_TABLE):
         may_use = value_of(
             cursor,
@@ -111,6 +118,8 @@ def check_rights(cursor: Cursor, schema: str, user: str) -> None:
             " AND has_table_privilege(c.oid, 'INSERT')) FROM pg_class c JOIN pg_namespace n"
             f" ON n.oid = c.relnamespace WHERE n.nspname = '{schema}' AND c.relname = '{table}'",
         )
+        if may_use is None and may_make:
+            continue
         if may_use is None:
             raise missing_table(f"{schema}.{table}", user)
         if not may_use:
@@ -133,3 +142,18 @@ def check_key(cursor: Cursor, schema: str) -> None:
             f"the table {name} has the key {tuple(key or ())}, not {PRIMARY_KEY}",
             hint="it is not ours: set PG_SCHEMA to another schema, or rename that table",
         )
+
+
+def check_columns(cursor: Cursor, schema: str) -> None:
+    """Raises if a table that is there lacks a column of ours. Others may stand beside them."""
+    for table, columns in ((EVENTS_TABLE, EVENT_SCHEMA.names), (QUARANTINE_TABLE, QUARANTINE_SCHEMA.names)):
+        there = value_of(
+            cursor,
+            "SELECT array_agg(a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"  # noqa: S608  # names are ours
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT a.attisdropped"
+            f" AND n.nspname = '{schema}' AND c.relname = '{table}'",
+        )
+        lacking = [name for name in columns if there is not None and name not in there]
+        if lacking:
+            hint = "add what pipelines/sql/tables.sql has, or set PG_SCHEMA to another schema"
+            raise AuditLogsError(f"the table {schema}.{table} has no column {', '.join(lacking)}", hint=hint)

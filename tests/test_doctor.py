@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -17,6 +20,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .conftest import Bucket, Finished, Stores
 from .factory import ACCOUNT, OTHER_ACCOUNT, ago, spread
+from .watching import watched_loop
 
 Command = Callable[..., Finished]
 Poll = Callable[..., Report]
@@ -87,6 +91,26 @@ def test_every_account_has_a_line(api: Api, command: Command) -> None:
 
 
 @pytest.mark.integration
+def test_a_port_is_the_jobs_only_if_the_job_answers_there(
+    command: Command, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Another server in its place is told, one that says nothing, too, whatever runs beside it."""
+    elsewhere = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    with (
+        watched_loop(environment, tmp_path) as loop,
+        elsewhere,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        Thread(target=elsewhere.serve_forever, daemon=True).start()
+        ports = (loop.port, elsewhere.server_port, silent.getsockname()[1])
+        found = [command(DOCTOR, "--json", METRICS_PORT=str(port)) for port in ports]
+        elsewhere.shutdown()
+
+    assert ["port" in _checks(done, "ok") for done in found] == [True, False, False]
+    assert ["port" in _checks(done, "fail") for done in found] == [False, True, True]
+
+
+@pytest.mark.integration
 def test_one_failure_hides_no_other(command: Command, stores: Stores) -> None:
     """Token, password and folder, all three wrong."""
     Path(stores.environment["DATA_DIR"]).mkdir()
@@ -95,6 +119,42 @@ def test_one_failure_hides_no_other(command: Command, stores: Stores) -> None:
     done = command(DOCTOR, "--json", CLOUDFLARE_API_TOKEN="wrong", PG_PASSWORD="wrong")
 
     assert (done.code, _checks(done, "fail")) == (1, ["token", "warehouse", "lake"])
+
+
+@pytest.mark.integration
+def test_a_warehouse_that_lacks_a_column_is_told_by_all_alike(command: Command, poll: Poll, stores: Stores) -> None:
+    """By doctor, loop and status: none calls it well, or a server that is down."""
+    poll()
+    stores.query("ALTER TABLE {schema}.audit_logs DROP COLUMN ingestion_time CASCADE")
+
+    doctor, loop, status = (
+        command(DOCTOR, "--json"),
+        command("pipelines/run.py", "--once"),
+        command("pipelines/status.py"),
+    )
+
+    lacking = f"the table {stores.schema}.audit_logs has no column ingestion_time"
+    assert (doctor.code, loop.code, status.code) == (1, 1, 1)
+    assert _checks(doctor, "fail") == ["key"]
+    assert lacking in doctor.out
+    assert lacking in loop.err
+    assert "the warehouse is not as it should be" in status.out
+
+
+@pytest.mark.integration
+def test_a_table_of_others_is_told_by_all_alike(command: Command, stores: Stores) -> None:
+    """What is missing beside it is not said to be the mistake."""
+    stores.query("CREATE SCHEMA {schema}")
+    stores.query("CREATE TABLE {schema}.audit_logs (id int)")
+
+    doctor, status = command(DOCTOR, "--json"), command("pipelines/status.py")
+    loop = command("pipelines/run.py", "--once")
+
+    assert (doctor.code, loop.code, status.code) == (1, 1, 1)
+    assert _checks(doctor, "fail") == ["key"]
+    for said in (doctor.out, loop.err):
+        assert "it is not ours: set PG_SCHEMA" in said
+    assert "the warehouse is not as it should be" in status.out
 
 
 @pytest.mark.integration

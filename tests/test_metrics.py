@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from prometheus_client.process_collector import ProcessCollector
 
 from pipelines.completeness import STORES
 from pipelines.health import serving_health
 from pipelines.measurements import LoadedStep, Measurements
-from pipelines.metrics import METRICS
+from pipelines.metrics import METRICS, OwnProcess
 from pipelines.progress import Progress
 from pipelines.reading import Part, Step
 from pipelines.report import Report
@@ -32,6 +33,21 @@ NAME = "cloudflare_audit_{}".format
 STREAM = Stream(ACCOUNT, "v1")
 START = datetime(2026, 11, 20, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+
+
+def test_the_process_is_measured_where_proc_has_processes_alone(tmp_path: Path) -> None:
+    """As systemd's ProcSubset=pid has it: AuditRestarting asks for the start time, which stays the same."""
+    (tmp_path / "self").symlink_to("/proc/self")
+
+    process = OwnProcess(proc=str(tmp_path), registry=None)
+    usual = ProcessCollector(registry=None)
+    first, again, other = ({m.name: m.samples[0].value for m in kind.collect()} for kind in (process, process, usual))
+
+    assert first["process_start_time_seconds"] == again["process_start_time_seconds"]
+    assert first["process_start_time_seconds"] == pytest.approx(other["process_start_time_seconds"], abs=2)
+    assert first["process_resident_memory_bytes"] > 10_000_000
+    assert first["process_cpu_seconds"] > 0
+    assert first["process_open_fds"] > 2
 
 
 # --- what a real loop tells -------------------------------------------------------------------------------------------

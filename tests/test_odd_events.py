@@ -2,15 +2,18 @@
 
 import json
 import random
+import time as clock
 from collections.abc import Callable
 
 import pytest
 
+from pipelines.reading import StepLimits
 from pipelines.report import Report
 from simulator.api import Api
+from sources.cloudflare_audit_logs.streams import Stream
 
 from .conftest import Stores
-from .factory import ACCOUNT, ago, encoded, event_at, ids, raw_event, v1_tree
+from .factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, ids, raw_event, v1_tree
 
 pytestmark = pytest.mark.integration
 
@@ -54,7 +57,7 @@ def test_an_event_that_postgresql_refuses_is_quarantined_there_and_kept_in_the_l
     fine = [event_at(ago(minutes=4)), event_at(ago(minutes=2))]
     api.world.add(ACCOUNT, "v1", [fine[0], raw_event(raw, time=time), fine[1]])
 
-    poll()
+    first = poll()
     again = poll()
 
     quarantined = stores.query("SELECT * FROM {schema}.audit_logs_quarantine")
@@ -62,7 +65,32 @@ def test_an_event_that_postgresql_refuses_is_quarantined_there_and_kept_in_the_l
     assert raw.decode() in stores.lake_table()["raw_event"].to_pylist()
     assert [(row["event_id"], row["raw_event"]) for row in quarantined] == [(tree["id"], raw.decode())]
     assert "refused by PostgreSQL" in quarantined[0]["reason"]
+    assert (first.new, first.quarantined) == ({"warehouse": 2, "lake": 3}, {"warehouse": 1, "lake": 0})
+    flow = first.measured.flow("warehouse", Stream(ACCOUNT, "v1"))
+    assert (flow.stored, flow.quarantined, flow.duplicate) == (2, 1, 0)
     assert again.loads == {}
+
+
+def test_what_postgresql_refuses_in_a_step_of_a_long_window_or_in_a_sweep_is_counted_as_quarantined(
+    api: Api, poll: Poll, stores: Stores
+) -> None:
+    """Of either stream its own, however the events are written."""
+    events = [event_at(ago(minutes=minutes)) for minutes in (9, 8, 7, 6, 5)]
+    for account, refused in ((ACCOUNT, 0), (OTHER_ACCOUNT, 1)):
+        raw = encoded(v1_tree(when=ago(minutes=8).isoformat(), metadata={"ttl": "N"})).replace(b'"N"', b"1e999999")
+        api.world.add(account, "v1", [*events, *[raw_event(raw, time=ago(minutes=8))] * refused])
+    both = {"CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}", "SWEEP_INTERVAL_SECONDS": "1"}
+
+    polled = poll(limits=StepLimits(events=2), **both)
+    late = encoded(v1_tree(when=ago(hours=3).isoformat(), metadata={"ttl": "N"})).replace(b'"N"', b"1e999999")
+    api.world.add(OTHER_ACCOUNT, "v1", [raw_event(late, time=ago(hours=3))])
+    clock.sleep(1.1)
+    swept = poll(**both)
+
+    assert (polled.new, polled.quarantined) == ({"warehouse": 10, "lake": 11}, {"warehouse": 1, "lake": 0})
+    assert [polled.measured.flow("warehouse", Stream(a, "v1")).quarantined for a in (ACCOUNT, OTHER_ACCOUNT)] == [0, 1]
+    assert (swept.late, swept.quarantined) == ({"warehouse": 0, "lake": 1}, {"warehouse": 1, "lake": 0})
+    assert len(stores.query("SELECT * FROM {schema}.audit_logs_quarantine")) == 2
 
 
 @pytest.mark.parametrize(("escape", "meaning"), [(r"\u0000", "\ufffd"), (r"\ud800", "\ufffd"), (r"\ud83d\ude00", "😀")])

@@ -1,5 +1,6 @@
 """The status says what is in the stores, measures only what can be measured, and costs no more as the history grows."""
 
+import io
 import os
 import pty
 import re
@@ -11,13 +12,14 @@ from itertools import count
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from benchmarks.events import insert_events
 from pipelines.measured_lag import MeasuredLag, is_too_short, recommended_seconds
 from pipelines.report import Report
 from pipelines.settings import PROJECT_ROOT
 from pipelines.statements import sections_of
-from pipelines.status_text import duration
+from pipelines.status_text import duration, show_status
 from simulator.api import Api
 
 from .conftest import S3_KEYS, Bucket, Finished, Stores
@@ -93,7 +95,7 @@ def test_it_says_what_is_in_the_stores(
 def test_a_first_start_a_catch_up_and_a_backfill_are_no_lateness(
     api: Api, command: Command, poll: Poll, stores: Stores
 ) -> None:
-    """Neither is what came within a minute in another order than it happened."""
+    """Neither is what came within a minute in another order than it happened, nor what had not come at a stop."""
     api.world.add(ACCOUNT, "v1", spread(500, ago(days=6), ago(days=5)))
     poll()
     stores.query("UPDATE {schema}.audit_logs SET ingestion_time = now() - INTERVAL '5 days'")
@@ -103,8 +105,9 @@ def test_a_first_start_a_catch_up_and_a_backfill_are_no_lateness(
     backwards = [
         (back_up - timedelta(hours=hours, minutes=1), back_up + timedelta(seconds=hours)) for hours in range(20)
     ]
+    in_flight = [(ago(days=4) + timedelta(minutes=298, seconds=30), back_up)]
     backfill = [(ago(days=5, hours=hours), ago(hours=1)) for hours in range(1, 20)]
-    _add(stores, *steady, *outage, *backwards, *backfill)
+    _add(stores, *steady, *outage, *in_flight, *backwards, *backfill)
 
     done = command(STATUS, "--json")
 
@@ -133,7 +136,7 @@ def test_what_the_cursor_had_passed_is_measured_and_late_beyond_the_safety_lag(
     assert _stream(done)["events_measured"] == 602
     assert (_stream(done)["delay_seconds"]["nearly_all"], _stream(done)["late"]) == (182 * 60.0, 2)
     assert done.report["warehouse"]["recommended_lag_seconds"] == 182 * 60 * 3 / 2
-    assert "900 s; at least 16380 s by what was measured" in shown.out
+    assert "900 s; at least 16380 s by 602 events measured" in shown.out
 
 
 @pytest.mark.integration
@@ -187,7 +190,36 @@ def test_it_is_a_coloured_table_on_a_terminal_and_plain_text_elsewhere(
     assert "\x1b[" not in plain.out
     for text in (plain.out, words):
         assert re.search(rf"{ACCOUNT} +v1 +\d{{4}}-\d\d-\d\d .* ago", text), text
-        assert "safety lag  900 s; nothing was measured in the last week" in text
+        assert "safety lag  900 s; no events were measured in the last week" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 220])
+def test_nothing_is_cut_or_left_out_however_narrow_the_terminal_is(width: int) -> None:
+    """Where the table does not fit, its columns stand below each other."""
+    cursor = {"cursor": "2026-11-25T10:46:20+00:00", "age_seconds": 1234}
+    counts = {"events_today": 123_456, "events_measured": 9_999, "late": 12, "hours_compared": 2160}
+    counts |= {"hours_with_gaps": 17, "quarantined": 10_000}
+    keys = [{"account_id": account, "api_version": "v1"} for account in (ACCOUNT, OTHER_ACCOUNT)]
+    delays = {"delay_seconds": {"median": 345.0, "nearly_all": 86_399.0}}
+    warehouse = {"last_load": None, "recommended_lag_seconds": 300, "bytes": 1, "events": 1}
+    status = {
+        "safety_lag_seconds": 900.0,
+        "warehouse": {**warehouse, "streams": [key | cursor | counts | delays for key in keys]},
+        "lake": {"last_load": None, "objects_of_last_days": 1, "bytes_of_last_days": 1, "streams": []},
+    }
+
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    show_status(status, console)
+
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # of a StringIO
+    for text in ("2026-11-25 10:46:20, 21 min ago", "123,456", "345 s, 86399 s", "12", "17 of 2,160 h", "10,000"):
+        assert len(re.findall(rf"(?<=  ){re.escape(text)}(?=  |\n| *$)", shown, re.MULTILINE)) == 2, (text, shown)
+    assert (shown.count(ACCOUNT), shown.count(OTHER_ACCOUNT), shown.count(" v1")) == (1, 1, 2)
+    for name in ("version", "warehouse until", "lake until", "today", "came within (50 %, 99.9 %)", "late", "gaps"):
+        assert name in shown
+    table, _, _ = shown.rpartition("\n\n")
+    assert max(map(len, table.splitlines())) <= width
+    assert "…" not in shown
 
 
 def _on_a_terminal(environment: Mapping[str, str]) -> str:
@@ -239,11 +271,12 @@ def test_the_recommended_lag_has_a_reserve_and_bounds(seconds: list[float], want
     assert recommended_seconds(MeasuredLag(100, 1, longest, 0) for longest in seconds) == wanted
 
 
-def test_what_was_not_measured_recommends_nothing() -> None:
+def test_what_was_hardly_measured_recommends_nothing() -> None:
     """And warns of nothing."""
-    assert recommended_seconds([MeasuredLag()]) is None
+    assert recommended_seconds([MeasuredLag(), MeasuredLag(2, 900, 1383, 0)]) is None
+    assert not is_too_short(timedelta(seconds=60), MeasuredLag(2, 30, 61, 0))
     assert not is_too_short(timedelta(0), MeasuredLag())
-    assert is_too_short(timedelta(seconds=60), MeasuredLag(10, 30, 61, 0))
+    assert is_too_short(timedelta(seconds=60), MeasuredLag(100, 30, 61, 0))
 
 
 @pytest.mark.parametrize(

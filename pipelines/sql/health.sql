@@ -22,19 +22,24 @@ SELECT max(inserted_at) AS at FROM {schema}._dlt_loads WHERE status = 0;
 -- Counted is what can be told from a catch-up, a first start and a backfill:
 --   not what happened before anything was loaded (the first start, and a backfill of what was before it);
 --   an event that the cursor had passed: it was looked for, and not there;
---   any other only if it came within 15 minutes: else whoever loads may have been down for as long.
+--   any other only if it came within 15 minutes: else whoever loads may have been down for as long;
+--   how long it took, beyond 15 minutes only if something was loaded in the 15 minutes before: else that was down, and what
+--   had not come when it stopped came when it was back.
 -- The minute is for a reading that goes backwards (CLOUDFLARE_DIRECTION=desc), and for its pages, which pass no one.
-SELECT count(*) AS events,
+SELECT count(delay) AS events,
     coalesce(percentile_disc(0.5) WITHIN GROUP (ORDER BY delay), 0) AS median,
     coalesce(percentile_disc(0.999) WITHIN GROUP (ORDER BY delay), 0) AS nearly_all,
     count(*) FILTER (WHERE passed_by > $3) AS late
 FROM (
-    SELECT extract(epoch FROM ingestion_time - "timestamp")::float8 AS delay,
-        extract(epoch FROM reached - "timestamp")::float8 AS passed_by
+    SELECT extract(epoch FROM reached - "timestamp")::float8 AS passed_by,
+        CASE WHEN ran OR ingestion_time - "timestamp" <= INTERVAL '15 minutes'
+            THEN extract(epoch FROM ingestion_time - "timestamp")::float8 END AS delay
     FROM (
         SELECT "timestamp", ingestion_time, min(ingestion_time) OVER () AS begun, max("timestamp") OVER (
             ORDER BY ingestion_time RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL '60 seconds' PRECEDING
-        ) AS reached
+        ) AS reached, count(*) OVER (
+            ORDER BY ingestion_time RANGE BETWEEN INTERVAL '15 minutes' PRECEDING AND INTERVAL '60 seconds' PRECEDING
+        ) > 0 AS ran
         FROM (
             SELECT "timestamp", ingestion_time FROM {schema}.audit_logs
             WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= now() - INTERVAL '7 days'

@@ -33,6 +33,8 @@ class Batch:
     cursor: datetime
     """The newest event time read, known events included. With `since`, the position that is stored with the load."""
     pages: list[Page] = field(default_factory=list)
+    refused: int = 0
+    """Of its events, those that the destination refused and quarantined, as its load has shown."""
 
     def without_events(self) -> "Batch":
         """Its cursor alone."""
@@ -41,12 +43,14 @@ class Batch:
     @property
     def events(self) -> int:
         """How many it brings."""
-        return sum(page.events.num_rows for page in self.pages)
+        carried: int = sum(page.events.num_rows for page in self.pages)
+        return carried - self.refused
 
     @property
     def quarantined(self) -> int:
-        """How many of those that cannot be placed it brings."""
-        return sum(page.quarantined.num_rows for page in self.pages)
+        """How many it brings that cannot be placed, or were refused."""
+        carried: int = sum(page.quarantined.num_rows for page in self.pages)
+        return carried + self.refused
 
 
 @dlt.source(name=SOURCE_NAME, max_table_nesting=0)

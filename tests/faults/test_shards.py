@@ -101,6 +101,25 @@ def test_shards_load_both_stores_beside_each_other(api: Api, running: RunLoop, s
     assert schemas[0]["n"] <= 6
 
 
+def test_shards_share_an_embedded_server(api: Api, running: RunLoop, command: Command, server_dir: Path) -> None:
+    """They begin at the same time, on no cluster yet; who ends first does not take it from the other."""
+    embedded = {
+        **dict.fromkeys(("PG_HOST", "PG_PORT", "PG_PASSWORD", "PG_SCHEMA"), ""),
+        "DATA_DIR": f"{server_dir}/shards",
+    }
+    events = add(api, ago(hours=3), ago(hours=2))
+
+    def held() -> list[str]:
+        sql = "COPY (SELECT event_id FROM audit_logs ORDER BY event_id) TO STDOUT"
+        return sorted(command("pipelines/psql.py", "-c", sql, **embedded).out.splitlines())
+
+    with running(RUN, "--shard", "1/2", name="one", **embedded):
+        with running(RUN, "--shard", "2/2", name="two", **embedded):
+            wait_until(lambda: held() == sorted(ids(events)), 60)
+        events += add(api, ago(seconds=2), ago(seconds=1), ACCOUNTS[3:])
+        wait_until(lambda: held() == sorted(ids(events)), 60)
+
+
 @pytest.mark.usefixtures("lake")
 def test_the_number_of_shards_can_be_changed(api: Api, command: Command, stores: Stores, tmp_path: Path) -> None:
     """From one to three, to two and back; on another host each time. Of what was read, the safety lag is read again."""

@@ -18,6 +18,7 @@ from sources.cloudflare_audit_logs import Batch, Stream
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError, RefusedError
 from sources.cloudflare_audit_logs.streams import Window
 
+from .account_failures import AccountFailures
 from .api import StopRequestedError
 from .destination import Destination
 from .logs import log
@@ -79,6 +80,7 @@ class Loop:
         self._paused: dict[Stream | Destination | str, float] = {}
         """Streams, destinations and tokens that are left alone, and until when."""
         self._failures: Counter[Destination] = Counter()
+        self._account_failures = AccountFailures()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -92,6 +94,7 @@ class Loop:
                 self._begin_reconciling()
                 has_moved = [self._collect(), self._collect_parts(), *map(self._hand_over, self._by_age())]
                 self._begin_reading()
+                self._account_failures.tell(at_once=not self._readers.futures)
                 if any(has_moved):
                     self._on_progress(self._report)
                 elif in_hand := [*self._workers.futures, *self._readers.futures]:
@@ -102,6 +105,7 @@ class Loop:
                     self._on_progress(self._report)
                     self._stop.wait(max(0, self._next_poll - time.monotonic()))
         self._collect()
+        self._account_failures.tell(at_once=True)
 
     def _begin_reading(self) -> None:
         """Gives the readers that are free something to read, of each pass in turn."""
@@ -361,7 +365,7 @@ class Loop:
             wait = REFUSED_PAUSE_SECONDS
         self._paused[stream] = time.monotonic() + wait
         retry = f"in {wait:.0f} s" if wait > self._settings.poll_interval_seconds else "next poll"
-        log.error("account.failed", account=stream.account_id, version=stream.api_version, error=error, retry=retry)
+        self._account_failures.note(stream, error, retry)
 
     def _shut_out(self, token_name: str, error: RateLimitedError, wait: float) -> None:
         """All accounts of a token that is rate limited wait: each would only be told so, too."""

@@ -10,6 +10,17 @@ BEGIN, END = "<!-- settings -->\n", "<!-- end -->\n"
 SHOWN_AS_EXAMPLES = {"PG_HOST", "INITIAL_CHECKPOINT"}
 """What the example file shows of these is not their default: they have none."""
 
+_NAME = re.compile(
+    r'"((?:ACCOUNTS|CLOUDFLARE|METRICS|PG|RECONCILE|S3|SWEEP|TIMESCALE)_[A-Z_]+'
+    r'|POLL_INTERVAL_SECONDS|INITIAL_CHECKPOINT|DATA_DIR)"'
+)
+
+
+def names_in_code() -> set[str]:
+    """Every setting that is read."""
+    files = (PROJECT_ROOT / "pipelines" / name for name in ("settings.py", "accounts.py"))
+    return {name for file in files for name in _NAME.findall(file.read_text())}
+
 
 def page_with_table() -> str:
     """docs/settings.md as it should be."""

@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.secret_files import FILE_NAMES, SECRETS
 from pipelines.settings import PROJECT_ROOT
-from tests.settings_table import PAGE, page_with_table
+from tests.settings_table import PAGE, names_in_code, page_with_table
 
 from .compose_file import compose_file
 
@@ -79,14 +79,11 @@ def test_the_commands_by_hand_get_what_the_service_gets() -> None:
 
 def test_every_name_in_capitals_that_looks_like_a_setting_is_one() -> None:
     """Or the file of a secret, or Compose's."""
-    code = "".join((PROJECT_ROOT / "pipelines" / name).read_text() for name in ("settings.py", "accounts.py"))
-    settings = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', code))
-
     named = set(
         re.findall(r"\b(?:CLOUDFLARE|PG|S3|SWEEP|RECONCILE|TIMESCALE)_[A-Z_]+\b|\bINITIAL_CHECKPOINT\b", OPERATIONS)
     )
 
-    assert named <= {*settings, *FILE_NAMES.values()}
+    assert named <= {*names_in_code(), *FILE_NAMES.values()}
     assert "INITIAL_CHECKPOINT" in named
 
 

@@ -11,6 +11,7 @@ from .api import utc_now
 from .check_host import nearest, try_out_folder
 from .finding import Finding, failed, ok
 from .lake import Lake, LakeClient
+from .lake_reads import LakeReader
 from .objects import Bucket
 from .partitions import day_folder
 from .scratch_pipeline import client_of
@@ -21,7 +22,7 @@ PROBE = "_dlt_doctor_probe"
 
 
 def check_lake(settings: Settings) -> Iterator[Finding]:
-    """A folder or a bucket, as the settings say."""
+    """A folder or a bucket, as the settings say; and each account's quarantine, if it cannot be read."""
     lake = Lake()
     try:
         with lake.translated_errors():
@@ -29,8 +30,10 @@ def check_lake(settings: Settings) -> Iterator[Finding]:
             objects = client.objects
             if isinstance(objects, Bucket):
                 yield from _bucket(objects, client.config.bucket_url)
-                return
-        yield _folder(Path(client.bucket_path), Path(client.dataset_path), settings.account_ids, utc_now())
+            else:
+                yield _folder(Path(client.bucket_path), Path(client.dataset_path), settings.account_ids, utc_now())
+        for error in LakeReader(lake, client).broken_quarantines(settings.account_ids).values():
+            yield failed("quarantine", error)
     except (AuditLogsError, OSError) as error:
         yield failed("lake", error)
 

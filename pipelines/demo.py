@@ -19,6 +19,7 @@ from pipelines.setting_reader import OWN_PREFIXES
 from pipelines.settings import PROJECT_ROOT, read_environment
 
 DEMO_DIR = PROJECT_ROOT / "data" / "demo"
+LAKE = "data/demo/lake/cloudflare/audit_logs/*/*/*/events.parquet"
 ACCOUNTS = "023e105f4ecef8ad9ca31a8372d0c353,4bb334f7c94c4a29a045f03944f072e5"
 RUN_SECONDS = 25
 COUNT_SQL = (
@@ -85,26 +86,29 @@ def _run_loop(environment: dict[str, str]) -> int:
 
 
 def _show_results(environment: dict[str, str]) -> None:
-    lake = str((DEMO_DIR / "lake").relative_to(PROJECT_ROOT) / "cloudflare/audit_logs/*/*/*/events.parquet")
     _say("In the warehouse (PostgreSQL):")
     psql = [sys.executable, "pipelines/psql.py", "-P", "pager=off", "-c", COUNT_SQL.format("audit_logs")]
     subprocess.run(psql, env=environment, cwd=PROJECT_ROOT, check=True)
     _say("In the lake (Parquet, one object an hour and account):")
     os.chdir(PROJECT_ROOT)
-    print(duckdb.sql(COUNT_SQL.format(f"read_parquet('{lake}')")))
-    python = os.path.relpath(sys.executable, PROJECT_ROOT)
-    exports = " ".join(f"{name}={value}" for name, value in {**_blanked(), "DATA_DIR": "data/demo"}.items())
+    print(duckdb.sql(COUNT_SQL.format(f"read_parquet('{LAKE}')")))
     _say("To look around yourself, paste any of these:")
-    print(
-        f"export {exports}",
+    print(*commands_to_paste(), sep="\n")
+
+
+def commands_to_paste() -> Iterator[str]:
+    """Each with the demo's settings before it: exported, the next `make run` would load your account into the demo."""
+    python = os.path.relpath(sys.executable, PROJECT_ROOT)
+    settings = " ".join(f"{name}={value}" for name, value in {**_blanked(), "DATA_DIR": "data/demo"}.items())
+    for command in (
         f'{python} pipelines/psql.py -c "{PEOPLE_SQL.format("audit_logs")}"',
-        f'{python} -c "import duckdb; print(duckdb.sql(\\"{PEOPLE_SQL.format(f"read_parquet({lake!r})")}\\"))"',
+        f'{python} -c "import duckdb; print(duckdb.sql(\\"{PEOPLE_SQL.format(f"read_parquet({LAKE!r})")}\\"))"',
         f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_warehouse info",  # noqa: PTH120  # a path to print
         f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_lake info",  # noqa: PTH120
         "make dashboard",
-        f"find {lake.partition('/cloudflare')[0]} -name '*.parquet' | sort | tail",
-        sep="\n",
-    )
+        f"find {LAKE.partition('/cloudflare')[0]} -name '*.parquet' | sort | tail",
+    ):
+        yield f"{settings} {command}"
 
 
 def _say(text: str) -> None:

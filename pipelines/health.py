@@ -117,12 +117,19 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:  # http.server's name
+        self.wfile.write(self._answer().body)
+
+    def do_HEAD(self) -> None:  # http.server's name
+        self._answer()
+
+    def _answer(self) -> Answer:
+        """Sends what comes before the body."""
         answer = self.server.answer(self.path.partition("?")[0])
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        self.wfile.write(answer.body)
+        return answer
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
         """Keeps quiet: it is asked all day long."""

@@ -1,4 +1,7 @@
-"""`python pipelines/psql.py [psql's own arguments]`: psql on the warehouse, embedded or not, as the settings say."""
+"""`python pipelines/psql.py [psql's own arguments]`: psql on the warehouse, embedded or not, as the settings say.
+
+An embedded one that was never made is not made.
+"""
 
 import os
 import shutil
@@ -7,13 +10,23 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from pipelines.command import run_command
+from pipelines.command import run_lake_command, server_if_there
 from pipelines.embedded_postgres import BINARIES
-from pipelines.settings import PostgresSettings, StoreSettings
+from pipelines.settings import PostgresSettings, StoreSettings, read_environment, read_store_settings
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs psql and returns its exit code, or 1 where there is no warehouse."""
+    stores = read_store_settings(read_environment())
+    with server_if_there(stores) as server:
+        if server is None:
+            raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
+        return psql(arguments, stores, server)
 
 
 def psql(arguments: Sequence[str], stores: StoreSettings, server: PostgresSettings) -> int:
-    """Runs psql and returns its exit code."""
+    """Runs psql on a server and returns its exit code."""
     environment = {
         "PGHOST": server.host,
         "PGPORT": str(server.port),
@@ -28,4 +41,4 @@ def psql(arguments: Sequence[str], stores: StoreSettings, server: PostgresSettin
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(partial(psql, sys.argv[1:])))
+    sys.exit(run_lake_command(partial(main, sys.argv[1:])))

@@ -157,9 +157,8 @@ class _Worker:
         if self.repair is None or not gaps:
             return checks
         for gap in gaps:
-            log.warning(
-                "reconcile.gap", account=stream.account_id, hour=gap.hour.isoformat(), found="; ".join(gap.problems)
-            )
+            about = {"account": stream.account_id, "version": stream.api_version, "hour": gap.hour.isoformat()}
+            log.warning("reconcile.gap", **about, found="; ".join(gap.problems))
             self.repair.mend(gap)
         return self._check(stream, window, {gap.hour: gap.broken for gap in gaps if gap.broken is not None})
 

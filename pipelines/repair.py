@@ -24,7 +24,18 @@ from .lake import reading
 from .lake_reads import LakeReader
 from .logs import log
 from .objects import update
-from .partitions import HOUR, Partition, decode, encode, merge_events, only_of, quarantine_path, replace_events, split
+from .partitions import (
+    HOUR,
+    Partition,
+    add_quarantined,
+    decode,
+    encode,
+    merge_events,
+    only_of,
+    quarantine_path,
+    replace_events,
+    split,
+)
 from .postgres import connect
 from .reading import FetchPages, Part, Step
 from .sidecar import Sidecar
@@ -61,7 +72,7 @@ class Repair:
         if check.broken is None:
             self._fill(stream, check.window, check, asks_api=True)
             return
-        self._set_aside(partition.path, EVENT_SCHEMA)
+        self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
         # The object held all of the hour, of every version, whatever was asked for.
         for version in API_VERSIONS:
             whole = Window(check.hour, check.hour + HOUR)
@@ -78,15 +89,17 @@ class Repair:
             stream: [*self._quarantined_of_api(stream, window), self.warehouse.quarantined(stream)]
             for stream in streams
         }
-        self._set_aside(quarantine_path(account_id), QUARANTINE_SCHEMA)
-        added = 0
+        everything = pa.concat_tables(table for tables in found.values() for table in tables)
+        # In one write: nobody compares later what is in it.
+        anew = add_quarantined(None, everything) or encode(everything)
+        self._set_aside(quarantine_path(account_id), QUARANTINE_SCHEMA, anew)
         for stream, tables in found.items():
             page = Page(EVENT_SCHEMA.empty_table(), pa.concat_tables(tables))
-            added += page.quarantined.num_rows
             for sidecar in self.sidecars.values():
                 sidecar.load(Step({stream: Part(window, [page], is_last=True)}))
-        log.info("repair.quarantine", account=account_id, events=added)
-        return added
+        events: int = everything.num_rows
+        log.info("repair.quarantine", account=account_id, events=events)
+        return events
 
     def _quarantined_of_api(self, stream: Stream, window: Window) -> list[pa.Table]:
         if self.fetch_pages is None or not self.is_asked_for(stream):
@@ -132,8 +145,8 @@ class Repair:
         for batch in added.values():
             log.info("repair.added", store=store, events=batch.events, hour=window.since.isoformat())
 
-    def _set_aside(self, path: str, schema: pa.Schema) -> None:
-        """Keeps an object that cannot be read under another name, and puts an empty one in its place."""
+    def _set_aside(self, path: str, schema: pa.Schema, anew: bytes) -> None:
+        """Keeps an object that cannot be read under another name, and puts a new one in its place."""
 
         def change(body: bytes | None) -> bytes | None:
             if body is None or _is_readable(body, schema):
@@ -143,7 +156,7 @@ class Repair:
             if self.lake.objects.read(kept_as) is None:
                 self.lake.objects.write(kept_as, body, None)
             log.warning("repair.set_aside", path=path, kept_as=kept_as)
-            return encode(schema.empty_table())
+            return anew
 
         update(self.lake.objects, path, change)
 

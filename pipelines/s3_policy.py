@@ -3,6 +3,7 @@
 Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are.
 """
 
+import argparse
 import json
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from pipelines.settings import SettingsError, read_environment, read_store_setti
 
 def main() -> int:
     """Prints the policy and returns the exit code."""
+    argparse.ArgumentParser(prog="s3_policy.py", description=__doc__).parse_args()
     try:
         stores = read_store_settings(read_environment())
     except SettingsError as error:

@@ -95,7 +95,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     if "error" in warehouse:
         yield f"[bold red]warehouse[/]   {escape(warehouse['error'])}"
     else:
-        size = f"about {warehouse['events']:,} events, {warehouse['bytes'] / 1e6:,.1f} MB with indexes"
+        events = f"{warehouse['estimated_events']:,} events by PostgreSQL's estimate"
+        size = f"{events}, {warehouse['bytes'] / 1e6:,.1f} MB with indexes"
         yield f"[bold]warehouse[/]   {size}; last load {warehouse['last_load'] or 'never'}"
         wanted, lag = warehouse["recommended_lag_seconds"], status["safety_lag_seconds"]
         events = sum(stream["events_measured"] for stream in warehouse["streams"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
+from pipelines.demo import commands_to_paste
 from pipelines.settings import PROJECT_ROOT, read_settings
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from tests.settings_table import names_in_code
@@ -97,3 +98,11 @@ def test_no_secret_is_in_the_repository() -> None:
     ignored = Path(PROJECT_ROOT / ".gitignore").read_text().splitlines()
 
     assert {".env", "/data/", "/secrets/", ".dlt/secrets.toml"} <= set(ignored)
+
+
+def test_what_the_demo_tells_to_paste_says_for_itself_where_its_data_are() -> None:
+    """Nothing is exported: in the same shell, the user's own `make run` must not load into the demo's folder."""
+    commands = list(commands_to_paste())
+
+    assert len(commands) >= 6
+    assert [command for command in commands if "DATA_DIR=data/demo " not in command or "export" in command] == []

@@ -211,16 +211,18 @@ def test_names_that_are_no_settings_are_warned_of(command: Command) -> None:
 
 @pytest.mark.integration
 def test_the_embedded_server_is_started_if_it_is_there_and_never_made(command: Command, server_dir: Path) -> None:
-    """It is left as it was found."""
+    """It is left as it was found; by psql.py, too."""
     own: dict[str, str | None] = {"PG_HOST": None, "PG_PORT": None, "PG_PASSWORD": None, "PG_SCHEMA": None}
     own |= {"DATA_DIR": str(server_dir / f"doctor-{os.getpid()}")}
     new = command(DOCTOR, **own)
+    asked = command("pipelines/psql.py", "-c", "SELECT 1", **own)
     made = (server_dir / f"doctor-{os.getpid()}").exists()
     assert command("pipelines/run.py", "--once", **own).code == 0
 
     done = command(DOCTOR, "--json", **own)
 
-    assert (new.code, made, done.code) == (0, False, 0), done.out
+    assert (new.code, asked.code, made, done.code) == (0, 1, False, 0), done.out
+    assert "nothing is in" in asked.err
     assert "which the first start makes" in new.out
     assert _checks(done, "ok") == ALL
     assert not (server_dir / f"doctor-{os.getpid()}" / "postgres" / "postmaster.pid").exists()

@@ -292,8 +292,12 @@ def test_it_is_alive_as_long_as_something_is_finished(
     stuck = livez()
     progress.note()
 
-    assert (before.status_code, stuck.status_code, livez().status_code) == (200, 503, 200)
+    again = livez()
+    head = requests.head(again.url, timeout=5)
+
+    assert (before.status_code, stuck.status_code, again.status_code) == (200, 503, 200)
     assert "no progress for 961 s" in stuck.text
+    assert (head.status_code, head.headers["Content-Length"], head.content) == (200, "3", b"")
 
 
 @pytest.mark.parametrize(

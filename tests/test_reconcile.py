@@ -101,6 +101,7 @@ def test_each_kind_of_damage_is_named_and_repaired(
     ]
     assert "hour=12/events.parquet is not Parquet of our columns" in named.report["gaps"][4]["broken"]
     assert mended.code == 0, mended.err
+    assert f"reconcile.gap account={ACCOUNT} version=v1 hour=" in mended.err
     assert (again.code, again.report["gaps"]) == (0, []), again.err
     kept = list((stores.lake / "cloudflare/_broken").rglob("events.parquet-*"))
     assert len(kept) == 1

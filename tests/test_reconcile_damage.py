@@ -334,11 +334,12 @@ def test_a_broken_quarantine_is_told_and_filled_from_the_api_where_the_warehouse
     _torn(_quarantine_of(stores))
     torn = _quarantine_of(stores).read_bytes()
 
-    told = command(*RECONCILE)
+    told, doctor = command(*RECONCILE), command("pipelines/doctor.py")
     is_untouched = _quarantine_of(stores).read_bytes() == torn
     mended = command(*RECONCILE, "--repair")
 
-    assert (told.code, is_untouched, mended.code) == (3, True, 0), told.err + mended.err
+    assert (told.code, doctor.code, is_untouched, mended.code) == (3, 1, True, 0), told.err + mended.err
+    assert re.search(r"^fail  quarantine .*reconcile\.py --repair --account", doctor.out, re.MULTILINE), doctor.out
     assert f"account {ACCOUNT}: its quarantine in the lake is broken" in told.out
     assert _quarantined(stores) == (['{"id":"odd"}'],) * 2
 

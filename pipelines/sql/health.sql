@@ -68,11 +68,11 @@ SELECT count(*) AS events FROM (
 ) AS quarantined;
 
 -- [size]
-SELECT pg_total_relation_size('{schema}.audit_logs') AS bytes, greatest(reltuples, 0)::bigint AS events
+SELECT pg_total_relation_size('{schema}.audit_logs') AS bytes, greatest(reltuples, 0)::bigint AS estimated_events
 FROM pg_class WHERE oid = '{schema}.audit_logs'::regclass;
 
 -- [size, hypertable]
-SELECT hypertable_size('{schema}.audit_logs') AS bytes, approximate_row_count('{schema}.audit_logs') AS events;
+SELECT hypertable_size('{schema}.audit_logs') AS bytes, approximate_row_count('{schema}.audit_logs') AS estimated_events;
 
 -- [rights]
 -- Who makes tables ({maker}) may do so in the schema, or make that; the loading role makes dlt's.

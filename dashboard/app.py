@@ -92,6 +92,8 @@ def filtered(account, days, failures, now, search, span, store, version):
         "range": span.value,
         "account": account.value or page.ALL_ACCOUNTS,
         "version": version.value,
+        "search": search.value,
+        "failures": "1" if failures.value else "",
         **({"from": str(days.value[0]), "to": str(days.value[1])} if span.value == page.DATES else {}),
     }
     return filters, link
@@ -118,9 +120,8 @@ def navigation(section):
 
 
 @app.cell
-def content(error, filters, found, link, now, opened, section):
+def content(error, filters, found, link, now, opened, query, section):
     """The section that is chosen. The pipeline's health can be told without events."""
-    table = None
     try:
         if section.value == "Health":
             _shown = sections.health(now)
@@ -132,20 +133,13 @@ def content(error, filters, found, link, now, opened, section):
             _shown = sections.first_seen(opened.store, filters)
         elif section.value == "Failures":
             _shown = sections.failures(opened.store, filters, found)
-        elif section.value == "Events" and found["time"]:
-            _shown = table = sections.events(opened.store, filters)
+        elif section.value == "Events":
+            _shown = sections.events(opened.store, filters, link, str(query.get("event") or ""))
         else:
             _shown = sections.overview(found, filters, link)
     except AuditLogsError as _error:
         _shown = mo.Html(pieces.problem(_error))
     _shown
-    return (table,)
-
-
-@app.cell
-def event(opened, table):
-    """The event that is selected, whole."""
-    sections.one_event(opened.store, table.value) if table is not None else None
 
 
 if __name__ == "__main__":

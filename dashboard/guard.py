@@ -9,17 +9,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
+Send = Callable[..., Awaitable[Any]]
+App = Callable[[Scope, Callable[..., Awaitable[Any]], Send], Awaitable[None]]
 
 _OWN_NAMES = {"127.0.0.1", "localhost"}
+_POLICY = (
+    b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    b"style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
+)
+"""Scripts and styles in the page, and code that is made of text: marimo and Vega need them."""
 
 
 def only_own_pages(app: App) -> App:
     """The ASGI app, for requests whose host is loopback and whose page, if they come from one, is ours."""
 
-    async def guarded(
-        scope: Scope, receive: Callable[..., Awaitable[Any]], send: Callable[..., Awaitable[Any]]
-    ) -> None:
+    async def guarded(scope: Scope, receive: Callable[..., Awaitable[Any]], send: Send) -> None:
         if scope["type"] in {"http", "websocket"} and not is_own(dict(scope["headers"])):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -27,9 +31,20 @@ def only_own_pages(app: App) -> App:
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"open the dashboard by its own address"})
             return
-        await app(scope, receive, send)
+        await app(scope, receive, _with_policy(send))
 
     return guarded
+
+
+def _with_policy(send: Send) -> Send:
+    """Whatever an event may bring the page to do, the browser asks no other host for anything."""
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY)]
+        await send(message)
+
+    return sent
 
 
 def is_own(headers: dict[bytes, bytes]) -> bool:

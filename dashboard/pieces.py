@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
@@ -22,6 +22,16 @@ _FACTS = {
     "Account": ("account_id", "api_version"),
     "Event": ("event_id",),
 }
+
+
+class Link(NamedTuple):
+    """A text that opens the page by another address."""
+
+    text: str
+    query: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f'<a href="?{escape(urlencode(self.query))}">{escape(self.text)}</a>'
 
 
 def key_numbers(numbers: Sequence[tuple[str, str, str]]) -> str:
@@ -45,7 +55,7 @@ def _ranked(row: Row, most: int, link: Mapping[str, str]) -> str:
     value, part, failed = row["value"], 100 * row["events"] / most, 100 * row["failures"] / most
     name = "<i>not told</i>"
     if value is not None:
-        name = f'<a href="?{escape(urlencode({**link, "search": value}))}">{escape(value)}</a>'
+        name = str(Link(value, {**link, "search": value}))
     remark = f'<em title="failed">{row["failures"]:,}</em>' if row["failures"] else ""
     style = f"--part:{part:.1f}%;--failed:{failed:.1f}%"
     return f'<li style="{style}"><span>{name}</span>{remark}<b>{row["events"]:,}</b></li>'
@@ -63,11 +73,13 @@ def table(columns: Mapping[str, str], rows: Sequence[Row], *, nothing: str) -> s
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return f"<time>{written(value)}</time>"
+    if isinstance(value, Link):
+        return str(value)
     return f"<b>{value:,}</b>" if isinstance(value, int) else escape("" if value is None else str(value))
 
 
-def event(row: Row) -> str:
-    """One event whole: what is known of it, its two sides side by side, and the payload."""
+def event(row: Row, link: Mapping[str, str]) -> str:
+    """One event whole: what is known of it, its two sides side by side, and the payload; `link` closes it."""
     try:
         payload = json.loads(row["raw_event"])
         whole = json.dumps(payload, indent=2, ensure_ascii=False)
@@ -78,7 +90,8 @@ def event(row: Row) -> str:
     sides = f'<div class="sides"><i></i><b>{both.left}</b><b>{both.right}</b>{lines}</div>'
     nothing = '<p class="quiet">This event has no old and new values.</p>'
     return f"""<article class="event">
-        <h3>{escape(row["action_type"] or "event")} <small>{written(row["timestamp"], "milliseconds")} UTC</small></h3>
+        <h3>{escape(row["action_type"] or "event")} <small>{written(row["timestamp"], "milliseconds")} UTC</small>
+        <small>{Link("close", link)}</small></h3>
         <dl>{_facts(row)}</dl>{sides if both.changes else nothing}
         <details><summary>The whole event</summary><pre>{escape(whole)}</pre></details></article>"""
 

@@ -4,8 +4,9 @@
 aggregates, or names how many rows it wants.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 LOOK_BACK = timedelta(days=30)
@@ -130,8 +131,18 @@ def events(filters: Filters) -> Question:
     return _question(sql, filters, parameters)
 
 
-def one_event(account_id: str, timestamp: datetime, event_id: str, api_version: str) -> Question:
-    """One event whole, by its key."""
+def key_of(event: Mapping[str, Any]) -> str:
+    """An event's key as text, for an address."""
+    return f"{event['account_id']} {event['api_version']} {event['timestamp'].isoformat()} {event['event_id']}"
+
+
+def one_event(key: str) -> Question | None:
+    """One event whole, by its key; None if that is none."""
+    try:
+        account_id, api_version, at, event_id = key.split(" ", 3)
+        timestamp = datetime.fromisoformat(at).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
     sql = """
         SELECT "timestamp", event_id, account_id, api_version, action_type, action_result, actor_email, actor_id,
             actor_type, actor_context, ip_address, resource_type, resource_id, resource_product, zone_name,

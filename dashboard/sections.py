@@ -1,6 +1,6 @@
 """The sections of the page: each asks the store what it shows, and lays it out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -85,32 +85,23 @@ def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]
     return mo.vstack([charts.by_time(failed, filters), listed]) if rows else listed
 
 
-def events(store: EventStore, filters: Filters) -> Any:
-    """The newest events, one of which can be selected; None if there are none."""
+def events(store: EventStore, filters: Filters, link: Mapping[str, str], opened: str) -> Any:
+    """The newest events, each with an address of its own, and the one that is opened."""
+    link = {**link, "section": "Events"}
+    shown = _one_event(store, opened, link) if opened else ""
     (rows,) = store.ask(questions.events(filters))
-    if not rows:
-        return None
-    shown = [{title: _text(row[name]) for name, title in _COLUMNS.items()} | {"Event": row["event_id"]} for row in rows]
-    return mo.ui.table(
-        shown,
-        selection="single",
-        page_size=10,
-        show_column_summaries=False,
-        show_data_types=False,
-        show_download=False,
-        show_search=False,
-        label=f"The newest {len(rows)}. Select one to see it whole." if len(rows) > 1 else "",
-    )
+    for row in rows:
+        at = pieces.written(row["timestamp"], "milliseconds")
+        row["timestamp"] = pieces.Link(at, {**link, "event": questions.key_of(row)})
+    listed = pieces.table(_COLUMNS, rows, nothing=_NO_EVENTS)
+    return mo.Html(f"{shown}<h3>The newest {len(rows)} <small>a click on its time opens an event</small></h3>{listed}")
 
 
-def one_event(store: EventStore, selected: Sequence[Mapping[str, Any]]) -> Any:
-    """The selected event whole, with old and new values side by side."""
-    if not selected:
-        return mo.Html('<p class="quiet">Select an event to see it whole.</p>')
-    row = selected[0]
-    at = datetime.fromisoformat(f"{row[_COLUMNS['timestamp']]}+00:00")
-    (found,) = store.ask(questions.one_event(row["Account"], at, row["Event"], row["API"]))
-    return mo.Html(pieces.event(found[0])) if found else _nothing()
+def _one_event(store: EventStore, key: str, link: Mapping[str, str]) -> str:
+    """The event whole, with old and new values side by side."""
+    question = questions.one_event(key)
+    found = store.ask(question)[0] if question else []
+    return pieces.event(found[0], link) if found else '<p class="quiet">There is no such event here.</p>'
 
 
 def completeness(filters: Filters) -> Any:
@@ -141,10 +132,6 @@ def _or_error(ask: Any) -> Health | AuditLogsError:
     except AuditLogsError as error:
         return error
     return health
-
-
-def _text(value: Any) -> str:
-    return pieces.written(value, "microseconds") if isinstance(value, datetime) else str(value or "")
 
 
 def _nothing() -> Any:

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.integration]
 Poll = Callable[..., Report]
 Dashboard = Callable[..., Any]
 BOB = {"actor": {"email": "bob@example.com", "id": "b0b", "ip": "198.51.100.23", "type": "user"}}
+ELSEWHERE = "http://evil.example/pixel.png"
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">'; DROP TABLE audit_logs; --"
 BOTH = pytest.mark.parametrize("store", ["Warehouse", "Lake"])
 
@@ -102,9 +103,9 @@ def test_an_event_opens_with_old_and_new_values_side_by_side(dashboard: Dashboar
     """And what an attacker wrote into it stays text."""
     with dashboard() as url:
         page = look(f"{url}/?store={store}&range=Last+24+hours&section=Events")
-        page.get_by_text("The newest 4").wait_for()
+        page.get_by_role("heading", name="The newest 4").wait_for()
 
-        page.get_by_role("checkbox").first.click()
+        page.locator("table.rows a").first.click()
 
         page.locator(".event").wait_for()
         assert page.locator(".sides > *").all_inner_texts()[1:] == [
@@ -117,6 +118,27 @@ def test_an_event_opens_with_old_and_new_values_side_by_side(dashboard: Dashboar
         page.get_by_text("The whole event").click()
         assert '"ttl": 300' in page.locator(".event pre").inner_text()
         assert page.title() != "taken"
+        page.locator("marimo-refresh button").first.click()
+        page.get_by_role("link", name="close").click()
+        page.locator(".event").wait_for(state="detached")
+
+
+def test_an_event_cannot_make_the_browser_ask_elsewhere(api: Api, poll: Poll, dashboard: Dashboard, look: Look) -> None:
+    """What looks like an address is text, in lists and in the event: neither an image nor a link."""
+    bait: dict[str, Any] = {"email": f"{ELSEWHERE}.jpg", "id": ELSEWHERE, "ip": f"{ELSEWHERE}.gif", "type": ELSEWHERE}
+    fields: dict[str, Any] = {"action": {"result": False, "type": ELSEWHERE}, "metadata": {"zone_name": ELSEWHERE}}
+    on: dict[str, Any] = {"id": ELSEWHERE, "type": f"https://evil.example/t.svg#{HOSTILE}"}
+    api.world.add(ACCOUNT, "v1", [event_at(ago(hours=3), actor=bait, resource=on, newValue=ELSEWHERE, **fields)])
+    poll()
+    with dashboard() as url:
+        for section in ("Overview", "First+seen", "Failures", "Events"):
+            page = look(f"{url}/?section={section}")
+            page.get_by_text(ELSEWHERE).first.wait_for()
+            if section == "Events":
+                page.locator("table.rows a").first.click()
+                page.locator(".event").wait_for()
+
+            assert page.locator("[src*='evil'], [href^='http'][href*='evil'], [onerror]").count() == 0
 
 
 @BOTH

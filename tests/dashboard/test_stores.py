@@ -77,11 +77,17 @@ def test_one_event_is_found_by_its_key(both: list[EventStore]) -> None:
     for store in both:
         ((newest, *_),) = store.ask(questions.events(ALL))
 
-        key = (newest["account_id"], newest["timestamp"], newest["event_id"], newest["api_version"])
-        ((event,),) = store.ask(questions.one_event(*key))
+        asked = questions.one_event(questions.key_of(newest))
+        assert asked
+        ((event,),) = store.ask(asked)
 
         assert newest["event_id"] in event["raw_event"]
         assert event["timestamp"] == newest["timestamp"]
+
+
+def test_what_is_no_key_is_no_question() -> None:
+    """An address can say anything."""
+    assert [questions.one_event(key) for key in ("a", "a v1 soon e", "a v1 0001-01-01T00:00+09:00 e")] == [None] * 3
 
 
 @pytest.mark.usefixtures("both")
@@ -99,13 +105,18 @@ def test_only_pages_of_this_host_are_served(dashboard: Callable[..., Any]) -> No
     pytest.importorskip("marimo", reason="the dashboard's packages are not installed: make dashboard")
     with dashboard() as url:
         host = url.removeprefix("http://")
-        codes = [
-            requests.get(url, headers=headers, timeout=30).status_code
-            for headers in ({}, {"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": url})
+        asked: list[dict[str, str]] = [
+            {},
+            {"Host": "evil.example"},
+            {"Origin": "http://evil.example"},
+            {"Origin": url},
         ]
+        answers = [requests.get(url, headers=headers, timeout=30) for headers in asked]
+        codes = [answer.status_code for answer in answers]
         own, foreign = (_upgraded(host, origin) for origin in (url, "http://evil.example"))
 
     assert codes == [200, 403, 403, 200]
+    assert "default-src 'self' data: blob:;" in answers[0].headers["Content-Security-Policy"]
     assert "101" in own
     assert "403" in foreign
 

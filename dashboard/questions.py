@@ -16,7 +16,7 @@ LONGEST_LIST = 200
 
 _ACTOR = "coalesce(nullif(actor_email, ''), nullif(actor_id, ''), nullif(actor_type, ''))"
 _FAILED = "coalesce(action_result = 'failure', false)"
-_SEARCHED = "actor_email, actor_id, action_type, ip_address, resource_type, resource_id, zone_name"
+_SEARCHED = "actor_email, actor_id, actor_type, action_type, ip_address, resource_type, resource_id, zone_name"
 SUBJECTS = {
     "who": _ACTOR,
     "what": "action_type",
@@ -99,7 +99,7 @@ def failures(filters: Filters) -> Question:
 def first_seen(filters: Filters) -> Question:
     """The actors and addresses of the window that the LOOK_BACK before it does not have, newest first.
 
-    `subject` says which of the two `value` is, `other` is one of the other kind that came with it. One pass over the
+    `subject` says which of the two `value` is; `address` and `actor` are those of its first event. One pass over the
     window and the LOOK_BACK; what the other filters leave out counts as not seen.
     """
     longer = replace(filters, since=filters.since - LOOK_BACK)
@@ -107,11 +107,13 @@ def first_seen(filters: Filters) -> Question:
     sql = f"""
         SELECT * FROM (
             SELECT CASE WHEN grouping(who) = 0 THEN 'who' ELSE 'from where' END AS subject,
-                coalesce(who, from_where) AS value, min(seen) AS first_seen, min(its_address) AS address,
-                min(its_actor) AS actor, count(*) AS events,
-                row_number() OVER (PARTITION BY grouping(who) ORDER BY min(seen) DESC) AS place
+                coalesce(who, from_where) AS value, min(seen) AS first_seen, count(*) AS events,
+                (array_agg(its_address ORDER BY seen, event_id))[1] AS address,
+                (array_agg(its_actor ORDER BY seen, event_id))[1] AS actor,
+                row_number() OVER (
+                    PARTITION BY grouping(who) ORDER BY min(seen) DESC, coalesce(who, from_where)) AS place
             FROM (
-                SELECT "timestamp" AS seen, {SUBJECTS["who"]} AS who, {SUBJECTS["from where"]} AS from_where,
+                SELECT "timestamp" AS seen, event_id, {SUBJECTS["who"]} AS who, {SUBJECTS["from where"]} AS from_where,
                     {SUBJECTS["who"]} AS its_actor, {SUBJECTS["from where"]} AS its_address
                 FROM {{events}} WHERE {where}
             ) AS event
@@ -168,7 +170,7 @@ def _where(filters: Filters) -> tuple[str, tuple[Any, ...]]:
     if filters.api_version:
         add("api_version = {}", filters.api_version)
     if filters.search:
-        add(f"strpos(lower(concat_ws(' ', {_SEARCHED})), {{}}) > 0", filters.search.lower())
+        add(f"strpos(lower(concat_ws(' ', {_SEARCHED})), lower({{}})) > 0", filters.search)
     if filters.only_failures:
         conditions.append(_FAILED)
     return " AND ".join(conditions), tuple(parameters)

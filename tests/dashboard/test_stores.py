@@ -60,6 +60,39 @@ def test_both_stores_answer_every_question_alike(both: list[EventStore]) -> None
     assert both[0].accounts() == both[1].accounts() == sorted([ACCOUNT, OTHER_ACCOUNT])
 
 
+def test_who_is_first_seen_is_told_with_what_came_with_it(api: Api, poll: Callable[..., Report]) -> None:
+    """The address of his first event, not the least of all of them."""
+    for hours, address in ((3, "203.0.113.7"), (2, "192.0.2.1"), (1, "198.51.100.3")):
+        actor = {"email": "mallory@example.com", "ip": address}
+        api.world.add(ACCOUNT, "v1", [event_at(ago(hours=hours), actor=actor)])
+    api.world.add(ACCOUNT, "v1", [event_at(ago(hours=4), actor={"email": "zoe@example.com", "ip": "192.0.2.1"})])
+    poll()
+
+    for store in (WarehouseStore(), LakeStore()):
+        (found,) = store.ask(questions.first_seen(ALL))
+
+        assert {row["value"]: row["address"] if row["subject"] == "who" else row["actor"] for row in found} == {
+            "mallory@example.com": "203.0.113.7",
+            "zoe@example.com": "192.0.2.1",
+            "203.0.113.7": "mallory@example.com",
+            "192.0.2.1": "zoe@example.com",
+            "198.51.100.3": "mallory@example.com",
+        }
+
+
+@pytest.mark.parametrize("email", ["ÜLKÜ@ÇANKAYA.example", "İSTANBUL@example.com", "ΣΊΣΥΦΟΣ@example.gr", None])
+def test_whoever_is_listed_is_found_by_his_name(api: Api, poll: Callable[..., Report], email: str | None) -> None:
+    """In any letters; or by his type, where nothing else is told of him."""
+    actor = {"email": email, "type": "user"} if email else {"type": "cloudflare_admin"}
+    api.world.add(ACCOUNT, "v1", [event_at(ago(hours=4), actor=actor)])
+    poll()
+
+    for store in (WarehouseStore(), LakeStore()):
+        ((listed,),) = store.ask(questions.events(ALL))
+
+        assert store.ask(questions.events(replace(ALL, search=listed["actor"]))) == [[listed]]
+
+
 def test_what_a_user_types_is_never_a_part_of_the_question(both: list[EventStore], stores: Stores) -> None:
     """In any field it finds nothing, and does nothing."""
     fields: list[dict[str, Any]] = [{"search": HOSTILE}, {"account_id": HOSTILE}, {"api_version": HOSTILE}]

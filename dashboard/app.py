@@ -106,7 +106,8 @@ def overview(filters, opened):
     found = page.by_subject([])
     if opened.store is not None:
         try:
-            found = page.by_subject(opened.store.ask(questions.overview(filters))[0])
+            with mo.status.spinner(f"Asking the {opened.store.name} …"):
+                found = page.by_subject(opened.store.ask(questions.overview(filters))[0])
         except AuditLogsError as _error:
             error = _error
     mo.Html(pieces.problem(error) if error else pieces.key_numbers(page.numbers_of(found, filters)))

@@ -25,6 +25,12 @@ BOTH = pytest.mark.parametrize("store", ["Warehouse", "Lake"])
 
 
 @pytest.fixture
+def in_a_bucket(environment: dict[str, str], bucket: Bucket) -> None:
+    """The lake is one."""
+    environment |= bucket.settings("dashboard")
+
+
+@pytest.fixture
 def filled(api: Api, poll: Poll) -> None:
     """Two accounts: alice's of 40 days, bob's failures of today, in the other account an event of today."""
     api.world.add(ACCOUNT, "v1", spread(40, ago(days=40), ago(hours=30)))
@@ -63,6 +69,16 @@ def test_the_overview_has_the_numbers_of_the_store(dashboard: Dashboard, look: L
             "bob@example.com\n3\n3",
         ]
         assert page.locator(".vega-embed canvas").bounding_box()["width"] > 800
+
+
+@pytest.mark.usefixtures("in_a_bucket", "filled")
+def test_a_bucket_is_shown_as_a_folder_is(dashboard: Dashboard, look: Look) -> None:
+    """Its numbers, and an event of it."""
+    with dashboard() as url:
+        page = look(f"{url}/?store=Lake&range=Last+90+days&section=Events&search=token_roll")
+        wait_for_number(page, "Events", "3")
+        page.locator("table.rows a").first.click()
+        page.locator(".event", has_text="bob@example.com").wait_for()
 
 
 @BOTH

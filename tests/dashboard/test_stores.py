@@ -4,19 +4,22 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
+import duckdb
 import pytest
 import requests
 
 from dashboard import questions
+from dashboard.copies import Deadline
 from dashboard.guard import is_own
 from dashboard.questions import Filters
-from dashboard.stores import EventStore, LakeStore, WarehouseStore
+from dashboard.stores import EventStore, LakeStore, WarehouseStore, lake_rows
 from pipelines.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Stores
+from tests.conftest import Bucket, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, spread
 
 pytestmark = pytest.mark.integration
@@ -27,9 +30,16 @@ HOSTILE = "%' OR '1'='1'; DROP TABLE audit_logs; --"
 ODD: dict[str, Any] = {"actor": {"email": "", "id": "a-token", "ip": "", "type": "token"}, "resource": None}
 
 
-@pytest.fixture
-def both(api: Api, poll: Callable[..., Report]) -> list[EventStore]:
+@pytest.fixture(params=["folder", "bucket"])
+def both(
+    api: Api,
+    poll: Callable[..., Report],
+    environment: dict[str, str],
+    bucket: Bucket,
+    request: pytest.FixtureRequest,
+) -> list[EventStore]:
     """Both stores, with events of two accounts, some failed, one of hardly anything."""
+    environment |= bucket.settings(environment["PG_SCHEMA"]) if request.param == "bucket" else {}
     failed = {"action": {"result": False, "type": "login"}}
     api.world.add(ACCOUNT, "v1", spread(60, ago(days=50), ago(hours=1)))
     api.world.add(ACCOUNT, "v1", spread(7, ago(hours=9), ago(hours=2), **failed, actor={"email": "eve@example.com"}))
@@ -103,6 +113,55 @@ def test_what_a_user_types_is_never_a_part_of_the_question(both: list[EventStore
             assert HOSTILE not in asked.sql
             assert [store.ask(asked) for store in both] == [[[]], [[]]]
     assert len(stores.warehouse_ids()) == 69
+
+
+def test_the_lake_is_read_anew_where_it_has_changed(
+    api: Api, poll: Callable[..., Report], lake_object: Callable[..., None]
+) -> None:
+    """What was read of the other hours and days stays."""
+    api.world.add(ACCOUNT, "v1", spread(6, ago(days=2), ago(hours=1)))
+    poll()
+
+    def events() -> int:
+        return len(LakeStore().ask(questions.events(ALL))[0])
+
+    assert events() == 6
+    lake_object(3, doubled=True)
+    assert events() == 7
+    api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=50))])
+    poll()
+    assert events() == 8
+
+
+def test_a_time_from_the_calendars_begin_costs_what_is_there(both: list[EventStore]) -> None:
+    """Not a listing for each day since."""
+    begins = datetime(1, 1, 1, tzinfo=UTC)
+    started = monotonic()
+
+    (found,) = both[1].ask(questions.events(replace(ALL, since=begins)))
+
+    assert len(found) == 69
+    assert monotonic() - started < 20
+
+
+def test_a_question_to_the_lake_has_an_end(
+    api: Api, poll: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it reads, and while DuckDB reckons."""
+    api.world.add(ACCOUNT, "v1", spread(6, ago(days=2), ago(hours=1)))
+    poll()
+    store = LakeStore()
+    store.accounts()
+    monkeypatch.setattr("dashboard.stores._LONGEST_ANSWER_MS", 0)
+
+    with pytest.raises(AuditLogsError, match="took too long"):
+        store.ask(questions.overview(ALL))
+    with (
+        duckdb.connect() as database,
+        Deadline(0.5).interrupting(database),
+        pytest.raises(AuditLogsError, match="took too long"),
+    ):
+        lake_rows(database, "SELECT count(*) AS n FROM range(10000000) AS a, range(10000000) AS b WHERE a <> b")
 
 
 def test_one_event_is_found_by_its_key(both: list[EventStore]) -> None:

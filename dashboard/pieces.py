@@ -1,6 +1,5 @@
 """The parts of the page as HTML. Whatever comes from an event is escaped: an attacker may have named it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -9,7 +8,7 @@ from urllib.parse import urlencode
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .changes import Change, comparison_of
+from .changes import Change, as_json, comparison_of, parsed
 from .health import Health
 from .stores import Row
 
@@ -81,11 +80,10 @@ def _cell(value: Any) -> str:
 def event(row: Row, link: Mapping[str, str]) -> str:
     """One event whole: what is known of it, its two sides side by side, and the payload; `link` closes it."""
     try:
-        payload = json.loads(row["raw_event"])
-        whole = json.dumps(payload, indent=2, ensure_ascii=False)
-    except ValueError:  # kept as it came
-        payload, whole = None, row["raw_event"]
-    both = comparison_of(payload)
+        payload = parsed(row["raw_event"])
+        both, whole = comparison_of(payload), as_json(payload)
+    except (ValueError, RecursionError):  # kept as it came
+        both, whole = comparison_of(None), row["raw_event"]
     lines = "".join(_change(change) for change in both.changes)
     sides = f'<div class="sides"><i></i><b>{both.left}</b><b>{both.right}</b>{lines}</div>'
     nothing = '<p class="quiet">This event has no old and new values.</p>'

@@ -43,9 +43,9 @@ def controls():
 def dates(query, span):
     """Only where the time is chosen by date."""
     _first, _last = page.dates_of(query, datetime.now(UTC))
-    days = mo.ui.date_range(value=(_first, _last), label="From, to")
-    shown_days = [days] if span.value == page.DATES else []
-    return days, shown_days
+    begin, end = mo.ui.datetime(value=_first, label="From"), mo.ui.datetime(value=_last, label="to")
+    shown_days = [begin, end] if span.value == page.DATES else []
+    return begin, end, shown_days
 
 
 @app.cell
@@ -81,9 +81,9 @@ def header(account, failures, refresh, search, shown_days, span, store, version)
 
 
 @app.cell
-def filtered(account, days, failures, now, search, span, store, version):
+def filtered(account, begin, end, failures, now, search, span, store, version):
     """The filters, and the address that says the same."""
-    _since, _before = page.window_of(span.value, days.value, now)
+    _since, _before = page.window_of(span.value, begin.value or now, end.value or now, now)
     filters = page.filters_of(
         _since, _before, account.value or page.ALL_ACCOUNTS, version.value, search.value, failures=failures.value
     )
@@ -94,13 +94,13 @@ def filtered(account, days, failures, now, search, span, store, version):
         "version": version.value,
         "search": search.value,
         "failures": "1" if failures.value else "",
-        **({"from": str(days.value[0]), "to": str(days.value[1])} if span.value == page.DATES else {}),
+        **({"from": f"{_since:{page.TIME}}", "to": f"{_before:{page.TIME}}"} if span.value == page.DATES else {}),
     }
     return filters, link
 
 
 @app.cell
-def overview(filters, opened):
+def overview(filters, opened, query):
     """One pass over the events: the key numbers and the overview come from it."""
     error = opened.error
     found = page.by_subject([])
@@ -110,7 +110,8 @@ def overview(filters, opened):
                 found = page.by_subject(opened.store.ask(questions.overview(filters))[0])
         except AuditLogsError as _error:
             error = _error
-    mo.Html(pieces.problem(error) if error else pieces.key_numbers(page.numbers_of(found, filters)))
+    _said = "".join(pieces.note(said) for said in page.misread(query, opened.accounts)) if not error else ""
+    mo.Html(_said + (pieces.problem(error) if error else pieces.key_numbers(page.numbers_of(found, filters))))
     return error, found
 
 

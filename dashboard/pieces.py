@@ -54,7 +54,8 @@ def _ranked(row: Row, most: int, link: Mapping[str, str]) -> str:
     value, part, failed = row["value"], 100 * row["events"] / most, 100 * row["failures"] / most
     name = "<i>not told</i>"
     if value is not None:
-        name = str(Link(value, {**link, "search": value}))
+        words = [*link["search"].split(), *value.split()]
+        name = str(Link(value, {**link, "search": " ".join(dict.fromkeys(words))}))
     remark = f'<em title="failed">{row["failures"]:,}</em>' if row["failures"] else ""
     style = f"--part:{part:.1f}%;--failed:{failed:.1f}%"
     return f'<li style="{style}"><span>{name}</span>{remark}<b>{row["events"]:,}</b></li>'
@@ -135,6 +136,11 @@ def health(name: str, of: Health | AuditLogsError, now: datetime) -> str:
 def problem(error: AuditLogsError) -> str:
     """What is wrong and what to do, in one sentence."""
     return f'<div class="problem" role="alert"><p>{escape(str(error))}</p></div>'
+
+
+def note(text: str) -> str:
+    """What the page could not do as asked."""
+    return f'<p class="quiet">{escape(text)}</p>'
 
 
 def written(time: datetime, precision: str = "seconds") -> str:

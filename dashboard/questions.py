@@ -101,27 +101,34 @@ def failures(filters: Filters) -> Question:
 def first_seen(filters: Filters) -> Question:
     """The actors and addresses of the window that the LOOK_BACK before it does not have, newest first.
 
-    `subject` says which of the two `value` is; `address` and `actor` are those of its first event. One pass over the
-    window and the LOOK_BACK; what the other filters leave out counts as not seen.
+    `subject` says which of the two `value` is; `address` and `actor` are those of its first event. Those with an event
+    that search and failures leave are told; what they leave out was seen all the same. One row more, 'all', has the
+    time of the first event of all. One pass over the window and the LOOK_BACK.
     """
     longer = replace(filters, since=filters.since - LOOK_BACK)
-    where, parameters = _where(longer)
+    where, parameters = _where(replace(longer, search="", only_failures=False))
+    narrower, parameters = _narrower(filters, parameters)
+    since = f"${len(parameters) + 1}"
     sql = f"""
         SELECT * FROM (
-            SELECT CASE WHEN grouping(who) = 0 THEN 'who' ELSE 'from where' END AS subject,
-                coalesce(who, from_where) AS value, min(seen) AS first_seen, count(*) AS events,
+            SELECT CASE WHEN grouping(who) = 0 THEN 'who' WHEN grouping(from_where) = 0 THEN 'from where'
+                ELSE 'all' END AS subject, coalesce(who, from_where) AS value, min(seen) AS first_seen,
+                count(*) FILTER (WHERE is_asked) AS events,
                 (array_agg(its_address ORDER BY seen, event_id))[1] AS address,
                 (array_agg(its_actor ORDER BY seen, event_id))[1] AS actor,
-                row_number() OVER (
-                    PARTITION BY grouping(who) ORDER BY min(seen) DESC, coalesce(who, from_where)) AS place
+                row_number() OVER (PARTITION BY grouping(who), grouping(from_where)
+                    ORDER BY min(seen) DESC, coalesce(who, from_where)) AS place
             FROM (
-                SELECT "timestamp" AS seen, event_id, {SUBJECTS["who"]} AS who, {SUBJECTS["from where"]} AS from_where,
+                SELECT "timestamp" AS seen, {narrower} AS is_asked, event_id,
+                    {SUBJECTS["who"]} AS who, {SUBJECTS["from where"]} AS from_where,
                     {SUBJECTS["who"]} AS its_actor, {SUBJECTS["from where"]} AS its_address
                 FROM {{events}} WHERE {where}
             ) AS event
-            GROUP BY GROUPING SETS ((who), (from_where)) HAVING min(seen) >= ${len(parameters) + 1}
+            GROUP BY GROUPING SETS ((who), (from_where), ())
+            HAVING min(seen) >= {since} AND bool_or(is_asked) OR grouping(who) + grouping(from_where) = 2
         ) AS found
-        WHERE value IS NOT NULL AND place <= {LONGEST_LIST} ORDER BY subject, place"""
+        WHERE (value IS NOT NULL OR subject = 'all') AND first_seen IS NOT NULL
+            AND place <= {LONGEST_LIST} ORDER BY subject, place"""
     return _question(sql, longer, (*parameters, filters.since))
 
 
@@ -171,8 +178,16 @@ def _where(filters: Filters) -> tuple[str, tuple[Any, ...]]:
         add("account_id = {}", filters.account_id)
     if filters.api_version:
         add("api_version = {}", filters.api_version)
-    if filters.search:
-        add(f"strpos(lower(concat_ws(' ', {_SEARCHED})), lower({{}})) > 0", filters.search)
-    if filters.only_failures:
-        conditions.append(_FAILED)
-    return " AND ".join(conditions), tuple(parameters)
+    narrower, all_parameters = _narrower(filters, tuple(parameters))
+    return " AND ".join([*conditions, narrower]), all_parameters
+
+
+def _narrower(filters: Filters, parameters: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """What search and failures ask of an event, and the parameters with those of it; each word has to be there."""
+    words = filters.search.split()
+    conditions = [
+        f"strpos(lower(concat_ws(' ', {_SEARCHED})), lower(${len(parameters) + place})) > 0"
+        for place in range(1, len(words) + 1)
+    ]
+    conditions += [_FAILED] if filters.only_failures else []
+    return " AND ".join(conditions) or "true", (*parameters, *words)

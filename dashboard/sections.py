@@ -1,7 +1,7 @@
 """The sections of the page: each asks the store what it shows, and lays it out."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +12,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from . import charts, pieces, questions
 from .health import Health, checks, lake_health, warehouse_health
 from .page import NEW, TITLES
-from .questions import Filters
+from .questions import LOOK_BACK, Filters
 from .stores import EventStore, Row
 
 _NO_EVENTS = "No events here: choose a longer time, another account, or clear the search."
@@ -60,13 +60,22 @@ def first_seen(store: EventStore, filters: Filters) -> Any:
             {"value": "From", "first_seen": "First seen (UTC)", "actor": "Who", "events": "Events"},
         ),
     }
+    earliest = next((row["first_seen"] for row in rows if row["subject"] == "all"), None)
     parts = [
         f"<section><h3>{title} <small>{NEW}</small></h3>"
         + pieces.table(columns, [row for row in rows if row["subject"] == subject], nothing="None.")
         + "</section>"
         for subject, (title, columns) in both.items()
     ]
-    return mo.Html(f'<div class="columns">{"".join(parts)}</div>')
+    return mo.Html(f'{_reservation(earliest, filters)}<div class="columns">{"".join(parts)}</div>')
+
+
+def _reservation(earliest: datetime | None, filters: Filters) -> str:
+    """What is not known of the time before, because the store has hardly anything of it."""
+    if earliest is None or earliest < filters.since - LOOK_BACK + timedelta(days=1):
+        return ""
+    told = f"is nothing before {pieces.written(earliest)}: whoever was there before then looks new"
+    return f'<p class="quiet">Of these {LOOK_BACK.days} days, there {told}.</p>'
 
 
 def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]) -> Any:

@@ -126,8 +126,10 @@ class WarehouseStore:
 
     def rows(self, cursor: Cursor, sql: str, *parameters: Any) -> list[Row]:
         """The rows that a query answers; `{schema}` in it is the warehouse's."""
+        # No text of PostgreSQL's has a NUL, and ADBC takes one for the server's end.
+        known = tuple(value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in parameters)
         try:
-            cursor.execute(sql.replace("{schema}", self._warehouse.dataset_name), parameters or None)
+            cursor.execute(sql.replace("{schema}", self._warehouse.dataset_name), known or None)
         except adbc_driver_manager.Error as error:
             if error.sqlstate == "57014":  # query_canceled
                 raise too_long() from error

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.integration
 NOW = datetime.now(UTC).replace(microsecond=0)
 ALL = Filters(NOW - timedelta(days=3), NOW)
 HOSTILE = "%' OR '1'='1'; DROP TABLE audit_logs; --"
+FAILED: dict[str, Any] = {"action": {"result": False, "type": "login"}}
+NEW: dict[str, Any] = {"actor": {"email": "new@example.com", "ip": "192.0.2.1"}}
 ODD: dict[str, Any] = {"actor": {"email": "", "id": "a-token", "ip": "", "type": "token"}, "resource": None}
 
 
@@ -81,13 +83,38 @@ def test_who_is_first_seen_is_told_with_what_came_with_it(api: Api, poll: Callab
     for store in (WarehouseStore(), LakeStore()):
         (found,) = store.ask(questions.first_seen(ALL))
 
-        assert {row["value"]: row["address"] if row["subject"] == "who" else row["actor"] for row in found} == {
+        assert {
+            row["value"]: row["address"] if row["subject"] == "who" else row["actor"]
+            for row in found
+            if row["subject"] != "all"
+        } == {
             "mallory@example.com": "203.0.113.7",
             "zoe@example.com": "192.0.2.1",
             "203.0.113.7": "mallory@example.com",
             "192.0.2.1": "zoe@example.com",
             "198.51.100.3": "mallory@example.com",
         }
+
+
+def test_what_was_seen_before_is_not_new_by_a_search(api: Api, poll: Callable[..., Report]) -> None:
+    """Nor by failures alone: his first failure does not make an actor new. And the first event of all is told."""
+    api.world.add(ACCOUNT, "v1", [event_at(ago(days=10)), event_at(ago(days=1), **FAILED)])
+    api.world.add(ACCOUNT, "v1", [event_at(ago(days=2), **NEW), event_at(ago(days=1), **NEW, **FAILED)])
+    poll()
+
+    for store in (WarehouseStore(), LakeStore()):
+        for filters in (ALL, replace(ALL, only_failures=True), replace(ALL, search="login example")):
+            (found,) = store.ask(questions.first_seen(filters))
+
+            assert [row["value"] for row in found if row["subject"] == "who"] == ["new@example.com"]
+            assert {row["first_seen"].date() for row in found if row["subject"] == "who"} == {ago(days=2).date()}
+            assert [row["first_seen"].date() for row in found if row["subject"] == "all"] == [ago(days=10).date()]
+
+
+@pytest.mark.parametrize("search", ["a\0b", "\0"])
+def test_a_text_that_no_store_can_hold_is_not_found(both: list[EventStore], search: str) -> None:
+    """And neither store is said to be down for it."""
+    assert [store.ask(questions.events(replace(ALL, search=search))) for store in both] == [[[]], [[]]]
 
 
 @pytest.mark.parametrize("email", ["ÜLKÜ@ÇANKAYA.example", "İSTANBUL@example.com", "ΣΊΣΥΦΟΣ@example.gr", None])
@@ -111,7 +138,9 @@ def test_what_a_user_types_is_never_a_part_of_the_question(both: list[EventStore
             asked = question(replace(ALL, **field))
 
             assert HOSTILE not in asked.sql
-            assert [store.ask(asked) for store in both] == [[[]], [[]]]
+            for store in both:
+                (rows,) = store.ask(asked)
+                assert [row for row in rows if row.get("subject") != "all"] == []
     assert len(stores.warehouse_ids()) == 69
 
 

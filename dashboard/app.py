@@ -100,8 +100,8 @@ def filtered(account, begin, end, failures, now, search, span, store, version):
 
 
 @app.cell
-def overview(filters, opened, query):
-    """One pass over the events: the key numbers and the overview come from it."""
+def overview(filters, opened):
+    """One pass over the events: the key numbers and the section Overview come from it."""
     error = opened.error
     found = page.by_subject([])
     if opened.store is not None:
@@ -110,9 +110,15 @@ def overview(filters, opened, query):
                 found = page.by_subject(opened.store.ask(questions.overview(filters))[0])
         except AuditLogsError as _error:
             error = _error
-    _said = "".join(pieces.note(said) for said in page.misread(query, opened.accounts)) if not error else ""
-    mo.Html(_said + (pieces.problem(error) if error else pieces.key_numbers(page.numbers_of(found, filters))))
     return error, found
+
+
+@app.cell
+def numbers(error, filters, found, opened, query, section):
+    """The key numbers, or why there are none: once, where the section says the same."""
+    _said = "".join(pieces.note(said) for said in page.misread(query, opened.accounts))
+    _numbers = _said + pieces.key_numbers(page.numbers_of(found, filters))
+    mo.Html(_numbers if error is None else "" if section.value == "Health" else pieces.problem(error))
 
 
 @app.cell
@@ -136,11 +142,12 @@ def content(error, filters, found, link, now, opened, query, section):
         elif section.value == "Failures":
             _shown = sections.failures(opened.store, filters, found)
         elif section.value == "Events":
-            _shown = sections.events(opened.store, filters, link, str(query.get("event") or ""))
+            _address = [str(query.get(name) or "") for name in ("event", "older")]
+            _shown = sections.events(opened.store, filters, link, *_address)
         else:
             _shown = sections.overview(found, filters, link)
     except AuditLogsError as _error:
-        _shown = mo.Html(pieces.problem(_error))
+        _shown = None if str(_error) == str(error) else mo.Html(pieces.problem(_error))
     _shown
 
 

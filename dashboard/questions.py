@@ -24,6 +24,8 @@ SUBJECTS = {
     "from where": "nullif(ip_address, '')",
 }
 """What events are counted by: the only expressions that go into the SQL."""
+_ORDER = "event_id, account_id, api_version"
+"""Of the events of one microsecond."""
 _BUCKETS = (60, 300, 900, 3_600, 21_600, 86_400, 604_800)
 _MOST_BUCKETS = 170
 
@@ -132,13 +134,22 @@ def first_seen(filters: Filters) -> Question:
     return _question(sql, longer, (*parameters, filters.since))
 
 
-def events(filters: Filters) -> Question:
-    """The newest events, with the columns that a list shows and those of the key."""
+def events(filters: Filters, older_than: str = "") -> Question:
+    """The newest events, or those that come after a key, with the columns that a list shows and those of the key."""
+    last = _parsed_key(older_than)
+    if last:
+        filters = replace(filters, before=min(filters.before, last[2] + timedelta(microseconds=1)))
     where, parameters = _where(filters)
+    if last:
+        account_id, api_version, at, event_id = last
+        first = len(parameters) + 1
+        after = f"({_ORDER}) > (${first + 1}, ${first + 2}, ${first + 3})"
+        where += f' AND ("timestamp" < ${first} OR {after})'
+        parameters += (at, event_id, account_id, api_version)
     sql = f"""
         SELECT "timestamp", {_ACTOR} AS actor, action_type, action_result, resource_type, resource_id, zone_name,
             ip_address, account_id, api_version, event_id
-        FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, event_id LIMIT {LONGEST_LIST}"""
+        FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, {_ORDER} LIMIT {LONGEST_LIST}"""
     return _question(sql, filters, parameters)
 
 
@@ -149,11 +160,10 @@ def key_of(event: Mapping[str, Any]) -> str:
 
 def one_event(key: str) -> Question | None:
     """One event whole, by its key; None if that is none."""
-    try:
-        account_id, api_version, at, event_id = key.split(" ", 3)
-        timestamp = datetime.fromisoformat(at).astimezone(UTC)
-    except (ValueError, OverflowError):
+    parts = _parsed_key(key)
+    if parts is None:
         return None
+    account_id, api_version, timestamp, event_id = parts
     sql = """
         SELECT "timestamp", event_id, account_id, api_version, action_type, action_result, actor_email, actor_id,
             actor_type, actor_context, ip_address, resource_type, resource_id, resource_product, zone_name,
@@ -161,6 +171,15 @@ def one_event(key: str) -> Question | None:
         FROM {events} WHERE account_id = $1 AND "timestamp" = $2 AND event_id = $3 AND api_version = $4 LIMIT 1"""
     parameters = (account_id, timestamp, event_id, api_version)
     return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), account_id, is_of_one=True)
+
+
+def _parsed_key(key: str) -> tuple[str, str, datetime, str] | None:
+    try:
+        account_id, api_version, at, event_id = key.split(" ", 3)
+        timestamp = datetime.fromisoformat(at).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return account_id, api_version, timestamp, event_id
 
 
 def _question(sql: str, filters: Filters, parameters: tuple[Any, ...]) -> Question:

@@ -12,7 +12,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from . import charts, pieces, questions
 from .health import Health, checks, lake_health, warehouse_health
 from .page import NEW, TITLES
-from .questions import LOOK_BACK, Filters
+from .questions import LONGEST_LIST, LOOK_BACK, Filters
 from .stores import EventStore, Row
 
 _NO_EVENTS = "No events here: choose a longer time, another account, or clear the search."
@@ -94,16 +94,22 @@ def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]
     return mo.vstack([charts.by_time(failed, filters), listed]) if rows else listed
 
 
-def events(store: EventStore, filters: Filters, link: Mapping[str, str], opened: str) -> Any:
-    """The newest events, each with an address of its own, and the one that is opened."""
-    link = {**link, "section": "Events"}
+def events(store: EventStore, filters: Filters, link: Mapping[str, str], opened: str, older_than: str) -> Any:
+    """The newest events or the next older ones, each with an address of its own, and the one that is opened."""
+    newest = {**link, "section": "Events"}
+    link = {**newest, "older": older_than}
     shown = _one_event(store, opened, link) if opened else ""
-    (rows,) = store.ask(questions.events(filters))
+    (rows,) = store.ask(questions.events(filters, older_than))
+    last = questions.key_of(rows[-1]) if len(rows) == LONGEST_LIST else ""
     for row in rows:
         at = pieces.written(row["timestamp"], "milliseconds")
         row["timestamp"] = pieces.Link(at, {**link, "event": questions.key_of(row)})
     listed = pieces.table(_COLUMNS, rows, nothing=_NO_EVENTS)
-    return mo.Html(f"{shown}<h3>The newest {len(rows)} <small>a click on its time opens an event</small></h3>{listed}")
+    title = f"{len(rows)} older ones" if older_than else f"The newest {len(rows)}"
+    back = f"<small>{pieces.Link('the newest', newest)}</small>" if older_than else ""
+    on = f"<p>{pieces.Link('older', {**newest, 'older': last})}</p>" if last else ""
+    hint = "<small>a click on its time opens an event</small>"
+    return mo.Html(f"{shown}<h3>{title} {hint}{back}</h3>{listed}{on}")
 
 
 def _one_event(store: EventStore, key: str, link: Mapping[str, str]) -> str:

@@ -206,6 +206,19 @@ def test_one_event_is_found_by_its_key(both: list[EventStore]) -> None:
         assert event["timestamp"] == newest["timestamp"]
 
 
+def test_older_events_follow_the_last_one(both: list[EventStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once."""
+    monkeypatch.setattr(questions, "LONGEST_LIST", 4)
+    for store in both:
+        found, older_than = [], ""
+        while page := store.ask(questions.events(replace(ALL, since=NOW - timedelta(days=90)), older_than))[0]:
+            found += [questions.key_of(event) for event in page]
+            older_than = found[-1]
+
+        assert len(found) == len(set(found)) == 69
+        assert questions.events(ALL, "no key") == questions.events(ALL)
+
+
 def test_what_is_no_key_is_no_question() -> None:
     """An address can say anything."""
     assert [questions.one_event(key) for key in ("a", "a v1 soon e", "a v1 0001-01-01T00:00+09:00 e")] == [None] * 3
@@ -231,12 +244,19 @@ def test_only_pages_of_this_host_are_served(dashboard: Callable[..., Any]) -> No
             {"Host": "evil.example"},
             {"Origin": "http://evil.example"},
             {"Origin": url},
+            {"Sec-Fetch-Site": "cross-site"},
+        ]
+        linked = [
+            requests.get(f"{url}/?search=a", headers={"Sec-Fetch-Site": site}, timeout=30).status_code
+            for site in ("cross-site", "same-site", "none", "same-origin")
         ]
         answers = [requests.get(url, headers=headers, timeout=30) for headers in asked]
         codes = [answer.status_code for answer in answers]
         own, foreign = (_upgraded(host, origin) for origin in (url, "http://evil.example"))
 
-    assert codes == [200, 403, 403, 200]
+    assert codes == [200, 403, 403, 200, 200]
+    assert linked == [403, 403, 200, 200]
+    assert answers[0].headers["X-Frame-Options"] == "DENY"
     assert "default-src 'self' data: blob:;" in answers[0].headers["Content-Security-Policy"]
     assert "101" in own
     assert "403" in foreign
@@ -269,6 +289,8 @@ def _upgraded(host: str, origin: str) -> str:
         ("127.0.0.1:2719", "null", False),
         ("127.0.0.1.evil.example:2719", None, False),
         ("", None, False),
+        ("[", None, False),
+        ("127.0.0.1:2719", "http://[", False),
     ],
 )
 def test_own_is_what_has_our_name_and_our_page(host: str, origin: str | None, is_ours: bool) -> None:  # noqa: FBT001

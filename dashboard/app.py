@@ -27,9 +27,7 @@ def controls():
     version = mo.ui.dropdown(
         list(page.VERSIONS), value=page.chosen(query, "version", page.VERSIONS, "v1 and v2"), label="API"
     )
-    search = mo.ui.text(
-        value=str(query.get("search") or ""), placeholder="actor, address, action, resource …", label="Search"
-    )
+    search = mo.ui.text(value=str(query.get("search") or ""), placeholder="actor, address …", label="Search")
     failures = mo.ui.switch(value=query.get("failures") == "1", label="Failures only")
     refresh = mo.ui.refresh(options=["30s", "1m", "5m"], label="")
     section = mo.ui.tabs(
@@ -134,7 +132,7 @@ def content(error, filters, found, link, now, opened, query, section):
         if section.value == "Health":
             _shown = sections.health(now)
         elif section.value == "Completeness":
-            _shown = sections.completeness(filters)
+            _shown = sections.completeness(filters, link)
         elif error is not None:
             _shown = None
         elif section.value == "First seen":

@@ -12,6 +12,8 @@ from .changes import Change, as_json, comparison_of, parsed
 from .health import Health
 from .stores import Row
 
+_LONG_TEXT = 30
+"""What a cell may have to cut off."""
 _FACTS = {
     "Who": ("actor_email", "actor_id", "actor_type"),
     "Did": ("action_type", "action_result"),
@@ -75,7 +77,10 @@ def _cell(value: Any) -> str:
         return f"<time>{written(value)}</time>"
     if isinstance(value, Link):
         return str(value)
-    return f"<b>{value:,}</b>" if isinstance(value, int) else escape("" if value is None else str(value))
+    if isinstance(value, int):
+        return f"<b>{value:,}</b>"
+    text = escape("" if value is None else str(value))
+    return f'<span title="{text}">{text}</span>' if len(text) > _LONG_TEXT else text
 
 
 def event(row: Row, link: Mapping[str, str]) -> str:

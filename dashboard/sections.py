@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +12,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from . import charts, pieces, questions
 from .health import Health, checks, lake_health, warehouse_health
-from .page import NEW, TITLES
+from .page import DATES, NEW, TIME, TITLES
 from .questions import LONGEST_LIST, LOOK_BACK, Filters
 from .stores import EventStore, Row
 
@@ -119,17 +120,26 @@ def _one_event(store: EventStore, key: str, link: Mapping[str, str]) -> str:
     return pieces.event(found[0], link) if found else '<p class="quiet">There is no such event here.</p>'
 
 
-def completeness(filters: Filters) -> Any:
-    """Which hours were compared, by account and version, and what is missing where."""
+def completeness(filters: Filters, link: Mapping[str, str]) -> Any:
+    """Which hours were compared, by account and version, those with gaps first, and what is missing where."""
     rows = checks(filters)
     if not rows:
         hint = "Hours are compared when they are a day old, or by pipelines/reconcile.py."
         return mo.Html(f'<p class="quiet">No hour of this time has been compared yet. {hint}</p>')
-    gaps = [row for row in rows if row["status"] == "gap"]
+    gaps = [{**row, "hour": _hour(row, link)} for row in rows if row["status"] == "gap"]
     parts: list[Any] = [mo.Html(f"<h3>Gaps</h3>{pieces.table(_GAP, gaps, nothing='No hour has a gap.')}")]
-    for (account_id, version), hours in groupby(rows, key=lambda row: (row["account_id"], row["api_version"])):
-        parts += [mo.Html(f"<h3>{account_id} <small>{version}</small></h3>"), charts.completeness(list(hours))]
+    streams = [list(hours) for _, hours in groupby(rows, key=lambda row: (row["account_id"], row["api_version"]))]
+    for hours in sorted(streams, key=lambda hours: all(row["status"] != "gap" for row in hours)):
+        title = f"<h3>{escape(hours[0]['account_id'])} <small>{escape(hours[0]['api_version'])}</small></h3>"
+        parts += [mo.Html(title), charts.completeness(hours)]
     return mo.vstack(parts)
+
+
+def _hour(row: Row, link: Mapping[str, str]) -> pieces.Link:
+    """Leads to the events of that hour."""
+    begin, end = (f"{at:{TIME}}" for at in (row["hour"], row["hour"] + timedelta(hours=1)))
+    its = {"account": row["account_id"], "version": row["api_version"], "range": DATES, "from": begin, "to": end}
+    return pieces.Link(pieces.written(row["hour"], "minutes"), {**link, **its, "section": "Events"})
 
 
 def health(now: datetime) -> Any:

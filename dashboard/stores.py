@@ -6,6 +6,7 @@ Each answers questions with rows, or raises an AuditLogsError that says in one s
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol
 
@@ -172,7 +173,7 @@ class LakeStore:
         if question.is_of_one:
             files = [lake.objects.url(part.path) for part in lake.sizes(question.account_id, window)]
         else:
-            files = self._files_of(lake).copies(window, question.account_id, deadline)
+            files = self._files_of(lake).copies(window, question.account_id, deadline, partial(lake_rows, database))
         if not files:
             return []
         sql = question.sql.replace(

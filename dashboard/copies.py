@@ -8,11 +8,12 @@ lake.
 import atexit
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +32,10 @@ from sources.cloudflare_audit_logs.streams import Window
 
 Ask = Callable[..., object]
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names if name not in {"raw_event", "metadata"})
+_OBJECT = re.compile(r"/hour=\d\d/events\.parquet$")
 _AT_ONCE = 8
+_KEPT_SECONDS = 60
+"""How long an older copy stays: another page may be about to read it."""
 _folder = TemporaryDirectory(prefix="audit-dashboard-")
 atexit.register(_folder.cleanup)
 
@@ -97,26 +101,31 @@ class LakeFiles:
         """Those that the account has, by one listing: a window may begin with the calendar."""
         for info in self._list(account_folder(account_id)):
             name = info.base_name.removeprefix("date=")
-            if f"{window.since:%Y-%m-%d}" <= name <= f"{window.before:%Y-%m-%d}":
+            if (
+                re.fullmatch(r"\d{4}-[01]\d-[0-3]\d", name)
+                and f"{window.since:%Y-%m-%d}" <= name <= f"{window.before:%Y-%m-%d}"
+            ):
                 yield datetime.fromisoformat(name).replace(tzinfo=UTC)
 
     def _list(self, folder: str, *, recursive: bool = False) -> list[FileInfo]:
         if folder not in self._listed:
             selector = FileSelector(f"{self._root}/{folder}", allow_not_found=True, recursive=recursive)
             found = self._files.get_file_info(selector)
-            wanted = [info for info in found if info.is_file == recursive and (not recursive or info.extension)]
+            wanted = [info for info in found if (_OBJECT.search(info.path) if recursive else not info.is_file)]
             self._listed[folder] = sorted(wanted, key=lambda info: info.path)
         return self._listed[folder]
 
     def _copy(self, objects: list[FileInfo], deadline: Deadline, ask: Ask) -> str:
         version = repr([(info.path, info.size, info.mtime_ns) for info in objects])
-        path = Path(_folder.name) / f"{hashlib.sha256(version.encode()).hexdigest()}.parquet"
+        day = hashlib.sha256(objects[0].path.rpartition("/hour=")[0].encode()).hexdigest()
+        path = Path(_folder.name) / f"{day}.{hashlib.sha256(version.encode()).hexdigest()}.parquet"
         if not path.exists():
             unfinished = path.with_suffix(f".{threading.get_ident()}")
             with self._as_files(objects, deadline) as files:
                 read = f"SELECT {_COLUMNS} FROM read_parquet($1, hive_partitioning = false)"  # noqa: S608  # ours
                 ask(f"COPY ({read}) TO '{unfinished}' (FORMAT parquet, COMPRESSION zstd)", files)
             unfinished.rename(path)
+            _forget_older(path, day)
         return str(path)
 
     @contextmanager
@@ -133,6 +142,13 @@ class LakeFiles:
             fetched = folder / path.removeprefix(self._root).strip("/").replace("/", ",")
             fetched.write_bytes(file.read())
         return str(fetched)
+
+
+def _forget_older(path: Path, day: str) -> None:
+    for older in path.parent.glob(f"{day}.*.parquet"):
+        with suppress(FileNotFoundError):  # another page was faster
+            if older != path and older.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                older.unlink()
 
 
 def remove_copies() -> None:

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -145,9 +146,16 @@ def test_what_a_user_types_is_never_a_part_of_the_question(both: list[EventStore
 
 
 def test_the_lake_is_read_anew_where_it_has_changed(
-    api: Api, poll: Callable[..., Report], lake_object: Callable[..., None]
+    api: Api,
+    poll: Callable[..., Report],
+    lake_object: Callable[..., None],
+    stores: Stores,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was read of the other hours and days stays."""
+    """What was read of other days stays, what is out of date goes; only objects of ours are read."""
+    monkeypatch.setattr("dashboard.copies._folder.name", str(tmp_path))
+    monkeypatch.setattr("dashboard.copies._KEPT_SECONDS", -60)
     api.world.add(ACCOUNT, "v1", spread(6, ago(days=2), ago(hours=1)))
     poll()
 
@@ -155,8 +163,12 @@ def test_the_lake_is_read_anew_where_it_has_changed(
         return len(LakeStore().ask(questions.events(ALL))[0])
 
     assert events() == 6
+    copies = len(list(tmp_path.glob("*.parquet")))
     lake_object(3, doubled=True)
+    (min(stores.lake.rglob("events.parquet")).parent / "events.parquet.torn").write_text("PAR1")
+    (stores.lake / f"cloudflare/audit_logs/account={ACCOUNT}/date=2026-11-2x").mkdir()
     assert events() == 7
+    assert len(list(tmp_path.glob("*.parquet"))) == copies
     api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=50))])
     poll()
     assert events() == 8

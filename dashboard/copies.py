@@ -36,7 +36,7 @@ _OBJECT = re.compile(r"/hour=\d\d/events\.parquet$")
 _AT_ONCE = 8
 _KEPT_SECONDS = 60
 """How long an older copy stays: another page may be about to read it."""
-_folder = TemporaryDirectory(prefix="audit-dashboard-")
+_folder = TemporaryDirectory(prefix="audit-dashboard-", ignore_cleanup_errors=True)
 atexit.register(_folder.cleanup)
 
 T = TypeVar("T")

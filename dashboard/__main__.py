@@ -16,6 +16,8 @@ from pipelines.logs import configure_logs
 from pipelines.settings import SettingsError, read_environment, read_store_settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
+from .copies import remove_copies
+
 APP = Path(__file__).with_name("app.py")
 PORT = 2719
 _LOOPBACK = "127.0.0.1"
@@ -69,4 +71,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     code = main()
     sys.stdout.flush()
+    remove_copies()
     os._exit(code)  # the threads of open pages would hold up the end for two minutes

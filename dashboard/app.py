@@ -27,9 +27,7 @@ def controls():
     version = mo.ui.dropdown(
         list(page.VERSIONS), value=page.chosen(query, "version", page.VERSIONS, "v1 and v2"), label="API"
     )
-    search = mo.ui.text(
-        value=str(query.get("search") or ""), placeholder="actor, address, action, resource …", label="Search"
-    )
+    search = mo.ui.text(value=str(query.get("search") or ""), placeholder="actor, address …", label="Search")
     failures = mo.ui.switch(value=query.get("failures") == "1", label="Failures only")
     refresh = mo.ui.refresh(options=["30s", "1m", "5m"], label="")
     section = mo.ui.tabs(
@@ -43,9 +41,9 @@ def controls():
 def dates(query, span):
     """Only where the time is chosen by date."""
     _first, _last = page.dates_of(query, datetime.now(UTC))
-    days = mo.ui.date_range(value=(_first, _last), label="From, to")
-    shown_days = [days] if span.value == page.DATES else []
-    return days, shown_days
+    begin, end = mo.ui.datetime(value=_first, label="From"), mo.ui.datetime(value=_last, label="to")
+    shown_days = [begin, end] if span.value == page.DATES else []
+    return begin, end, shown_days
 
 
 @app.cell
@@ -81,9 +79,9 @@ def header(account, failures, refresh, search, shown_days, span, store, version)
 
 
 @app.cell
-def filtered(account, days, failures, now, search, span, store, version):
+def filtered(account, begin, end, failures, now, search, span, store, version):
     """The filters, and the address that says the same."""
-    _since, _before = page.window_of(span.value, days.value, now)
+    _since, _before = page.window_of(span.value, begin.value or now, end.value or now, now)
     filters = page.filters_of(
         _since, _before, account.value or page.ALL_ACCOUNTS, version.value, search.value, failures=failures.value
     )
@@ -92,23 +90,33 @@ def filtered(account, days, failures, now, search, span, store, version):
         "range": span.value,
         "account": account.value or page.ALL_ACCOUNTS,
         "version": version.value,
-        **({"from": str(days.value[0]), "to": str(days.value[1])} if span.value == page.DATES else {}),
+        "search": search.value,
+        "failures": "1" if failures.value else "",
+        **({"from": f"{_since:{page.TIME}}", "to": f"{_before:{page.TIME}}"} if span.value == page.DATES else {}),
     }
     return filters, link
 
 
 @app.cell
 def overview(filters, opened):
-    """One pass over the events: the key numbers and the overview come from it."""
+    """One pass over the events: the key numbers and the section Overview come from it."""
     error = opened.error
     found = page.by_subject([])
     if opened.store is not None:
         try:
-            found = page.by_subject(opened.store.ask(questions.overview(filters))[0])
+            with mo.status.spinner(f"Asking the {opened.store.name} …"):
+                found = page.by_subject(opened.store.ask(questions.overview(filters))[0])
         except AuditLogsError as _error:
             error = _error
-    mo.Html(pieces.problem(error) if error else pieces.key_numbers(page.numbers_of(found, filters)))
     return error, found
+
+
+@app.cell
+def numbers(error, filters, found, opened, query, section):
+    """The key numbers, or why there are none: once, where the section says the same."""
+    _said = "".join(pieces.note(said) for said in page.misread(query, opened.accounts))
+    _numbers = _said + pieces.key_numbers(page.numbers_of(found, filters))
+    mo.Html(_numbers if error is None else "" if section.value == "Health" else pieces.problem(error))
 
 
 @app.cell
@@ -118,34 +126,27 @@ def navigation(section):
 
 
 @app.cell
-def content(error, filters, found, link, now, opened, section):
+def content(error, filters, found, link, now, opened, query, section):
     """The section that is chosen. The pipeline's health can be told without events."""
-    table = None
     try:
         if section.value == "Health":
             _shown = sections.health(now)
         elif section.value == "Completeness":
-            _shown = sections.completeness(filters)
+            _shown = sections.completeness(filters, link)
         elif error is not None:
             _shown = None
         elif section.value == "First seen":
             _shown = sections.first_seen(opened.store, filters)
         elif section.value == "Failures":
             _shown = sections.failures(opened.store, filters, found)
-        elif section.value == "Events" and found["time"]:
-            _shown = table = sections.events(opened.store, filters)
+        elif section.value == "Events":
+            _address = [str(query.get(name) or "") for name in ("event", "older")]
+            _shown = sections.events(opened.store, filters, link, *_address)
         else:
             _shown = sections.overview(found, filters, link)
     except AuditLogsError as _error:
-        _shown = mo.Html(pieces.problem(_error))
+        _shown = None if str(_error) == str(error) else mo.Html(pieces.problem(_error))
     _shown
-    return (table,)
-
-
-@app.cell
-def event(opened, table):
-    """The event that is selected, whole."""
-    sections.one_event(opened.store, table.value) if table is not None else None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Change:
-    """A field, with what it was and what it is; None: it has no such value."""
+    """A field, with what it was and what it is, differing if they differ; None: it has no such value."""
 
     field: str
     old: str | None
@@ -24,6 +24,33 @@ class Comparison:
     changes: list[Change]
 
 
+class Number(str):
+    """A number as it was written: Python's would make two of them one."""
+
+    __slots__ = ()
+
+
+def parsed(text: str) -> Any:
+    """JSON whose numbers are kept as they are written. Raises ValueError or RecursionError."""
+    return json.loads(text, parse_float=Number, parse_int=Number, parse_constant=Number)
+
+
+def as_json(value: Any, indent: str = "\n") -> str:
+    """JSON of what `parsed` gives, on lines of its own; on one, if there is no indent."""
+    if isinstance(value, Number):
+        return str(value)
+    inner = indent and f"{indent}  "
+    if isinstance(value, dict) and value:
+        parts = [f"{_quoted(str(name))}: {as_json(its, inner)}" for name, its in value.items()]
+    elif isinstance(value, list) and value:
+        parts = [as_json(its, inner) for its in value]
+    else:
+        return _quoted(value)
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    between = f",{inner or ' '}"
+    return f"{first}{inner}{between.join(parts)}{indent}{last}"
+
+
 def comparison_of(event: Any) -> Comparison:
     """Whatever the payload is: what is missing on a side is None there, what is no object is one field."""
     if not isinstance(event, dict):
@@ -33,29 +60,46 @@ def comparison_of(event: Any) -> Comparison:
         if "request" in resource or "response" in resource:
             return Comparison("Request", "Response", _changes(resource.get("request"), resource.get("response")))
     changes = _changes(event.get("oldValueJson"), event.get("newValueJson"))
-    changes += _changes(_parsed(event.get("oldValue")), _parsed(event.get("newValue")))
+    changes += _changes(_from_text(event.get("oldValue")), _from_text(event.get("newValue")))
     return Comparison("Old", "New", changes)
 
 
 def _changes(old: Any, new: Any) -> list[Change]:
-    left, right = dict(_fields(old)), dict(_fields(new))
-    return [Change(name or "value", left.get(name), right.get(name)) for name in dict.fromkeys([*left, *right])]
+    """An empty side is none at all; within one, an empty value is a value."""
+    left, right = (dict(_fields(side)) if side not in ("", None, {}) else {} for side in (old, new))
+    return [_change(path, left, right) for path in dict.fromkeys([*left, *right])]
 
 
-def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _change(path: tuple[str, ...], left: dict[Any, Any], right: dict[Any, Any]) -> Change:
+    name = ".".join(_quoted(part) if "." in part or not part else part for part in path) or "value"
+    exact = [as_json(side[path], "") if path in side else None for side in (left, right)]
+    shown = [_shown(side[path]) if path in side else None for side in (left, right)]
+    old, new = exact if shown[0] == shown[1] and exact[0] != exact[1] else shown
+    return Change(name, old, new)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) and value else as_json(value, "")
+
+
+def _fields(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The leaves of an object by path; lists count as leaves, as their order is a part of what they say."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _fields(inner, f"{path}.{name}" if path else str(name))
-    elif value not in {None, ""} if isinstance(value, str | None) else True:
-        yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield from _fields(inner, (*path, str(name)))
+    else:
+        yield path, value
 
 
-def _parsed(value: Any) -> Any:
+def _from_text(value: Any) -> Any:
     """Some products send JSON as text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            return json.loads(value)
-        except ValueError:
+            return parsed(value)
+        except (ValueError, RecursionError):
             return value
     return value
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -70,7 +70,10 @@ def completeness(checks: Sequence[Row]) -> alt.Chart:
         .mark_rect()
         .encode(
             x=alt.X(
-                "hour:O", title=None, scale=alt.Scale(domain=list(range(24)), padding=0.1), axis=alt.Axis(labelAngle=0)
+                "hour:O",
+                title=None,
+                scale=alt.Scale(domain=list(range(24)), padding=0.1),
+                axis=alt.Axis(labelAngle=0, labelOverlap=True),
             ),
             y=alt.Y("day:O", title=None, sort="descending", scale=alt.Scale(padding=0.1)),
             color=alt.Color("status:N", scale=status, legend=alt.Legend(title=None, orient="top")),

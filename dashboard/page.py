@@ -1,11 +1,12 @@
 """What the page asks for and how it answers: the filters of its controls, and a section each. Knows no store's SQL."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.events import EARLIEST, LATEST
 
 from .questions import LOOK_BACK, SUBJECTS, Filters
 from .stores import EventStore, Row, read_settings_anew, store_of
@@ -18,10 +19,13 @@ RANGES = {
     "Last 90 days": timedelta(days=90),
 }
 DATES = "Dates …"
+TIME = "%Y-%m-%dT%H:%M"
 DEFAULT_RANGE = "Last 7 days"
 STORES = {"Warehouse": "warehouse", "Lake": "lake"}
 VERSIONS = {"v1 and v2": "", "v1": "v1", "v2": "v2"}
 SECTIONS = ("Overview", "First seen", "Failures", "Events", "Completeness", "Health")
+_LAST_DAY = datetime(9999, 12, 30)  # noqa: DTZ001  # marimo's are without a zone
+_DAY_LENGTH = len("2026-11-20")
 ALL_ACCOUNTS = "All accounts"
 TITLES = {"who": "Who", "what": "What", "on what": "On what", "from where": "From where"}
 NEW = f"not seen in the {LOOK_BACK.days} days before"
@@ -49,12 +53,12 @@ def open_store(name: str) -> Opened:
     return Opened(store, accounts)
 
 
-def window_of(chosen: str, dates: tuple[date, date], now: datetime) -> tuple[datetime, datetime]:
-    """The time that was chosen: up to now, or whole days (UTC)."""
+def window_of(chosen: str, first: datetime, last: datetime, now: datetime) -> tuple[datetime, datetime]:
+    """The time that was chosen: up to now, or between two (UTC), within what both stores can reckon with."""
     if chosen in RANGES:
         return now - RANGES[chosen], now
-    first, last = (datetime.combine(day, time(), UTC) for day in dates)
-    return first, last + timedelta(days=1)
+    since, before = (min(max(at.replace(tzinfo=UTC), EARLIEST), LATEST) for at in sorted((first, last)))
+    return since, max(before, since + timedelta(minutes=1))
 
 
 def chosen(query: Mapping[str, Any], name: str, options: Any, default: str) -> str:
@@ -63,13 +67,32 @@ def chosen(query: Mapping[str, Any], name: str, options: Any, default: str) -> s
     return value if value in options else default
 
 
-def dates_of(query: Mapping[str, Any], now: datetime) -> tuple[date, date]:
-    """The days that the address asks for, or the last week."""
+def dates_of(query: Mapping[str, Any], now: datetime) -> tuple[datetime, datetime]:
+    """The time that the address asks for, or the last week; of a day, `to` is its end. In UTC without saying so."""
     try:
-        first, last = (date.fromisoformat(str(query[name])) for name in ("from", "to"))
-    except (KeyError, ValueError):
-        return (now - timedelta(days=6)).date(), now.date()
-    return min(first, last), max(first, last)
+        first, last = (_time_of(str(query[name])) for name in ("from", "to"))
+        return first, min(last, _LAST_DAY) + timedelta(days=len(str(query["to"])) == _DAY_LENGTH)
+    except (KeyError, ValueError, OverflowError):
+        today = datetime.combine(now.date(), time())
+        return today - timedelta(days=6), today + timedelta(days=1)
+
+
+def misread(query: Mapping[str, Any], accounts: Sequence[str]) -> list[str]:
+    """What the address asks for and does not get, and what is shown instead."""
+    account, said = str(query.get("account") or ALL_ACCOUNTS), []
+    if account not in (ALL_ACCOUNTS, *accounts):
+        said.append(f"there is no account {account} here: all accounts are shown")
+    try:
+        for name in ("from", "to"):
+            _time_of(str(query.get(name) or date.max))
+    except (ValueError, OverflowError):
+        said.append("from and to are no times, such as 2026-11-20 or 2026-11-20T13:00: the last week is offered")
+    return said
+
+
+def _time_of(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at.astimezone(UTC).replace(tzinfo=None) if at.tzinfo else at
 
 
 def by_subject(rows: list[Row]) -> dict[str, list[Row]]:

@@ -1,18 +1,19 @@
 """The parts of the page as HTML. Whatever comes from an event is escaped: an attacker may have named it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .changes import Change, comparison_of
+from .changes import Change, as_json, comparison_of, parsed
 from .health import Health
 from .stores import Row
 
+_LONG_TEXT = 30
+"""What a cell may have to cut off."""
 _FACTS = {
     "Who": ("actor_email", "actor_id", "actor_type"),
     "Did": ("action_type", "action_result"),
@@ -22,6 +23,16 @@ _FACTS = {
     "Account": ("account_id", "api_version"),
     "Event": ("event_id",),
 }
+
+
+class Link(NamedTuple):
+    """A text that opens the page by another address."""
+
+    text: str
+    query: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f'<a href="?{escape(urlencode(self.query))}">{escape(self.text)}</a>'
 
 
 def key_numbers(numbers: Sequence[tuple[str, str, str]]) -> str:
@@ -45,7 +56,8 @@ def _ranked(row: Row, most: int, link: Mapping[str, str]) -> str:
     value, part, failed = row["value"], 100 * row["events"] / most, 100 * row["failures"] / most
     name = "<i>not told</i>"
     if value is not None:
-        name = f'<a href="?{escape(urlencode({**link, "search": value}))}">{escape(value)}</a>'
+        words = [*link["search"].split(), *value.split()]
+        name = str(Link(value, {**link, "search": " ".join(dict.fromkeys(words))}))
     remark = f'<em title="failed">{row["failures"]:,}</em>' if row["failures"] else ""
     style = f"--part:{part:.1f}%;--failed:{failed:.1f}%"
     return f'<li style="{style}"><span>{name}</span>{remark}<b>{row["events"]:,}</b></li>'
@@ -63,22 +75,27 @@ def table(columns: Mapping[str, str], rows: Sequence[Row], *, nothing: str) -> s
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return f"<time>{written(value)}</time>"
-    return f"<b>{value:,}</b>" if isinstance(value, int) else escape("" if value is None else str(value))
+    if isinstance(value, Link):
+        return str(value)
+    if isinstance(value, int):
+        return f"<b>{value:,}</b>"
+    text = escape("" if value is None else str(value))
+    return f'<span title="{text}">{text}</span>' if len(text) > _LONG_TEXT else text
 
 
-def event(row: Row) -> str:
-    """One event whole: what is known of it, its two sides side by side, and the payload."""
+def event(row: Row, link: Mapping[str, str]) -> str:
+    """One event whole: what is known of it, its two sides side by side, and the payload; `link` closes it."""
     try:
-        payload = json.loads(row["raw_event"])
-        whole = json.dumps(payload, indent=2, ensure_ascii=False)
-    except ValueError:  # kept as it came
-        payload, whole = None, row["raw_event"]
-    both = comparison_of(payload)
+        payload = parsed(row["raw_event"])
+        both, whole = comparison_of(payload), as_json(payload)
+    except (ValueError, RecursionError):  # kept as it came
+        both, whole = comparison_of(None), row["raw_event"]
     lines = "".join(_change(change) for change in both.changes)
     sides = f'<div class="sides"><i></i><b>{both.left}</b><b>{both.right}</b>{lines}</div>'
     nothing = '<p class="quiet">This event has no old and new values.</p>'
     return f"""<article class="event">
-        <h3>{escape(row["action_type"] or "event")} <small>{written(row["timestamp"], "milliseconds")} UTC</small></h3>
+        <h3>{escape(row["action_type"] or "event")} <small>{written(row["timestamp"], "milliseconds")} UTC</small>
+        <small>{Link("close", link)}</small></h3>
         <dl>{_facts(row)}</dl>{sides if both.changes else nothing}
         <details><summary>The whole event</summary><pre>{escape(whole)}</pre></details></article>"""
 
@@ -124,6 +141,11 @@ def health(name: str, of: Health | AuditLogsError, now: datetime) -> str:
 def problem(error: AuditLogsError) -> str:
     """What is wrong and what to do, in one sentence."""
     return f'<div class="problem" role="alert"><p>{escape(str(error))}</p></div>'
+
+
+def note(text: str) -> str:
+    """What the page could not do as asked."""
+    return f'<p class="quiet">{escape(text)}</p>'
 
 
 def written(time: datetime, precision: str = "seconds") -> str:

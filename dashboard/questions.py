@@ -4,8 +4,9 @@
 aggregates, or names how many rows it wants.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 LOOK_BACK = timedelta(days=30)
@@ -15,7 +16,7 @@ LONGEST_LIST = 200
 
 _ACTOR = "coalesce(nullif(actor_email, ''), nullif(actor_id, ''), nullif(actor_type, ''))"
 _FAILED = "coalesce(action_result = 'failure', false)"
-_SEARCHED = "actor_email, actor_id, action_type, ip_address, resource_type, resource_id, zone_name"
+_SEARCHED = "actor_email, actor_id, actor_type, action_type, ip_address, resource_type, resource_id, zone_name"
 SUBJECTS = {
     "who": _ACTOR,
     "what": "action_type",
@@ -23,6 +24,8 @@ SUBJECTS = {
     "from where": "nullif(ip_address, '')",
 }
 """What events are counted by: the only expressions that go into the SQL."""
+_ORDER = "event_id, account_id, api_version"
+"""Of the events of one microsecond."""
 _BUCKETS = (60, 300, 900, 3_600, 21_600, 86_400, 604_800)
 _MOST_BUCKETS = 170
 
@@ -48,6 +51,8 @@ class Question:
     since: datetime
     before: datetime
     account_id: str = ""
+    is_of_one: bool = False
+    """About one event, whole; the others need no payload."""
 
 
 def overview(filters: Filters) -> Question:
@@ -98,47 +103,83 @@ def failures(filters: Filters) -> Question:
 def first_seen(filters: Filters) -> Question:
     """The actors and addresses of the window that the LOOK_BACK before it does not have, newest first.
 
-    `subject` says which of the two `value` is, `other` is one of the other kind that came with it. One pass over the
-    window and the LOOK_BACK; what the other filters leave out counts as not seen.
+    `subject` says which of the two `value` is; `address` and `actor` are those of its first event. Those with an event
+    that search and failures leave are told; what they leave out was seen all the same. One row more, 'all', has the
+    time of the first event of all. One pass over the window and the LOOK_BACK.
     """
     longer = replace(filters, since=filters.since - LOOK_BACK)
-    where, parameters = _where(longer)
+    where, parameters = _where(replace(longer, search="", only_failures=False))
+    narrower, parameters = _narrower(filters, parameters)
+    since = f"${len(parameters) + 1}"
     sql = f"""
         SELECT * FROM (
-            SELECT CASE WHEN grouping(who) = 0 THEN 'who' ELSE 'from where' END AS subject,
-                coalesce(who, from_where) AS value, min(seen) AS first_seen, min(its_address) AS address,
-                min(its_actor) AS actor, count(*) AS events,
-                row_number() OVER (PARTITION BY grouping(who) ORDER BY min(seen) DESC) AS place
+            SELECT CASE WHEN grouping(who) = 0 THEN 'who' WHEN grouping(from_where) = 0 THEN 'from where'
+                ELSE 'all' END AS subject, coalesce(who, from_where) AS value, min(seen) AS first_seen,
+                count(*) FILTER (WHERE is_asked) AS events,
+                (array_agg(its_address ORDER BY seen, event_id))[1] AS address,
+                (array_agg(its_actor ORDER BY seen, event_id))[1] AS actor,
+                row_number() OVER (PARTITION BY grouping(who), grouping(from_where)
+                    ORDER BY min(seen) DESC, coalesce(who, from_where)) AS place
             FROM (
-                SELECT "timestamp" AS seen, {SUBJECTS["who"]} AS who, {SUBJECTS["from where"]} AS from_where,
+                SELECT "timestamp" AS seen, {narrower} AS is_asked, event_id,
+                    {SUBJECTS["who"]} AS who, {SUBJECTS["from where"]} AS from_where,
                     {SUBJECTS["who"]} AS its_actor, {SUBJECTS["from where"]} AS its_address
                 FROM {{events}} WHERE {where}
             ) AS event
-            GROUP BY GROUPING SETS ((who), (from_where)) HAVING min(seen) >= ${len(parameters) + 1}
+            GROUP BY GROUPING SETS ((who), (from_where), ())
+            HAVING min(seen) >= {since} AND bool_or(is_asked) OR grouping(who) + grouping(from_where) = 2
         ) AS found
-        WHERE value IS NOT NULL AND place <= {LONGEST_LIST} ORDER BY subject, place"""
+        WHERE (value IS NOT NULL OR subject = 'all') AND first_seen IS NOT NULL
+            AND place <= {LONGEST_LIST} ORDER BY subject, place"""
     return _question(sql, longer, (*parameters, filters.since))
 
 
-def events(filters: Filters) -> Question:
-    """The newest events, with the columns that a list shows and those of the key."""
+def events(filters: Filters, older_than: str = "") -> Question:
+    """The newest events, or those that come after a key, with the columns that a list shows and those of the key."""
+    last = _parsed_key(older_than)
+    if last:
+        filters = replace(filters, before=min(filters.before, last[2] + timedelta(microseconds=1)))
     where, parameters = _where(filters)
+    if last:
+        account_id, api_version, at, event_id = last
+        first = len(parameters) + 1
+        after = f"({_ORDER}) > (${first + 1}, ${first + 2}, ${first + 3})"
+        where += f' AND ("timestamp" < ${first} OR {after})'
+        parameters += (at, event_id, account_id, api_version)
     sql = f"""
         SELECT "timestamp", {_ACTOR} AS actor, action_type, action_result, resource_type, resource_id, zone_name,
             ip_address, account_id, api_version, event_id
-        FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, event_id LIMIT {LONGEST_LIST}"""
+        FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, {_ORDER} LIMIT {LONGEST_LIST}"""
     return _question(sql, filters, parameters)
 
 
-def one_event(account_id: str, timestamp: datetime, event_id: str, api_version: str) -> Question:
-    """One event whole, by its key."""
+def key_of(event: Mapping[str, Any]) -> str:
+    """An event's key as text, for an address."""
+    return f"{event['account_id']} {event['api_version']} {event['timestamp'].isoformat()} {event['event_id']}"
+
+
+def one_event(key: str) -> Question | None:
+    """One event whole, by its key; None if that is none."""
+    parts = _parsed_key(key)
+    if parts is None:
+        return None
+    account_id, api_version, timestamp, event_id = parts
     sql = """
         SELECT "timestamp", event_id, account_id, api_version, action_type, action_result, actor_email, actor_id,
             actor_type, actor_context, ip_address, resource_type, resource_id, resource_product, zone_name,
             ingestion_time, raw_event
         FROM {events} WHERE account_id = $1 AND "timestamp" = $2 AND event_id = $3 AND api_version = $4 LIMIT 1"""
     parameters = (account_id, timestamp, event_id, api_version)
-    return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), account_id)
+    return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), account_id, is_of_one=True)
+
+
+def _parsed_key(key: str) -> tuple[str, str, datetime, str] | None:
+    try:
+        account_id, api_version, at, event_id = key.split(" ", 3)
+        timestamp = datetime.fromisoformat(at).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return account_id, api_version, timestamp, event_id
 
 
 def _question(sql: str, filters: Filters, parameters: tuple[Any, ...]) -> Question:
@@ -156,8 +197,16 @@ def _where(filters: Filters) -> tuple[str, tuple[Any, ...]]:
         add("account_id = {}", filters.account_id)
     if filters.api_version:
         add("api_version = {}", filters.api_version)
-    if filters.search:
-        add(f"strpos(lower(concat_ws(' ', {_SEARCHED})), {{}}) > 0", filters.search.lower())
-    if filters.only_failures:
-        conditions.append(_FAILED)
-    return " AND ".join(conditions), tuple(parameters)
+    narrower, all_parameters = _narrower(filters, tuple(parameters))
+    return " AND ".join([*conditions, narrower]), all_parameters
+
+
+def _narrower(filters: Filters, parameters: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """What search and failures ask of an event, and the parameters with those of it; each word has to be there."""
+    words = filters.search.split()
+    conditions = [
+        f"strpos(lower(concat_ws(' ', {_SEARCHED})), lower(${len(parameters) + place})) > 0"
+        for place in range(1, len(words) + 1)
+    ]
+    conditions += [_FAILED] if filters.only_failures else []
+    return " AND ".join(conditions) or "true", (*parameters, *words)

@@ -1,7 +1,8 @@
 """The sections of the page: each asks the store what it shows, and lays it out."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -11,8 +12,8 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from . import charts, pieces, questions
 from .health import Health, checks, lake_health, warehouse_health
-from .page import NEW, TITLES
-from .questions import Filters
+from .page import DATES, NEW, TIME, TITLES
+from .questions import LONGEST_LIST, LOOK_BACK, Filters
 from .stores import EventStore, Row
 
 _NO_EVENTS = "No events here: choose a longer time, another account, or clear the search."
@@ -60,13 +61,22 @@ def first_seen(store: EventStore, filters: Filters) -> Any:
             {"value": "From", "first_seen": "First seen (UTC)", "actor": "Who", "events": "Events"},
         ),
     }
+    earliest = next((row["first_seen"] for row in rows if row["subject"] == "all"), None)
     parts = [
         f"<section><h3>{title} <small>{NEW}</small></h3>"
         + pieces.table(columns, [row for row in rows if row["subject"] == subject], nothing="None.")
         + "</section>"
         for subject, (title, columns) in both.items()
     ]
-    return mo.Html(f'<div class="columns">{"".join(parts)}</div>')
+    return mo.Html(f'{_reservation(earliest, filters)}<div class="columns">{"".join(parts)}</div>')
+
+
+def _reservation(earliest: datetime | None, filters: Filters) -> str:
+    """What is not known of the time before, because the store has hardly anything of it."""
+    if earliest is None or earliest < filters.since - LOOK_BACK + timedelta(days=1):
+        return ""
+    told = f"is nothing before {pieces.written(earliest)}: whoever was there before then looks new"
+    return f'<p class="quiet">Of these {LOOK_BACK.days} days, there {told}.</p>'
 
 
 def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]) -> Any:
@@ -85,45 +95,51 @@ def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]
     return mo.vstack([charts.by_time(failed, filters), listed]) if rows else listed
 
 
-def events(store: EventStore, filters: Filters) -> Any:
-    """The newest events, one of which can be selected; None if there are none."""
-    (rows,) = store.ask(questions.events(filters))
-    if not rows:
-        return None
-    shown = [{title: _text(row[name]) for name, title in _COLUMNS.items()} | {"Event": row["event_id"]} for row in rows]
-    return mo.ui.table(
-        shown,
-        selection="single",
-        page_size=10,
-        show_column_summaries=False,
-        show_data_types=False,
-        show_download=False,
-        show_search=False,
-        label=f"The newest {len(rows)}. Select one to see it whole." if len(rows) > 1 else "",
-    )
+def events(store: EventStore, filters: Filters, link: Mapping[str, str], opened: str, older_than: str) -> Any:
+    """The newest events or the next older ones, each with an address of its own, and the one that is opened."""
+    newest = {**link, "section": "Events"}
+    link = {**newest, "older": older_than}
+    shown = _one_event(store, opened, link) if opened else ""
+    (rows,) = store.ask(questions.events(filters, older_than))
+    last = questions.key_of(rows[-1]) if len(rows) == LONGEST_LIST else ""
+    for row in rows:
+        at = pieces.written(row["timestamp"], "milliseconds")
+        row["timestamp"] = pieces.Link(at, {**link, "event": questions.key_of(row)})
+    listed = pieces.table(_COLUMNS, rows, nothing=_NO_EVENTS)
+    title = f"{len(rows)} older ones" if older_than else f"The newest {len(rows)}"
+    back = f"<small>{pieces.Link('the newest', newest)}</small>" if older_than else ""
+    on = f"<p>{pieces.Link('older', {**newest, 'older': last})}</p>" if last else ""
+    hint = "<small>a click on its time opens an event</small>"
+    return mo.Html(f"{shown}<h3>{title} {hint}{back}</h3>{listed}{on}")
 
 
-def one_event(store: EventStore, selected: Sequence[Mapping[str, Any]]) -> Any:
-    """The selected event whole, with old and new values side by side."""
-    if not selected:
-        return mo.Html('<p class="quiet">Select an event to see it whole.</p>')
-    row = selected[0]
-    at = datetime.fromisoformat(f"{row[_COLUMNS['timestamp']]}+00:00")
-    (found,) = store.ask(questions.one_event(row["Account"], at, row["Event"], row["API"]))
-    return mo.Html(pieces.event(found[0])) if found else _nothing()
+def _one_event(store: EventStore, key: str, link: Mapping[str, str]) -> str:
+    """The event whole, with old and new values side by side."""
+    question = questions.one_event(key)
+    found = store.ask(question)[0] if question else []
+    return pieces.event(found[0], link) if found else '<p class="quiet">There is no such event here.</p>'
 
 
-def completeness(filters: Filters) -> Any:
-    """Which hours were compared, by account and version, and what is missing where."""
+def completeness(filters: Filters, link: Mapping[str, str]) -> Any:
+    """Which hours were compared, by account and version, those with gaps first, and what is missing where."""
     rows = checks(filters)
     if not rows:
         hint = "Hours are compared when they are a day old, or by pipelines/reconcile.py."
         return mo.Html(f'<p class="quiet">No hour of this time has been compared yet. {hint}</p>')
-    gaps = [row for row in rows if row["status"] == "gap"]
+    gaps = [{**row, "hour": _hour(row, link)} for row in rows if row["status"] == "gap"]
     parts: list[Any] = [mo.Html(f"<h3>Gaps</h3>{pieces.table(_GAP, gaps, nothing='No hour has a gap.')}")]
-    for (account_id, version), hours in groupby(rows, key=lambda row: (row["account_id"], row["api_version"])):
-        parts += [mo.Html(f"<h3>{account_id} <small>{version}</small></h3>"), charts.completeness(list(hours))]
+    streams = [list(hours) for _, hours in groupby(rows, key=lambda row: (row["account_id"], row["api_version"]))]
+    for hours in sorted(streams, key=lambda hours: all(row["status"] != "gap" for row in hours)):
+        title = f"<h3>{escape(hours[0]['account_id'])} <small>{escape(hours[0]['api_version'])}</small></h3>"
+        parts += [mo.Html(title), charts.completeness(hours)]
     return mo.vstack(parts)
+
+
+def _hour(row: Row, link: Mapping[str, str]) -> pieces.Link:
+    """Leads to the events of that hour."""
+    begin, end = (f"{at:{TIME}}" for at in (row["hour"], row["hour"] + timedelta(hours=1)))
+    its = {"account": row["account_id"], "version": row["api_version"], "range": DATES, "from": begin, "to": end}
+    return pieces.Link(pieces.written(row["hour"], "minutes"), {**link, **its, "section": "Events"})
 
 
 def health(now: datetime) -> Any:
@@ -141,10 +157,6 @@ def _or_error(ask: Any) -> Health | AuditLogsError:
     except AuditLogsError as error:
         return error
     return health
-
-
-def _text(value: Any) -> str:
-    return pieces.written(value, "microseconds") if isinstance(value, datetime) else str(value or "")
 
 
 def _nothing() -> Any:

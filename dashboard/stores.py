@@ -3,15 +3,14 @@
 Each answers questions with rows, or raises an AuditLogsError that says in one sentence what is wrong and what to do.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol
 
 import adbc_driver_manager
 import duckdb
-import fsspec
 from adbc_driver_manager.dbapi import Connection, Cursor
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.exceptions import ConfigurationException
@@ -26,18 +25,16 @@ from pipelines.scratch_pipeline import client_of
 from pipelines.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
 from pipelines.warehouse import Warehouse
 from pipelines.warehouse_states import stored_states
-from pipelines.windows import days_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window
 
+from .copies import Deadline, LakeFiles, too_long
 from .questions import Question
 
 Row = dict[str, Any]
 _START = "start the pipeline: make run, or make demo for a simulated one"
 _LONGEST_ANSWER_MS = 30_000
-_LISTINGS = 8
-"""Days of the lake that are listed at once."""
 _settings_lock = Lock()
 
 _ACCOUNTS = """
@@ -134,13 +131,13 @@ class WarehouseStore:
 
     def rows(self, cursor: Cursor, sql: str, *parameters: Any) -> list[Row]:
         """The rows that a query answers; `{schema}` in it is the warehouse's."""
+        # No text of PostgreSQL's has a NUL, and ADBC takes one for the server's end.
+        known = tuple(value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in parameters)
         try:
-            cursor.execute(sql.replace("{schema}", self._warehouse.dataset_name), parameters or None)
+            cursor.execute(sql.replace("{schema}", self._warehouse.dataset_name), known or None)
         except adbc_driver_manager.Error as error:
             if error.sqlstate == "57014":  # query_canceled
-                raise AuditLogsError(
-                    "the question took too long", hint="choose a shorter time or an account"
-                ) from error
+                raise too_long() from error
             raise
         rows: list[Row] = cursor.fetch_arrow_table().to_pylist()
         return rows
@@ -152,18 +149,15 @@ class WarehouseStore:
 
 
 class LakeStore:
-    """The lake. Only the objects of the hours and accounts that are asked about are read, and of them what is named."""
+    """The lake. Only the days and accounts that are asked about are read, and no question may take half a minute."""
 
     name = "lake"
-
-    def __init__(self) -> None:
-        self._objects: dict[tuple[Window, str], list[str]] = {}
-        """Listed once, as long as the page does not ask for a new store."""
+    _files: LakeFiles | None = None
 
     def accounts(self) -> list[str]:
         """See EventStore."""
-        with told(), read_lake(must_exist=False) as lake:
-            accounts = _accounts_of(lake)
+        with told(), read_lake(must_exist=False) as lake, Lake().translated_errors():
+            accounts = self._files_of(lake).accounts()
         if not accounts:
             where = f"nothing lies at {lake.objects.url(EVENTS_TABLE)}"
             raise AuditLogsError("the lake has no events yet", detail=where, hint=_START)
@@ -171,46 +165,39 @@ class LakeStore:
 
     def ask(self, *questions: Question) -> list[list[Row]]:
         """See EventStore."""
-        with told(), read_lake() as lake, lake_database(lake) as database:
+        deadline = Deadline(_LONGEST_ANSWER_MS / 1000)
+        with told(), read_lake() as lake, lake_database(lake) as database, deadline.interrupting(database):
             database.execute("SET preserve_insertion_order = false")  # every question orders by itself
-            return [self._answer(lake, database, question) for question in questions]
+            return [self._answer(lake, database, question, deadline) for question in questions]
 
-    def _answer(self, lake: LakeReader, database: duckdb.DuckDBPyConnection, question: Question) -> list[Row]:
-        objects = self._objects_of(lake, Window(question.since, question.before), question.account_id)
-        if not objects:
+    def _answer(
+        self, lake: LakeReader, database: duckdb.DuckDBPyConnection, question: Question, deadline: Deadline
+    ) -> list[Row]:
+        window = Window(question.since, question.before)
+        if question.is_of_one:
+            files = [lake.objects.url(part.path) for part in lake.sizes(question.account_id, window)]
+        else:
+            files = self._files_of(lake).copies(window, question.account_id, deadline, partial(lake_rows, database))
+        if not files:
             return []
         sql = question.sql.replace(
             "{events}", f"read_parquet(${len(question.parameters) + 1}, hive_partitioning = false)"
         )
-        return lake_rows(database, sql, *question.parameters, objects)
+        return lake_rows(database, sql, *question.parameters, files)
 
-    def _objects_of(self, lake: LakeReader, window: Window, account_id: str) -> list[str]:
-        if (window, account_id) not in self._objects:
-            accounts = [account_id] if account_id else _accounts_of(lake)
-            days = [(account, day) for account in accounts for day in days_of(window)]
-            with ThreadPoolExecutor(_LISTINGS) as pool:
-                found = list(pool.map(lambda day: lake.sizes(*day), days))
-            self._objects[window, account_id] = [lake.objects.url(part.path) for sizes in found for part in sizes]
-        return self._objects[window, account_id]
+    def _files_of(self, lake: LakeReader) -> LakeFiles:
+        self._files = self._files or LakeFiles(lake)
+        return self._files
 
 
 def lake_rows(database: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> list[Row]:
     """The rows that DuckDB answers."""
     try:
         rows: list[Row] = database.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+    except duckdb.InterruptException as error:
+        raise too_long() from error
     except duckdb.Error as error:
         detail = str(error).splitlines()[0]
         hint = "refresh; if it stays, see pipelines/reconcile.py --repair"
         raise AuditLogsError("the lake could not be read", detail=detail, hint=hint) from error
     return rows
-
-
-def _accounts_of(lake: LakeReader) -> list[str]:
-    """One listing of one level: an account is a folder."""
-    files = lake.filesystem or fsspec.filesystem("file")
-    with Lake().translated_errors():
-        try:
-            found: Sequence[str] = files.ls(lake.objects.url(EVENTS_TABLE), detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-    return sorted(path.rpartition("account=")[2] for path in found if "account=" in path)

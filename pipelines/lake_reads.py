@@ -36,6 +36,8 @@ class LakeReader:
         self._lake, self.objects = lake, client.objects
         self.filesystem: Any = None if client.is_local_filesystem else client.fs_client
         """What DuckDB needs to read the URLs below; None: nothing."""
+        self.credentials: Any = getattr(client.config, "credentials", None)
+        """Of a bucket."""
 
     @contextmanager
     def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:

@@ -36,16 +36,15 @@ def look(chromium: Any) -> Iterator[Look]:
     troubles: list[str] = []
     contexts: list[Any] = []
 
-    def look(url: str, *, width: int = 1400, height: int = 1400, scheme: str = "light", elsewhere: str = "") -> Any:
+    def look(url: str, *, width: int = 1400, height: int = 1400, scheme: str = "light", forbidden: Any = ()) -> Any:
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda said: troubles.append(said.text) if is_trouble(said) else None)
-        page.on("request", lambda asked: troubles.append(asked.url) if is_foreign(asked.url, elsewhere) else None)
-        if elsewhere:
-            page.route(elsewhere, lambda route: route.fulfill(body="<svg/>", content_type="image/svg+xml"))
+        page.on("console", lambda said: troubles.append(said.text) if is_trouble(said, forbidden) else None)
+        page.on("requestfinished", lambda asked: troubles.append(asked.url) if is_foreign(asked.url) else None)
+        page.on("requestfailed", lambda asked: troubles.append(asked.url) if was_sent_elsewhere(asked) else None)
         page.goto(url)
         return page
 
@@ -55,16 +54,26 @@ def look(chromium: Any) -> Iterator[Look]:
     assert troubles == []
 
 
-def is_trouble(said: Any) -> bool:
-    """Errors, and what the page's own process wrote to stderr; not that its server has ended, as it does last."""
+def is_trouble(said: Any, forbidden: Any) -> bool:
+    """Errors, and what the page's own process wrote to stderr; not that its server has ended, as it does last.
+
+    Nor that the policy kept it from loading what is `forbidden`.
+    """
+    if "Content Security Policy" in said.text and any(url in said.text for url in forbidden):
+        return False
     return "net::ERR_CONNECTION_REFUSED" not in said.text and (
         said.type == "error" or "STDERR" in said.text or said.text.startswith("WARN")
     )
 
 
-def is_foreign(url: str, elsewhere: str) -> bool:
-    """Of another host than this one, unless it is the one thing that may be asked for elsewhere."""
-    return url != elsewhere and not re.match(r"(https?|ws)://(127\.0\.0\.1|localhost):|data:|blob:", url)
+def is_foreign(url: str) -> bool:
+    """Of another host than this one."""
+    return not re.match(r"(https?|ws)://(127\.0\.0\.1|localhost):|data:|blob:", url)
+
+
+def was_sent_elsewhere(asked: Any) -> bool:
+    """Not what the page's policy held back."""
+    return is_foreign(asked.url) and asked.failure != "csp"
 
 
 @contextmanager

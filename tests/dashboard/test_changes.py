@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.changes import Change, comparison_of
+from dashboard.changes import Change, as_json, comparison_of, parsed
 from pipelines.settings import PROJECT_ROOT
 from tests.factory import v1_tree, v2_tree
 
@@ -25,6 +25,29 @@ from tests.factory import v1_tree, v2_tree
 def test_v1_has_old_and_new_values(fields: dict[str, Any], changes: list[Change]) -> None:
     """As text, as objects, as JSON in text, or on one side alone."""
     assert comparison_of(v1_tree(**fields)).changes == changes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("12345678901234567.1", "12345678901234567.2", [("n", "12345678901234567.1", "12345678901234567.2")]),
+        ("1.0", "1.00000000000000002", [("n", "1.0", "1.00000000000000002")]),
+        ("1e400", "NaN", [("n", "1e400", "NaN")]),
+        ('"1"', "1", [("n", '"1"', "1")]),
+        ("null", '""', [("n", "null", '""')]),
+        ("{}", "[]", [("n", "{}", "[]")]),
+        ('"null"', "null", [("n", '"null"', "null")]),
+        ("9" * 5000, "9" * 5000, [("n", "9" * 5000, "9" * 5000)]),
+        ('{"a": {"b": 4}, "a.b": 3}', '{"a": {"b": 5}, "a.b": 3}', [("n.a.b", "4", "5"), ('n."a.b"', "3", "3")]),
+    ],
+)
+def test_whatever_differs_looks_different(old: str, new: str, changes: list[tuple[str, str, str]]) -> None:
+    """Numbers by each digit, texts from numbers, names with dots, and the kinds of nothing."""
+    raw = f'{{"oldValueJson": {{"n": {old}, "k": ""}}, "newValueJson": {{"n": {new}}}}}'
+
+    assert comparison_of(parsed(raw)).changes == [*(Change(*change) for change in changes), Change("k", '""', None)]
+    assert as_json(parsed(raw), "") == raw
+    assert parsed(as_json(parsed(raw))) == parsed(raw)
 
 
 def test_v2_has_a_request_and_a_response() -> None:

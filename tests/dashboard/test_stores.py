@@ -4,19 +4,23 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
+import duckdb
 import pytest
 import requests
 
 from dashboard import questions
+from dashboard.copies import Deadline
 from dashboard.guard import is_own
 from dashboard.questions import Filters
-from dashboard.stores import EventStore, LakeStore, WarehouseStore
+from dashboard.stores import EventStore, LakeStore, WarehouseStore, lake_rows
 from pipelines.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Stores
+from tests.conftest import Bucket, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, spread
 
 pytestmark = pytest.mark.integration
@@ -24,12 +28,21 @@ pytestmark = pytest.mark.integration
 NOW = datetime.now(UTC).replace(microsecond=0)
 ALL = Filters(NOW - timedelta(days=3), NOW)
 HOSTILE = "%' OR '1'='1'; DROP TABLE audit_logs; --"
+FAILED: dict[str, Any] = {"action": {"result": False, "type": "login"}}
+NEW: dict[str, Any] = {"actor": {"email": "new@example.com", "ip": "192.0.2.1"}}
 ODD: dict[str, Any] = {"actor": {"email": "", "id": "a-token", "ip": "", "type": "token"}, "resource": None}
 
 
-@pytest.fixture
-def both(api: Api, poll: Callable[..., Report]) -> list[EventStore]:
+@pytest.fixture(params=["folder", "bucket"])
+def both(
+    api: Api,
+    poll: Callable[..., Report],
+    environment: dict[str, str],
+    bucket: Bucket,
+    request: pytest.FixtureRequest,
+) -> list[EventStore]:
     """Both stores, with events of two accounts, some failed, one of hardly anything."""
+    environment |= bucket.settings(environment["PG_SCHEMA"]) if request.param == "bucket" else {}
     failed = {"action": {"result": False, "type": "login"}}
     api.world.add(ACCOUNT, "v1", spread(60, ago(days=50), ago(hours=1)))
     api.world.add(ACCOUNT, "v1", spread(7, ago(hours=9), ago(hours=2), **failed, actor={"email": "eve@example.com"}))
@@ -60,6 +73,64 @@ def test_both_stores_answer_every_question_alike(both: list[EventStore]) -> None
     assert both[0].accounts() == both[1].accounts() == sorted([ACCOUNT, OTHER_ACCOUNT])
 
 
+def test_who_is_first_seen_is_told_with_what_came_with_it(api: Api, poll: Callable[..., Report]) -> None:
+    """The address of his first event, not the least of all of them."""
+    for hours, address in ((3, "203.0.113.7"), (2, "192.0.2.1"), (1, "198.51.100.3")):
+        actor = {"email": "mallory@example.com", "ip": address}
+        api.world.add(ACCOUNT, "v1", [event_at(ago(hours=hours), actor=actor)])
+    api.world.add(ACCOUNT, "v1", [event_at(ago(hours=4), actor={"email": "zoe@example.com", "ip": "192.0.2.1"})])
+    poll()
+
+    for store in (WarehouseStore(), LakeStore()):
+        (found,) = store.ask(questions.first_seen(ALL))
+
+        assert {
+            row["value"]: row["address"] if row["subject"] == "who" else row["actor"]
+            for row in found
+            if row["subject"] != "all"
+        } == {
+            "mallory@example.com": "203.0.113.7",
+            "zoe@example.com": "192.0.2.1",
+            "203.0.113.7": "mallory@example.com",
+            "192.0.2.1": "zoe@example.com",
+            "198.51.100.3": "mallory@example.com",
+        }
+
+
+def test_what_was_seen_before_is_not_new_by_a_search(api: Api, poll: Callable[..., Report]) -> None:
+    """Nor by failures alone: his first failure does not make an actor new. And the first event of all is told."""
+    api.world.add(ACCOUNT, "v1", [event_at(ago(days=10)), event_at(ago(days=1), **FAILED)])
+    api.world.add(ACCOUNT, "v1", [event_at(ago(days=2), **NEW), event_at(ago(days=1), **NEW, **FAILED)])
+    poll()
+
+    for store in (WarehouseStore(), LakeStore()):
+        for filters in (ALL, replace(ALL, only_failures=True), replace(ALL, search="login example")):
+            (found,) = store.ask(questions.first_seen(filters))
+
+            assert [row["value"] for row in found if row["subject"] == "who"] == ["new@example.com"]
+            assert {row["first_seen"].date() for row in found if row["subject"] == "who"} == {ago(days=2).date()}
+            assert [row["first_seen"].date() for row in found if row["subject"] == "all"] == [ago(days=10).date()]
+
+
+@pytest.mark.parametrize("search", ["a\0b", "\0"])
+def test_a_text_that_no_store_can_hold_is_not_found(both: list[EventStore], search: str) -> None:
+    """And neither store is said to be down for it."""
+    assert [store.ask(questions.events(replace(ALL, search=search))) for store in both] == [[[]], [[]]]
+
+
+@pytest.mark.parametrize("email", ["ÜLKÜ@ÇANKAYA.example", "İSTANBUL@example.com", "ΣΊΣΥΦΟΣ@example.gr", None])
+def test_whoever_is_listed_is_found_by_his_name(api: Api, poll: Callable[..., Report], email: str | None) -> None:
+    """In any letters; or by his type, where nothing else is told of him."""
+    actor = {"email": email, "type": "user"} if email else {"type": "cloudflare_admin"}
+    api.world.add(ACCOUNT, "v1", [event_at(ago(hours=4), actor=actor)])
+    poll()
+
+    for store in (WarehouseStore(), LakeStore()):
+        ((listed,),) = store.ask(questions.events(ALL))
+
+        assert store.ask(questions.events(replace(ALL, search=listed["actor"]))) == [[listed]]
+
+
 def test_what_a_user_types_is_never_a_part_of_the_question(both: list[EventStore], stores: Stores) -> None:
     """In any field it finds nothing, and does nothing."""
     fields: list[dict[str, Any]] = [{"search": HOSTILE}, {"account_id": HOSTILE}, {"api_version": HOSTILE}]
@@ -68,8 +139,70 @@ def test_what_a_user_types_is_never_a_part_of_the_question(both: list[EventStore
             asked = question(replace(ALL, **field))
 
             assert HOSTILE not in asked.sql
-            assert [store.ask(asked) for store in both] == [[[]], [[]]]
+            for store in both:
+                (rows,) = store.ask(asked)
+                assert [row for row in rows if row.get("subject") != "all"] == []
     assert len(stores.warehouse_ids()) == 69
+
+
+def test_the_lake_is_read_anew_where_it_has_changed(
+    api: Api,
+    poll: Callable[..., Report],
+    lake_object: Callable[..., None],
+    stores: Stores,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was read of other days stays, what is out of date goes; only objects of ours are read."""
+    monkeypatch.setattr("dashboard.copies._folder.name", str(tmp_path))
+    monkeypatch.setattr("dashboard.copies._KEPT_SECONDS", -60)
+    api.world.add(ACCOUNT, "v1", spread(6, ago(days=2), ago(hours=1)))
+    poll()
+
+    def events() -> int:
+        return len(LakeStore().ask(questions.events(ALL))[0])
+
+    assert events() == 6
+    copies = len(list(tmp_path.glob("*.parquet")))
+    lake_object(3, doubled=True)
+    (min(stores.lake.rglob("events.parquet")).parent / "events.parquet.torn").write_text("PAR1")
+    (stores.lake / f"cloudflare/audit_logs/account={ACCOUNT}/date=2026-11-2x").mkdir()
+    assert events() == 7
+    assert len(list(tmp_path.glob("*.parquet"))) == copies
+    api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=50))])
+    poll()
+    assert events() == 8
+
+
+def test_a_time_from_the_calendars_begin_costs_what_is_there(both: list[EventStore]) -> None:
+    """Not a listing for each day since."""
+    begins = datetime(1, 1, 1, tzinfo=UTC)
+    started = monotonic()
+
+    (found,) = both[1].ask(questions.events(replace(ALL, since=begins)))
+
+    assert len(found) == 69
+    assert monotonic() - started < 20
+
+
+def test_a_question_to_the_lake_has_an_end(
+    api: Api, poll: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it reads, and while DuckDB reckons."""
+    api.world.add(ACCOUNT, "v1", spread(6, ago(days=2), ago(hours=1)))
+    poll()
+    store = LakeStore()
+    store.accounts()
+    monkeypatch.setattr("dashboard.stores._LONGEST_ANSWER_MS", 0)
+
+    with pytest.raises(AuditLogsError, match="took too long"):
+        store.ask(questions.overview(ALL))
+    with (
+        duckdb.connect() as database,
+        Deadline(0.5).interrupting(database),
+        pytest.raises(AuditLogsError, match="took too long"),
+    ):
+        lake_rows(database, "SELECT count(*) AS n FROM range(10000000) AS a, range(10000000) AS b WHERE a <> b")
 
 
 def test_one_event_is_found_by_its_key(both: list[EventStore]) -> None:
@@ -77,11 +210,30 @@ def test_one_event_is_found_by_its_key(both: list[EventStore]) -> None:
     for store in both:
         ((newest, *_),) = store.ask(questions.events(ALL))
 
-        key = (newest["account_id"], newest["timestamp"], newest["event_id"], newest["api_version"])
-        ((event,),) = store.ask(questions.one_event(*key))
+        asked = questions.one_event(questions.key_of(newest))
+        assert asked
+        ((event,),) = store.ask(asked)
 
         assert newest["event_id"] in event["raw_event"]
         assert event["timestamp"] == newest["timestamp"]
+
+
+def test_older_events_follow_the_last_one(both: list[EventStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once."""
+    monkeypatch.setattr(questions, "LONGEST_LIST", 4)
+    for store in both:
+        found, older_than = [], ""
+        while page := store.ask(questions.events(replace(ALL, since=NOW - timedelta(days=90)), older_than))[0]:
+            found += [questions.key_of(event) for event in page]
+            older_than = found[-1]
+
+        assert len(found) == len(set(found)) == 69
+        assert questions.events(ALL, "no key") == questions.events(ALL)
+
+
+def test_what_is_no_key_is_no_question() -> None:
+    """An address can say anything."""
+    assert [questions.one_event(key) for key in ("a", "a v1 soon e", "a v1 0001-01-01T00:00+09:00 e")] == [None] * 3
 
 
 @pytest.mark.usefixtures("both")
@@ -99,13 +251,25 @@ def test_only_pages_of_this_host_are_served(dashboard: Callable[..., Any]) -> No
     pytest.importorskip("marimo", reason="the dashboard's packages are not installed: make dashboard")
     with dashboard() as url:
         host = url.removeprefix("http://")
-        codes = [
-            requests.get(url, headers=headers, timeout=30).status_code
-            for headers in ({}, {"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": url})
+        asked: list[dict[str, str]] = [
+            {},
+            {"Host": "evil.example"},
+            {"Origin": "http://evil.example"},
+            {"Origin": url},
+            {"Sec-Fetch-Site": "cross-site"},
         ]
+        linked = [
+            requests.get(f"{url}/?search=a", headers={"Sec-Fetch-Site": site}, timeout=30).status_code
+            for site in ("cross-site", "same-site", "none", "same-origin")
+        ]
+        answers = [requests.get(url, headers=headers, timeout=30) for headers in asked]
+        codes = [answer.status_code for answer in answers]
         own, foreign = (_upgraded(host, origin) for origin in (url, "http://evil.example"))
 
-    assert codes == [200, 403, 403, 200]
+    assert codes == [200, 403, 403, 200, 200]
+    assert linked == [403, 403, 200, 200]
+    assert answers[0].headers["X-Frame-Options"] == "DENY"
+    assert "default-src 'self' data: blob:;" in answers[0].headers["Content-Security-Policy"]
     assert "101" in own
     assert "403" in foreign
 
@@ -137,6 +301,8 @@ def _upgraded(host: str, origin: str) -> str:
         ("127.0.0.1:2719", "null", False),
         ("127.0.0.1.evil.example:2719", None, False),
         ("", None, False),
+        ("[", None, False),
+        ("127.0.0.1:2719", "http://[", False),
     ],
 )
 def test_own_is_what_has_our_name_and_our_page(host: str, origin: str | None, is_ours: bool) -> None:  # noqa: FBT001

@@ -68,7 +68,7 @@ def open_rehydration(
 ) -> Iterator[Callable[[Day], Brought]]:
     """What one thread needs, and how it does a unit: stores, a connection and a DuckDB of its own."""
     with ExitStack() as stack:
-        lake = stack.enter_context(read_lake())
+        lake = stack.enter_context(read_lake(must_exist=False))  # whoever gave the command has looked
         warehouse, client = stack.enter_context(open_warehouse(settings.stores, takes_lock=False))
         with warehouse.translated_errors():
             connection = stack.enter_context(connect(client.config.credentials, autocommit=True))

@@ -29,7 +29,7 @@ dashboard: $(VENV)/.ready-dashboard ## A page to look at your events, on this ho
 show: $(VENV)/.ready-dashboard ## dlt's own view of a pipeline: make show PIPELINE=cloudflare_audit_lake
 	@$(BIN)/dlt pipeline $(PIPELINE) show
 
-setup-dask: $(VENV)/.ready-dask ## What backfill and rehydrate need for --scheduler, and their workers: docs/scale.md
+setup-dask: $(VENV)/.ready-dask ## What backfill and rehydrate need for --scheduler, and their workers: docs/scale-dask.md
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest

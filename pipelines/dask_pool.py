@@ -92,7 +92,7 @@ def _connected(scheduler: str) -> Any:
     security: Any = distributed.Security()  # type: ignore[no-untyped-call]
     if scheduler.startswith("tls:") and not security.get_connection_args("client").get("ssl_context"):
         raise UsageError(
-            "tls:// needs Dask's own names of the certificates, DASK_DISTRIBUTED__COMM__TLS__…: docs/scale.md"
+            "tls:// needs Dask's own names of the certificates, DASK_DISTRIBUTED__COMM__TLS__…: docs/scale-dask.md"
         )
     for name in ("distributed", "distributed.client"):  # what they say of a lost connection, we say in a line
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -100,7 +100,7 @@ def _connected(scheduler: str) -> Any:
     try:
         client = connect(scheduler, timeout=TIMEOUT_SECONDS, set_as_default=False)
     except OSError as error:
-        hint = "start it with: dask scheduler; for TLS see docs/scale.md"
+        hint = "start it with: dask scheduler; for TLS see docs/scale-dask.md"
         raise TemporaryError(
             f"the Dask scheduler {scheduler} cannot be reached", detail=_line(error), hint=hint
         ) from error

@@ -34,11 +34,10 @@ def chromium() -> Iterator[Any]:
 def look(chromium: Any) -> Iterator[Look]:
     """Opens a page; at the end of the test, no page may have had an error, or asked another host for anything."""
     troubles: list[str] = []
-    contexts: list[Any] = []
 
     def look(url: str, *, width: int = 1400, height: int = 1400, scheme: str = "light", forbidden: Any = ()) -> Any:
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
+        _open_contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -49,9 +48,17 @@ def look(chromium: Any) -> Iterator[Look]:
         return page
 
     yield look
-    for context in contexts:
-        context.close()
+    _close_pages()
     assert troubles == []
+
+
+_open_contexts: list[Any] = []
+
+
+def _close_pages() -> None:
+    """Before their server ends: what they were fetching then would be an error of theirs."""
+    while _open_contexts:
+        _open_contexts.pop().close()
 
 
 def is_trouble(said: Any, forbidden: Any) -> bool:
@@ -87,6 +94,7 @@ def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> It
         try:
             yield found[0]
         finally:  # politely, so that it ends what it started
+            _close_pages()
             process.terminate()
             process.wait(30)
 

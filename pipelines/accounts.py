@@ -3,6 +3,7 @@
 A table of that file says what differs: the token, by where it is, and settings under their own names.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -121,7 +122,7 @@ def _tables(read: SettingReader, environment: Mapping[str, str], root: Path) -> 
     if named is None and not file.exists():
         return []
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{ACCOUNTS_FILE} ({file}) cannot be read as TOML: {error}") from error
     tables = content.pop("accounts", [])
@@ -163,7 +164,7 @@ class _Table(SettingReader):
         try:
             return replace(account, token=values.token(self._token(reference, name)), token_name=name)
         except ValueError as error:
-            says = f"{name!r} {error}" if len(name) < SHORTEST_TOKEN or {"/", "."} & set(name) else _LOOKS_LIKE_A_TOKEN
+            says = _LOOKS_LIKE_A_TOKEN if _may_be_token(reference, name) else f"{name!r} {error}"
             self.problem(f"{reference} {says}")
             return replace(account, token_name=reference)
 
@@ -198,7 +199,15 @@ def _text(value: object) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
+def _may_be_token(reference: str, name: str) -> bool:
+    """Whether a part of what stands there is as long as a token."""
+    last = Path(name).name if reference == "token_file" else name
+    return any(len(word) >= SHORTEST_TOKEN for word in re.split(r"[^A-Za-z0-9_-]", last))
+
+
 def _why_not(key: str) -> str:
+    if len(key) >= SHORTEST_TOKEN and key not in OWN_SETTINGS:
+        return f"a key of {len(key)} characters is no setting of an account; a token has no place here"
     if key == TOKEN or key.lower() == "token":
         return f"{key} has no place here: say where the token is, by {', '.join(REFERENCES)}"
     close = get_close_matches(key, ["id", *REFERENCES, *OWN_SETTINGS], n=1)

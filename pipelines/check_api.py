@@ -13,12 +13,18 @@ from typing import NamedTuple
 from sources.cloudflare_audit_logs.budget import REQUESTS, WINDOW_SECONDS
 from sources.cloudflare_audit_logs.client import AuditLogsClient
 from sources.cloudflare_audit_logs.connections import Connections
-from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, ClockError, UnavailableError
+from sources.cloudflare_audit_logs.errors import (
+    AccountError,
+    AuditLogsError,
+    ClockError,
+    RefusedError,
+    UnavailableError,
+)
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .api import client_for, utc_now
-from .finding import Finding, failed, guarded, ok
+from .finding import Finding, failed, ok
 from .readers import THREADS
 from .settings import Settings
 
@@ -28,19 +34,20 @@ LARGEST_OFFSET = timedelta(seconds=30)
 FULL_BUDGET = 0.7
 """Of a token's requests: what polls may need of it; sweeps, comparisons and people need some, too."""
 
-FIRST_ASKED = 5
-"""Accounts and versions: if none of them gets an answer, the others are not asked."""
+LONGEST_WAIT_SECONDS = 10.0
+"""For an answer: who asks the doctor waits for him."""
 
 LONGEST_LIST = 20
 """So many that are well are named one by one."""
 
 
 def check_api(settings: Settings) -> Iterator[Finding]:
-    """What the API says; without retries, and no more once it is clear that it cannot say anything."""
+    """What the API says; with one try each, and no more once it is clear that it cannot say anything."""
+    timeout = min(settings.request_timeout_seconds, LONGEST_WAIT_SECONDS)
+    hasty = replace(settings, max_retries=0, request_timeout_seconds=timeout)
     with closing(Connections()) as connections, ThreadPoolExecutor(THREADS) as pool:
-        ask = partial(_ask, replace(settings, max_retries=0), connections)
-        first, others = settings.streams[:FIRST_ASKED], settings.streams[FIRST_ASKED:]
-        answers = dict(zip(first, pool.map(ask, first), strict=True))
+        ask = partial(_ask, hasty, connections)
+        answers = dict(zip(settings.streams, pool.map(ask, settings.streams), strict=True))
         errors = [answer.error for answer in answers.values()]
         off = next((error for error in errors if isinstance(error, ClockError)), None)
         if off or all(isinstance(error, UnavailableError) for error in errors):
@@ -48,13 +55,13 @@ def check_api(settings: Settings) -> Iterator[Finding]:
             return
         yield ok("api", settings.api_url)
         yield _clock(next(filter(None, (answer.client.clock_offset for answer in answers.values())), None))
-        answers |= zip(others, pool.map(ask, others), strict=True)
         by_token: dict[str, dict[Stream, Answer]] = {}
         for stream, answer in answers.items():
             by_token.setdefault(settings.account(stream.account_id).token_name, {})[stream] = answer
-        tokens = {name: guarded("token", partial(_token, name, its)) for name, its in by_token.items()}
+        tokens = dict(zip(by_token, pool.map(_token, by_token, by_token.values()), strict=True))
     yield from _shortened(list(tokens.values()), "tokens are known to the API")
-    yield from (_budget(name, len(its), settings.poll_interval_seconds) for name, its in by_token.items())
+    budgets = [_budget(name, len(its), settings.poll_interval_seconds) for name, its in by_token.items()]
+    yield from _shortened(budgets, "tokens have requests enough for their polls")
     known = [its for name, its in by_token.items() if tokens[name].status != "fail"]
     accounts = [_account(stream, answer.error) for its in known for stream, answer in its.items()]
     yield from _shortened(accounts, "accounts and versions can be read")
@@ -109,10 +116,18 @@ def _clock(offset: timedelta | None) -> Finding:
 
 
 def _token(name: str, answers: Mapping[Stream, Answer]) -> Finding:
-    """Whether it is a token at all; where an account was read, it is."""
+    """Whether it is a token at all; where an account was read it is, and only a refusal is a reason to ask."""
     stream, answer = next(iter(answers.items()))
-    if all(answer.error for answer in answers.values()) and not answer.client.knows_token(stream.account_id):
-        return Finding("fail", "token", "the API does not know this token", f"copy {name} again")
+    if not all(isinstance(answer.error, RefusedError) for answer in answers.values()):
+        if all(answer.error for answer in answers.values()):
+            return Finding("warn", "token", f"{name}: none of its accounts was read, nor was it refused")
+        return ok("token", f"{name} is known to the API")
+    try:
+        if not answer.client.knows_token(stream.account_id):
+            return Finding("fail", "token", f"{name}: the API does not know this token", f"copy {name} again")
+    except AuditLogsError as error:
+        finding = failed("token", error)
+        return finding._replace(found=f"{name}: {finding.found}")
     return ok("token", f"{name} is known to the API")
 
 

@@ -5,6 +5,7 @@ an account nor a destination that is down or slow holds back another. What is to
 """
 
 import math
+import random
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from sources.cloudflare_audit_logs import Batch, Stream
+from sources.cloudflare_audit_logs.budget import Budgets
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError, RefusedError
 from sources.cloudflare_audit_logs.streams import Window
 
@@ -24,7 +26,7 @@ from .destination import Destination
 from .logs import log
 from .measurements import LoadedStep
 from .passes import Load, Pass
-from .readers import Readers
+from .readers import DOUBTFUL, Readers
 from .reading import DEFAULT_LIMITS, FetchPages, Step, StepLimits, StreamReading
 from .reconciler import Reconciler
 from .report import Report
@@ -48,6 +50,9 @@ TASK_DEADLINE_SECONDS = 900
 """A load that takes longer hangs (an error that dlt cannot see): the process ends, and the next one goes on."""
 
 
+_SOON_SECONDS = 0.02
+
+
 class Loop:
     """Polls all streams for all destinations. `stop` ends it after the loads in hand."""
 
@@ -58,6 +63,7 @@ class Loop:
         destinations: Sequence[Destination],
         report: Report,
         *,
+        budgets: Budgets,
         clock: Callable[[], datetime],
         stop: threading.Event,
         on_progress: Callable[[Report], None] = lambda _: None,
@@ -69,7 +75,7 @@ class Loop:
         self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
         self._started = clock()
         self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
-        self._reconciler = Reconciler(settings, clock, stop, report.traffic)
+        self._reconciler = Reconciler(settings, clock, stop, report.traffic, budgets)
         self._workers: Workers[Destination | Reconciler, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
         self._readers: Readers[tuple[Pass, Stream]] = Readers()
         self._passes: list[Pass] = []
@@ -103,7 +109,7 @@ class Loop:
                     return
                 else:
                     self._on_progress(self._report)
-                    self._stop.wait(max(0, self._next_poll - time.monotonic()))
+                    self._stop.wait(_SOON_SECONDS if once else max(0, self._next_poll - time.monotonic()))
         self._collect()
         self._account_failures.tell(at_once=True)
 
@@ -278,7 +284,7 @@ class Loop:
         for group, its_windows in shared.items():
             loads: dict[Destination, Load] = {d: d.load_late if is_sweep else d.load for d in group}
             entry = Pass(
-                its_windows, self._open_reading, self._token_of, loads, self._limits, begun=now, is_sweep=is_sweep
+                its_windows, self._open_reading, self._queue_of, loads, self._limits, begun=now, is_sweep=is_sweep
             )
             self._passes.append(entry)
 
@@ -288,6 +294,10 @@ class Loop:
 
     def _token_of(self, stream: Stream) -> str:
         return self._settings.account(stream.account_id).token_name
+
+    def _queue_of(self, stream: Stream) -> str:
+        """A token's streams wait for each other; so do those that failed last, whatever their token."""
+        return DOUBTFUL if stream in self._report.accounts_failed else self._token_of(stream)
 
     def _poll_windows(
         self,
@@ -357,7 +367,8 @@ class Loop:
     def _note_failure(self, stream: Stream, error: AccountError, seconds: float) -> None:
         """Leaves an account alone for a while, the longer it took to fail; and those of a token that is shut out."""
         self._report.accounts_failed[stream] = error
-        wait = min(FAILED_PAUSE_FACTOR * seconds, self._settings.backoff_max_seconds)
+        # Not all of those that failed together are to come back together.
+        wait = min(FAILED_PAUSE_FACTOR * seconds * random.uniform(1, 1.5), self._settings.backoff_max_seconds)  # noqa: S311  # no secret
         if isinstance(error, RateLimitedError):
             wait = (error.until - self._clock()).total_seconds()
             self._shut_out(self._token_of(stream), error, wait)

@@ -26,7 +26,7 @@ class Pass:
         self,
         windows: Mapping[Stream, Window],
         open_reading: Callable[[Stream, Window, StepLimits], StreamReading],
-        token_of: Callable[[Stream], str],
+        queue_of: Callable[[Stream], str],
         loads: dict[Destination, Load],
         limits: StepLimits,
         *,
@@ -35,12 +35,12 @@ class Pass:
     ) -> None:
         self.loads, self.begun, self.is_sweep = loads, begun, is_sweep
         """How each destination that takes part loads its steps."""
-        self._token_of, self._limits = token_of, limits
+        self._queue_of, self._limits = queue_of, limits
         self._limits_of_part = limits.shared_by(min(len(windows), THREADS))
         self._readings = {s: open_reading(s, window, self._limits_of_part) for s, window in windows.items()}
         self._reading: set[Stream] = set()
         self._waiting: dict[str, deque[Stream]] = {}
-        """To be read on, by token."""
+        """To be read on, by queue: a token's streams are in one."""
         for stream in windows:
             self._queue(stream)
         self.created = time.monotonic()
@@ -120,4 +120,4 @@ class Pass:
         return step
 
     def _queue(self, stream: Stream) -> None:
-        self._waiting.setdefault(self._token_of(stream), deque()).append(stream)
+        self._waiting.setdefault(self._queue_of(stream), deque()).append(stream)

@@ -15,6 +15,12 @@ THREADS_OF_A_TOKEN = 4
 """A token has 4 requests a second, which these send; those of a token that gets no answers are all that it holds up."""
 
 
+DOUBTFUL = "failed last"
+"""The name of the queue of accounts that failed when they were read last."""
+THREADS_OF_DOUBTFUL = 8
+"""However many do not answer, the others have three quarters of the readers."""
+
+
 class Read(NamedTuple, Generic[Subject]):
     """A reading that came to its end."""
 
@@ -25,7 +31,7 @@ class Read(NamedTuple, Generic[Subject]):
 
 
 class Readers(Generic[Subject]):
-    """Reads for whoever asks, as long as there is room. Leaving the context waits for what is in hand."""
+    """Reads for whoever asks, as long as there is room. Leaving the context waits for nobody."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, "reader")
@@ -36,7 +42,7 @@ class Readers(Generic[Subject]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._executor.shutdown()
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     @property
     def futures(self) -> list["Future[Any]"]:
@@ -50,7 +56,7 @@ class Readers(Generic[Subject]):
 
     def have_room_for(self, token_name: str) -> bool:
         """Whether one may read with this token."""
-        return self._of_token[token_name] < THREADS_OF_A_TOKEN
+        return self._of_token[token_name] < (THREADS_OF_DOUBTFUL if token_name == DOUBTFUL else THREADS_OF_A_TOKEN)
 
     def submit(self, token_name: str, subject: Subject, read: Callable[[], Any]) -> None:
         """Begins to read."""

@@ -32,6 +32,9 @@ SHARE_OF_INTERVAL = 0.25
 """Of the time between two polls is spent on comparing, if so much is due: 12,000 stretches a day, which 1,000 accounts
 have, take 78 ms of CPU and a request each."""
 
+SHARE_OF_BUDGET = 0.9
+"""Of the loop's: the polls go on where comparing stops."""
+
 LONGEST_SECONDS = 60
 """However rare the polls are."""
 
@@ -50,10 +53,13 @@ class Reconciler:
 
     name = "reconciler"
 
-    def __init__(self, settings: Settings, clock: Clock, stop: threading.Event, traffic: Traffic) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, stop: threading.Event, traffic: Traffic, budgets: Budgets
+    ) -> None:
+        """It takes what the polls leave of their budgets, but for a tenth."""
         self._settings = replace(settings, max_retries=0)
         self._clock, self._stop, self._traffic = clock, stop, traffic
-        self._budgets = Budgets(patience_seconds=_PATIENCE_SECONDS)
+        self._budgets = Budgets(share=SHARE_OF_BUDGET, patience_seconds=_PATIENCE_SECONDS, beside=budgets)
         self._next = 0.0
         self._turn: list[Stream] = []
         """Who is compared next comes first."""

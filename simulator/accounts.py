@@ -33,6 +33,7 @@ def write_accounts(file: Path, account_ids: Iterable[str], *, with_tokens: bool)
 
 
 def _write_private(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.touch(mode=0o600)
     file.chmod(0o600)
     file.write_text(text)

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.report import Report
 from simulator.api import Api, Fault
-from sources.cloudflare_audit_logs.budget import Budget
+from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budget, Budgets
 from sources.cloudflare_audit_logs.errors import UnavailableError
 
 from .conftest import Finished, Stores
@@ -205,3 +205,33 @@ def test_the_budget_is_shared_by_threads() -> None:
     assert not clock.slept
     budget.wait(clock.sleep)
     assert sum(clock.slept) == 300
+
+
+def test_comparisons_leave_the_polls_their_part_of_one_count() -> None:
+    """What the loop sends counts for both; the polls go on where the comparisons stop."""
+    polls = Budgets(share=LOOP_SHARE, kept_back=LOOP_KEPT_BACK)
+    comparisons = Budgets(share=0.9, patience_seconds=10, beside=polls)
+    for _ in range(972):  # nine tenths of nine tenths of 1,200
+        polls.of("token").wait(time.sleep)
+
+    with pytest.raises(UnavailableError, match="spent"):
+        comparisons.of("token").wait(time.sleep)
+    comparisons.of("another").wait(time.sleep)
+    for _ in range(1_080 - 972):
+        polls.of("token").wait(time.sleep)
+
+    def stop(seconds: float) -> None:
+        raise TimeoutError(seconds)
+
+    with pytest.raises(TimeoutError):
+        polls.of("token").wait(stop)
+
+
+def test_polls_keep_back_what_may_be_under_way() -> None:
+    """When the API says that nearly nothing is left, the requests that are on their way need it."""
+    clock = Clock()
+    budget = Budget(clock=clock, share=LOOP_SHARE, kept_back=LOOP_KEPT_BACK)
+    for left, waits in ((13, 0), (12, 1)):
+        budget.note({"Ratelimit": f'"default";r={left};t=42', "Ratelimit-Policy": '"default";q=1200;w=300'})
+        budget.wait(clock.sleep)
+        assert len(clock.slept) == waits

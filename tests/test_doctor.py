@@ -293,3 +293,20 @@ def test_a_token_with_too_many_accounts_is_told(command: Command) -> None:
 
     assert "CLOUDFLARE_API_TOKEN: 1,000 requests in 5 minutes to poll 100 accounts and versions, of 1,200" in done.out
     assert "(POLL_INTERVAL_SECONDS=36 or more, or tokens of their own: docs/scale.md)" in done.out
+
+
+@pytest.mark.integration
+def test_accounts_that_do_not_answer_hide_none_that_does(command: Command, api: Api) -> None:
+    """However many stand before it; what they lack is no token."""
+    hanging = [f"{number:032x}" for number in range(7)]
+    api.faults += [Fault(account_id=account, latency_seconds=60, times=None) for account in hanging]
+
+    done = command(
+        DOCTOR,
+        "--json",
+        CLOUDFLARE_ACCOUNT_ID=",".join([*hanging, ACCOUNT]),
+        CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="1",
+    )
+
+    assert (done.code, _checks(done, "fail")) == (1, ["account"] * 7), done.out
+    assert {"api", "clock", "token", "account"} <= set(_checks(done, "ok"))

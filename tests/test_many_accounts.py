@@ -90,3 +90,34 @@ def test_a_loop_polls_the_others_at_every_interval_whatever_some_accounts_do(
     assert min(pauses) >= timedelta(seconds=5.9)
     assert min(counts[account] for account in others) >= 3
     assert max(counts.values()) <= seconds / 2 + 5
+
+
+def test_accounts_that_do_not_answer_leave_readers_to_the_others(
+    api: Api, environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    """More of them than there are readers: once they are known for it, the others keep their pace."""
+    accounts = account_ids_of(44)
+    hanging, others = accounts[:40], accounts[40:]
+    write_accounts(tmp_path / "accounts.toml", accounts, with_tokens=True)
+    api.world.account_ids |= set(accounts)
+    api.tokens = {token_of(account): {account} for account in accounts}
+    api.faults += [Fault(account_id=account, latency_seconds=60, times=None) for account in hanging]
+    several = {
+        "ACCOUNTS_FILE": str(tmp_path / "accounts.toml"),
+        "CLOUDFLARE_ACCOUNT_ID": "",
+        "CLOUDFLARE_API_TOKEN": "",
+        "CLOUDFLARE_MAX_RETRIES": "0",
+        "CLOUDFLARE_REQUEST_TIMEOUT_SECONDS": "4",
+        "POLL_INTERVAL_SECONDS": "1",
+        "SWEEP_INTERVAL_SECONDS": "0",
+    }
+
+    with watched_loop(environment, tmp_path, **several):
+        wait_until(lambda: len({request.account_id for request in api.requests}) == len(accounts), 60)
+        known = len(api.requests)
+        wait_until(lambda: sum(request.account_id in hanging for request in api.requests[known:]) > 40, 120)
+        asked = list(api.requests[known:])
+
+    for account in others:
+        polls = [request.at for request in asked if request.account_id == account]
+        assert max(after - before for before, after in pairwise(polls)) < timedelta(seconds=3.5)

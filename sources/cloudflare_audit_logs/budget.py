@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from .errors import UnavailableError
 
@@ -24,10 +25,24 @@ KEPT_BACK = 0.25
 """Of the quota: when the API says that no more than this is left, we wait until it counts anew."""
 
 LOOP_SHARE = 0.9
-"""What the loop may send when nobody else does: it is slowed down before the token is shut out. It keeps back nothing:
-that is left to it by the others."""
+"""What the loop may send, its comparisons included: it is slowed down before the token is shut out."""
+
+LOOP_KEPT_BACK = 0.01
+"""It goes on with what others keep back, but for the few requests that are under way when it is told."""
 
 _ITEM = re.compile(r";\s*([a-z]+)=(\d+)")
+
+
+@dataclass
+class Sent:
+    """What was sent with a token in the last 5 minutes, and what the API says of it: one count for all who send."""
+
+    times: deque[float] = field(default_factory=deque)
+    quota: int = REQUESTS
+    left: float = math.inf
+    counts_anew_at: float = 0.0
+    """Until then, no more than what is left may be sent."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Budget:
@@ -40,14 +55,12 @@ class Budget:
         share: float = SHARE,
         kept_back: float = KEPT_BACK,
         patience_seconds: float = math.inf,
+        sent: Sent | None = None,
     ) -> None:
         self._clock, self._kept_back, self._patience_seconds = clock, kept_back, patience_seconds
+        self.sent = sent or Sent()
         self.share = share
         """Of the quota; may be changed at any time."""
-        self._quota = REQUESTS
-        self._lock = threading.Lock()
-        self._sent: deque[float] = deque()
-        self._closed_until = 0.0
 
     def wait(self, sleep: Callable[[float], None]) -> None:
         """Sleeps until a request is within the budget, and counts it as sent.
@@ -63,23 +76,24 @@ class Budget:
     def note(self, headers: Mapping[str, str]) -> None:
         """Reads `Ratelimit` (requests left, seconds until they count anew) and `Ratelimit-Policy` (quota)."""
         stated, policy = numbers_in(headers.get("Ratelimit", "")), numbers_in(headers.get("Ratelimit-Policy", ""))
-        self._quota = policy.get("q", self._quota) or REQUESTS
-        if stated.get("r", math.inf) <= self._kept_back * self._quota:
-            with self._lock:
-                self._closed_until = self._clock() + min(stated.get("t", WINDOW_SECONDS), WINDOW_SECONDS)
+        with self.sent.lock:
+            self.sent.quota = policy.get("q", self.sent.quota) or REQUESTS
+            self.sent.left = stated.get("r", math.inf)
+            self.sent.counts_anew_at = self._clock() + min(stated.get("t", WINDOW_SECONDS), WINDOW_SECONDS)
 
     def _take(self) -> float:
         """Zero if a request may be sent now, which it then is; otherwise the seconds to wait."""
-        with self._lock:
+        sent = self.sent
+        with sent.lock:
             now = self._clock()
-            while self._sent and self._sent[0] <= now - WINDOW_SECONDS:
-                self._sent.popleft()
-            if self._closed_until > now:
-                return self._closed_until - now
-            requests = max(1, int(self._quota * self.share))
-            if len(self._sent) >= requests:
-                return self._sent[-requests] + WINDOW_SECONDS - now
-            self._sent.append(now)
+            while sent.times and sent.times[0] <= now - WINDOW_SECONDS:
+                sent.times.popleft()
+            if sent.left <= self._kept_back * sent.quota and sent.counts_anew_at > now:
+                return sent.counts_anew_at - now
+            requests = max(1, int(sent.quota * self.share))
+            if len(sent.times) >= requests:
+                return sent.times[-requests] + WINDOW_SECONDS - now
+            sent.times.append(now)
             return 0.0
 
 
@@ -87,9 +101,15 @@ class Budgets:
     """That of each token, or the share of it that one of several processes has. Arguments as of `Budget`."""
 
     def __init__(
-        self, *, share: float = SHARE, kept_back: float = KEPT_BACK, patience_seconds: float = math.inf
+        self,
+        *,
+        share: float = SHARE,
+        kept_back: float = KEPT_BACK,
+        patience_seconds: float = math.inf,
+        beside: "Budgets | None" = None,
     ) -> None:
-        self._lock, self._budgets = threading.Lock(), dict[str, Budget]()
+        """Those beside others count what these send as well, and have a share of theirs."""
+        self._lock, self._budgets, self._beside = threading.Lock(), dict[str, Budget](), beside
         self._whole_share = self._share = share
         self._kept_back, self._patience_seconds = kept_back, patience_seconds
 
@@ -97,8 +117,13 @@ class Budgets:
         """The one of a token; the same at every call."""
         with self._lock:
             if token_name not in self._budgets:
-                budget = Budget(share=self._share, kept_back=self._kept_back, patience_seconds=self._patience_seconds)
-                self._budgets[token_name] = budget
+                theirs = self._beside.of(token_name) if self._beside else None
+                self._budgets[token_name] = Budget(
+                    share=self._share * (theirs.share if theirs else 1),
+                    kept_back=self._kept_back,
+                    patience_seconds=self._patience_seconds,
+                    sent=theirs.sent if theirs else None,
+                )
             return self._budgets[token_name]
 
     def divide_by(self, processes: int) -> None:

@@ -20,6 +20,7 @@ from .answers import Answer, excerpt, parse_answer
 from .budget import Budget
 from .connections import Connections
 from .errors import (
+    AuditLogsError,
     BadAnswerError,
     ClockError,
     RateLimitedError,
@@ -30,7 +31,7 @@ from .errors import (
 from .traffic import NO_ANSWER, Traffic
 
 PERMISSION_HINT = (
-    'check CLOUDFLARE_API_TOKEN: it needs the permission "Account Settings: Read" on this account; '
+    'check {token_name}: it needs the permission "Account Settings: Read" on this account; '
     '"Access: Audit Logs Read" is another product\'s and does not work'
 )
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -39,6 +40,9 @@ RATE_LIMIT_BLOCK = timedelta(minutes=5)
 
 LONGEST_ANSWER = 10
 """An answer may take this many timeouts in all."""
+
+LARGEST_ANSWER = 256 * 1024 * 1024
+"""Bytes, unpacked: a page of 1,000 events has 1 to 10 MB. One that never ends would take the memory of all accounts."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 
@@ -65,9 +69,9 @@ class AuditLogsClient:
         budget: Budget | None = None,
         traffic: Traffic | None = None,
         connections: Connections | None = None,
-        token_name: str = "",
+        token_name: str = "CLOUDFLARE_API_TOKEN",  # noqa: S107  # the name of a setting
     ) -> None:
-        self._base_url, self._auth = base_url.rstrip("/"), _BearerAuth(token)
+        self._base_url, self._token, self._auth = base_url.rstrip("/"), token, _BearerAuth(token)
         self._clock, self._sleep, self._budget = clock, sleep, budget
         self._timeout_seconds, self._traffic = timeout_seconds, traffic or Traffic()
         self._token_name = token_name
@@ -101,7 +105,7 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        return self._retrying()(lambda: parse_answer(self._fetch(path, params)))
+        return self._retrying()(lambda: self._ask(path, params))
 
     def knows_token(self, account_id: str) -> bool:
         """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
@@ -122,6 +126,13 @@ class AuditLogsClient:
         if unknown_paths > 1:
             raise UnknownPathError("nothing of the API is at this address", hint="check CLOUDFLARE_API_URL")
         return False
+
+    def _ask(self, path: str, params: Mapping[str, str | int]) -> Answer:
+        try:
+            return parse_answer(self._fetch(path, params))
+        except AuditLogsError as error:  # which may quote a page that shows the request that it answers
+            error.detail = error.detail.replace(self._token, "[the token]")
+            raise
 
     def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
         if self._budget is not None:
@@ -175,7 +186,8 @@ class AuditLogsClient:
                 hint="one token has 1,200 requests in 5 minutes, shared with the dashboard",
             )
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or _MALFORMED_TOKEN in body:
-            raise RefusedError("the API refuses the token for this account", detail=said, hint=PERMISSION_HINT)
+            hint = PERMISSION_HINT.format(token_name=self._token_name)
+            raise RefusedError("the API refuses the token for this account", detail=said, hint=hint)
         if status == HTTPStatus.NOT_FOUND:
             hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"
             raise UnknownPathError("the API does not know this account", detail=said, hint=hint)
@@ -197,11 +209,14 @@ class AuditLogsClient:
 
 def _read(response: requests.Response, give_up_at: float) -> bytes:
     """The body, unless it trickles: the timeout of requests is for each packet, and would never come."""
-    chunks = []
+    chunks, size = [], 0
     while chunk := response.raw.read1(decode_content=True):
         chunks.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_ANSWER:
+            raise BadAnswerError("the API's answer does not end", detail=f"{size:,} bytes so far")
         if time.monotonic() > give_up_at:
-            raise UnavailableError("the API takes too long to answer", detail=f"{sum(map(len, chunks))} bytes so far")
+            raise UnavailableError("the API takes too long to answer", detail=f"{size} bytes so far")
     if response.raw.length_remaining:
         raise UnavailableError("the API's answer was cut off", detail=f"{response.raw.length_remaining} bytes missing")
     return b"".join(chunks)

@@ -226,6 +226,15 @@ def test_a_shard_without_an_account_stands_by(api: Api, running: RunLoop, enviro
     assert api.requests == []
 
 
+def test_a_single_poll_of_a_shard_without_an_account_ends_well(command: Command, environment: dict[str, str]) -> None:
+    """There is nothing to sweep or to compare either."""
+    environment["CLOUDFLARE_ACCOUNT_ID"] = ACCOUNTS[0]
+
+    done = command(RUN, "--once", "--shard", "2/3", RECONCILE_AFTER_HOURS="24")
+
+    assert (done.code, done.out.split(":")[0]) == (0, "0 events read"), done.err
+
+
 def test_status_doctor_dashboard_and_dlt_know_all_shards(
     api: Api, running: RunLoop, command: Command, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,3 +111,13 @@ def test_a_load_that_hangs_ends_the_process_after_a_while(
     warehouse_proxy.go_on()
     assert command(*ONCE).code == 0
     assert len(stores.warehouse_ids()) == 2
+
+
+def test_a_signal_while_an_account_does_not_answer_ends_well_at_once(api: Api, environment: Mapping[str, str]) -> None:
+    """What it would answer is not needed."""
+    api.faults.append(Fault(latency_seconds=60, times=None))
+    with process_of(environment, "pipelines/run.py") as process:
+        wait_until(lambda: bool(api.requests))
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == 0

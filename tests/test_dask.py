@@ -27,7 +27,7 @@ BOTH = f"{ACCOUNT},{OTHER_ACCOUNT}"
 SESSIONS = "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name LIKE 'audit-pipeline/{pid}@%'"
 
 
-@pytest.mark.parametrize("lake", ["folder", "bucket"])
+@pytest.mark.parametrize("lake", ["folder", pytest.param("bucket", marks=pytest.mark.long)])
 def test_a_cluster_does_what_a_pool_of_threads_does(
     api: Api,
     command: Command,
@@ -67,6 +67,7 @@ def test_a_cluster_does_what_a_pool_of_threads_does(
     assert sessions == [[{"n": 0}]] * 2
 
 
+@pytest.mark.long
 def test_the_accounts_that_are_broken_are_named_and_the_others_complete(
     api: Api, command: Command, stores: Stores, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_unit_that_fails_on_its_worker_is_named_and_the_others_go_on(
     assert {row["account_id"] for row in stores.query(REHYDRATED)} == {OTHER_ACCOUNT}
 
 
+@pytest.mark.long
 def test_all_workers_together_send_what_one_token_may(api: Api, environment: dict[str, str], tmp_path: Path) -> None:
     """600 requests in 5 minutes, whatever there is to do: half of what the API states."""
     environment |= {"CLOUDFLARE_PER_PAGE": "1", "CLOUDFLARE_ACCOUNT_ID": BOTH}
@@ -169,10 +171,10 @@ def test_no_secret_reaches_the_scheduler_or_a_log(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"PG_SCHEMA": "elsewhere"}, r"schema elsewhere there and "),
-        ({"DATA_DIR": "/nowhere"}, "the lake is file:///nowhere/lake there and "),
+        pytest.param({"PG_SCHEMA": "elsewhere"}, r"schema elsewhere there and ", marks=pytest.mark.long),
+        pytest.param({"DATA_DIR": "/nowhere"}, "the lake is file:///nowhere/lake there and ", marks=pytest.mark.long),
         ({"CLOUDFLARE_API_TOKEN": ""}, "CLOUDFLARE_API_TOKEN is missing"),
-        ({"PG_HOST": ""}, "PG_PORT has no effect without PG_HOST"),
+        pytest.param({"PG_HOST": ""}, "PG_PORT has no effect without PG_HOST", marks=pytest.mark.long),
     ],
 )
 def test_a_worker_with_other_settings_is_told_before_anything_is_done(
@@ -205,6 +207,7 @@ def test_a_scheduler_that_is_not_there_is_told(command: Command, tmp_path: Path)
     assert seconds < 45
 
 
+@pytest.mark.long
 def test_ctrl_c_and_a_lost_scheduler_end_in_bounded_time(
     api: Api, environment: dict[str, str], command: Command, stores: Stores, tmp_path: Path
 ) -> None:
@@ -238,6 +241,7 @@ def test_ctrl_c_and_a_lost_scheduler_end_in_bounded_time(
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.long
 def test_a_cluster_with_tls_is_reached_with_a_certificate_alone(
     api: Api, command: Command, stores: Stores, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -264,6 +268,7 @@ def test_a_cluster_with_tls_is_reached_with_a_certificate_alone(
     assert (stranger.code, len(stranger.err.splitlines())) == (2, 1), stranger.err
 
 
+@pytest.mark.long
 def test_other_versions_on_a_worker_are_told(command: Command, environment: dict[str, str], tmp_path: Path) -> None:
     """Which worker, which package, which versions."""
     preload = ["--no-nanny", "--preload", "tests.faults.other_version"]

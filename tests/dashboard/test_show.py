@@ -22,7 +22,7 @@ LOGO = "https://dlthub.com/docs/img/dlthub-logo.png"
 DLT = str(Path(sys.executable).with_name("dlt"))
 
 
-@pytest.mark.parametrize("store", ["warehouse", "lake", "bucket"])
+@pytest.mark.parametrize("store", ["warehouse", pytest.param("lake", marks=pytest.mark.long), "bucket"])
 def test_dlts_dashboard_shows_state_and_data(
     api: Api,
     poll: Callable[..., Report],

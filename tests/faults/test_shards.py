@@ -101,6 +101,7 @@ def test_shards_load_both_stores_beside_each_other(api: Api, running: RunLoop, s
     assert schemas[0]["n"] <= 6
 
 
+@pytest.mark.long
 def test_shards_share_an_embedded_server(api: Api, running: RunLoop, command: Command, server_dir: Path) -> None:
     """They begin at the same time, on no cluster yet; who ends first does not take it from the other."""
     embedded = {

@@ -29,9 +29,10 @@ from tests.clusters import dask_cluster
 
 from .documents import Row, as_markdown, put_into
 from .lake import ACCOUNTS, EVENTS_AN_OBJECT, SERVER_OPTIONS, SINCE, TABLE, Texts
+from .processes import cpu_of, cpu_of_server
+from .servers import settings_of
 
 DOCUMENT = PROJECT_ROOT / "docs" / "scale-dask.md"
-TICKS = os.sysconf("SC_CLK_TCK")
 SPENT = 0.9
 """Of the cores: who has used so much of them had no more to use."""
 
@@ -58,11 +59,7 @@ class Bench:
             **os.environ,
             "CLOUDFLARE_ACCOUNT_ID": ",".join(ACCOUNTS),
             "DATA_DIR": str(folder),
-            "PG_HOST": server.host,
-            "PG_PORT": str(server.port),
-            "PG_DATABASE": server.database,
-            "PG_USER": server.user,
-            "PG_PASSWORD": server.password,
+            **settings_of(server),
         }
 
     def make_lake(self) -> None:
@@ -81,11 +78,11 @@ class Bench:
             self._rehydrate(cluster.url, "--dry-run")
             self._empty()
             pids = [worker.pid for worker in cluster.workers]
-            before, cpu_before = (self._postgres_cpu(), sum(map(_cpu_of, pids))), os.times()
+            before, cpu_before = (cpu_of_server(self._postmaster), sum(map(cpu_of, pids))), os.times()
             begun = time.perf_counter()
             self._rehydrate(cluster.url)
             wall = time.perf_counter() - begun
-            postgres, crew = self._postgres_cpu() - before[0], sum(map(_cpu_of, pids)) - before[1]
+            postgres, crew = cpu_of_server(self._postmaster) - before[0], sum(map(cpu_of, pids)) - before[1]
             after = os.times()
         client = after.children_user + after.children_system - cpu_before.children_user - cpu_before.children_system
         return Run(wall, postgres, crew, client)
@@ -104,10 +101,6 @@ class Bench:
             connection.autocommit = True
             cursor.execute(f"TRUNCATE {TABLE}")
             cursor.execute("CHECKPOINT")
-
-    def _postgres_cpu(self) -> float:
-        children = Path(f"/proc/{self._postmaster}/task/{self._postmaster}/children").read_text().split()
-        return _cpu_of(self._postmaster, with_ended=True) + sum(_cpu_of(int(pid)) for pid in children)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,14 +148,6 @@ def _limit(run: Run, workers: int) -> str:
     if (run.postgres + run.workers) / run.wall >= SPENT * workers:
         return f"the workers' threads, which mostly {'wait for PostgreSQL' if most == 'PostgreSQL' else 'compute'}"
     return f"neither: {cores - busy:.1f} cores were idle (disk, start, or other work on this host)"
-
-
-def _cpu_of(pid: int, *, with_ended: bool = False) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0.0
-    return sum(map(int, fields[11 : 15 if with_ended else 13])) / TICKS
 
 
 if __name__ == "__main__":

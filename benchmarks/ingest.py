@@ -30,6 +30,8 @@ from pipelines.settings import PROJECT_ROOT, PostgresSettings
 from tests.conftest import seaweed
 
 from .documents import Row, as_markdown, put_into
+from .processes import cpu_of, cpu_of_server
+from .servers import settings_of
 
 DOCUMENT = PROJECT_ROOT / "docs" / "benchmarks.md"
 ACCOUNT, IDLE_ACCOUNT = "a" * 32, "b" * 32
@@ -37,7 +39,6 @@ HOURS = 20.0
 """Over which the events are spread: fewer than a day, so that nothing is due to be compared meanwhile."""
 REPEATED = 100_000
 """Larger sizes are run once, and not on S3."""
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,13 @@ class Bench:
             "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
             "INITIAL_CHECKPOINT": self.since.isoformat(),
             "DATA_DIR": str(folder),
-            "PG_HOST": self.server.host,
-            "PG_PORT": str(self.server.port),
-            "PG_DATABASE": self.server.database,
-            "PG_USER": self.server.user,
-            "PG_PASSWORD": self.server.password,
+            **settings_of(self.server),
         }
         return {**os.environ, **own, **changes}
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> Cost:
         """Runs a command to its end."""
-        before, api_before = self.server_cpu(), _cpu_of(self._api_pid)
+        before, api_before = self.server_cpu(), cpu_of(self._api_pid)
         begun = time.perf_counter()
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
@@ -115,7 +112,7 @@ class Bench:
             msg = f"{command} ended with {process.returncode}: {text[-2000:]}"
             raise RuntimeError(msg)
         client = usage.ru_utime + usage.ru_stime
-        server, api = self.server_cpu() - before, _cpu_of(self._api_pid) - api_before
+        server, api = self.server_cpu() - before, cpu_of(self._api_pid) - api_before
         return Cost(wall, client, server, api, usage.ru_maxrss / 1024, text)
 
     def ours(self, **changes: str) -> Cost:
@@ -135,17 +132,8 @@ class Bench:
         urlopen(Request(f"{self.url}/add", body)).close()  # noqa: S310  # our own server
 
     def server_cpu(self) -> float:
-        """Of the postmaster, its children, and those that have ended."""
-        children = Path(f"/proc/{self._postmaster}/task/{self._postmaster}/children").read_text().split()
-        return _cpu_of(self._postmaster, with_ended=True) + sum(_cpu_of(int(pid)) for pid in children)
-
-
-def _cpu_of(pid: int, *, with_ended: bool = False) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0.0
-    return sum(map(int, fields[11 : 15 if with_ended else 13])) / TICKS
+        """Seconds that PostgreSQL has taken."""
+        return cpu_of_server(self._postmaster)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -226,22 +214,22 @@ def _cycles(bench: Bench) -> Iterator[Row]:
     }
     with _loop(environment, POLL_INTERVAL_SECONDS="0.5") as pid:
         time.sleep(6)
-        before = _cpu_of(pid)
+        before = cpu_of(pid)
         time.sleep(20)
-        idle = (_cpu_of(pid) - before) / 40
+        idle = (cpu_of(pid) - before) / 40
         yield {"what": "idle cycle, two accounts, CPU (ms)", "median": f"{idle * 1000:.0f}"}
     with _loop(environment, POLL_INTERVAL_SECONDS="2") as pid:
         time.sleep(5)
         costs, delays = [], []
         for _ in tqdm(range(15), desc="cycles", leave=False):
-            before, rows = _cpu_of(pid), bench.query("SELECT count(*) FROM audit_logs")
+            before, rows = cpu_of(pid), bench.query("SELECT count(*) FROM audit_logs")
             bench.happen(ACCOUNT, 10)
             happened = time.perf_counter()
             while bench.query("SELECT count(*) FROM audit_logs") < rows + 10:
                 time.sleep(0.02)
             delays.append(time.perf_counter() - happened)
             time.sleep(2.5)
-            costs.append(_cpu_of(pid) - before)
+            costs.append(cpu_of(pid) - before)
     yield {
         "what": "cycle with 10 new events, both stores, CPU (ms)",
         "median": f"{statistics.median(costs) * 1000:.0f}",

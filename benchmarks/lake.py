@@ -46,6 +46,7 @@ from tests.conftest import Bucket as S3Bucket
 from tests.conftest import seaweed
 
 from .documents import Row, as_markdown, put_into
+from .servers import settings_of
 
 DOCUMENT = PROJECT_ROOT / "docs" / "lake.md"
 EVENTS_AN_OBJECT = 1_000
@@ -153,11 +154,7 @@ def _configure(server: PostgresSettings, folder: Path, lake: Mapping[str, str]) 
         {
             "CLOUDFLARE_ACCOUNT_ID": ",".join(ACCOUNTS),
             "DATA_DIR": str(folder),
-            "PG_HOST": server.host,
-            "PG_PORT": str(server.port),
-            "PG_DATABASE": server.database,
-            "PG_USER": server.user,
-            "PG_PASSWORD": server.password,
+            **settings_of(server),
             **lake,
         }
     )

@@ -24,6 +24,7 @@ from simulator.quota import largest_burst
 
 from .documents import Row, as_markdown, put_into
 from .processes import descendants_of, peak_memory_of
+from .servers import settings_of
 from .simulated import Asked, Simulated, cycle_seconds, longest_wait_seconds, polls_of, seconds_between, simulated
 from .watched_loop import Watched, give_up_after, looping
 
@@ -184,11 +185,7 @@ def _environment(api: Simulated, server: PostgresSettings, folder: Path) -> dict
         "ACCOUNTS_FILE": str(api.accounts_file),
         "INITIAL_CHECKPOINT": (datetime.now(UTC) - timedelta(days=21)).isoformat(),
         "DATA_DIR": str(folder),
-        "PG_HOST": server.host,
-        "PG_PORT": str(server.port),
-        "PG_DATABASE": server.database,
-        "PG_USER": server.user,
-        "PG_PASSWORD": server.password,
+        **settings_of(server),
     }
 
 

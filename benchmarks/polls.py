@@ -15,6 +15,8 @@ from simulator.api import Api
 from simulator.server import serving
 from simulator.world import Plan, World, build_world
 
+from .servers import settings_of
+
 ACCOUNT = "0f9e8d7c6b5a49382716f5e4d3c2b1a0"
 TOKEN = "simulated"  # noqa: S105  # of the simulator
 BETWEEN_POLLS = timedelta(minutes=20)
@@ -34,11 +36,7 @@ class Poller:
             "DATA_DIR": str(folder),
             "SWEEP_INTERVAL_SECONDS": "0",
             "RECONCILE_AFTER_HOURS": "0",
-            "PG_HOST": server.host,
-            "PG_PORT": str(server.port),
-            "PG_DATABASE": server.database,
-            "PG_USER": server.user,
-            "PG_PASSWORD": server.password,
+            **settings_of(server),
             "PG_SCHEMA": schema,
         }
 

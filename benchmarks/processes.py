@@ -1,8 +1,11 @@
-"""What the kernel says of other processes: their children, and the most memory that they had."""
+"""What the kernel says of other processes: their children, their CPU, and the most memory that they had."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def descendants_of(pid: int) -> Iterator[int]:
@@ -20,3 +23,18 @@ def peak_memory_of(pid: int) -> int:
     except FileNotFoundError:
         return 0
     return int(found[1]) * 1024 if found else 0
+
+
+def cpu_of(pid: int, *, with_ended: bool = False) -> float:
+    """Seconds, with those of its children that have ended if told to; zero of a process that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return sum(map(int, fields[11 : 15 if with_ended else 13])) / TICKS
+
+
+def cpu_of_server(postmaster: int) -> float:
+    """Seconds of PostgreSQL: of the postmaster, its children, and those that have ended."""
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    return cpu_of(postmaster, with_ended=True) + sum(cpu_of(int(pid)) for pid in children)

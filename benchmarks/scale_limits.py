@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from pipelines.readers import THREADS, THREADS_OF_A_TOKEN
+from pipelines.readers import THREADS, THREADS_OF_A_QUEUE
 from pipelines.reconciler import LONGEST_SECONDS, SHARE_OF_INTERVAL
 from sources.cloudflare_audit_logs.budget import LOOP_SHARE, REQUESTS, WINDOW_SECONDS
 
@@ -33,7 +33,7 @@ def limits_of(size: Size, plan: Plan, need: Need, comparison_seconds: float) -> 
     in_loop = need.stretches if plan.compares_in_loop else 0.0
     comparing = min(SHARE_OF_INTERVAL, LONGEST_SECONDS / plan.poll_seconds)
     tokens = min(plan.tokens, size.accounts)
-    readers = min(THREADS * plan.processes, THREADS_OF_A_TOKEN * tokens)
+    readers = min(THREADS * plan.processes, THREADS_OF_A_QUEUE * tokens)
     return {
         "a token's requests": need.requests / DAY * WINDOW_SECONDS / tokens / (LOOP_SHARE * REQUESTS),
         "waiting for the API": need.requests / DAY * API_REQUEST_SECONDS / readers,

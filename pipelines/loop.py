@@ -5,19 +5,17 @@ an account nor a destination that is down or slow holds back another. What is to
 """
 
 import math
-import random
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from sources.cloudflare_audit_logs import Batch, Stream
 from sources.cloudflare_audit_logs.budget import Budgets
-from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError, RefusedError
+from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.streams import Window
 
 from .account_failures import AccountFailures
@@ -25,30 +23,21 @@ from .api import StopRequestedError
 from .destination import Destination
 from .logs import log
 from .measurements import LoadedStep
+from .pass_plan import Group, PassPlan
 from .passes import Load, Pass
+from .pauses import Pauses
 from .readers import DOUBTFUL, Readers
 from .reading import DEFAULT_LIMITS, FetchPages, Step, StepLimits, StreamReading
 from .reconciler import Reconciler
 from .report import Report
 from .settings import Settings
-from .sweep import SweepPlan
 from .workers import Workers
-
-REFUSED_PAUSE_SECONDS = 300
-"""How long an account is left alone that the API refuses: only an operator can mend it."""
-
-FAILED_PAUSE_FACTOR = 2
-"""An account that failed is left alone for so many times as long as that took: it may hold a third of a reader."""
-
-SHARED_SPREAD = timedelta(hours=1)
-"""Destinations whose windows start this close together share a reading; one that is further behind reads for itself."""
 
 PATIENCE_SECONDS = 10
 """How long one destination waits for another, to open or to load, before it goes on without."""
 
 TASK_DEADLINE_SECONDS = 900
 """A load that takes longer hangs (an error that dlt cannot see): the process ends, and the next one goes on."""
-
 
 _SOON_SECONDS = 0.02
 
@@ -73,8 +62,8 @@ class Loop:
         self._report = report
         self._settings, self._fetch_pages, self._destinations = settings, fetch_pages, destinations
         self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
-        self._started = clock()
-        self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
+        self._plan = PassPlan(settings, destinations, clock())
+        self._pauses = Pauses(settings)
         self._reconciler = Reconciler(settings, clock, stop, report.traffic, budgets)
         self._workers: Workers[Destination | Reconciler, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
         self._readers: Readers[tuple[Pass, Stream]] = Readers()
@@ -83,9 +72,6 @@ class Loop:
         self._due: set[Destination] = set()
         """Called to a poll that they have not begun yet."""
         self._sweep_is_due = self._sweep_may_step = self._reconcile_is_due = False
-        self._paused: dict[Stream | Destination | str, float] = {}
-        """Streams, destinations and tokens that are left alone, and until when."""
-        self._failures: Counter[Destination] = Counter()
         self._account_failures = AccountFailures()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
@@ -116,18 +102,17 @@ class Loop:
     def _begin_reading(self) -> None:
         """Gives the readers that are free something to read, of each pass in turn."""
         while self._readers.have_room and (found := self._next_reading()):
-            token_name, subject, read = found
-            self._readers.submit(token_name, subject, read)
+            self._readers.submit(*found)
 
     def _next_reading(self) -> tuple[str, tuple[Pass, Stream], Callable[[], Any]] | None:
         for entry in self._passes:
             if entry.wants_to_read and (self._sweep_may_step or not entry.is_sweep):
                 found = entry.next_reading(self._readers.have_room_for)
                 if found is not None:
-                    token_name, stream, read = found
+                    queue, stream, read = found
                     self._passes.remove(entry)
                     self._passes.append(entry)
-                    return token_name, (entry, stream), read
+                    return queue, (entry, stream), read
         return None
 
     def _collect_parts(self) -> bool:
@@ -207,7 +192,7 @@ class Loop:
         if not self._due:
             self._called_at = time.monotonic()
         for destination in self._destinations:
-            if self._is_paused(destination) or self._cannot_begin(destination):
+            if self._pauses.include(destination) or self._cannot_begin(destination):
                 continue
             self._due.add(destination)
             if not destination.is_open and not self._workers.is_busy(destination):
@@ -232,12 +217,13 @@ class Loop:
         ready = {d for d in self._due if not self._lets_wait(d)}
         if ready and (ready == self._due or time.monotonic() > self._called_at + PATIENCE_SECONDS):
             self._due -= ready
-            now, polled = self._clock(), self._in_poll
-            self._begin({s: self._poll_windows(ready, s, now, polled) for s in self._streams}, now, is_sweep=False)
+            now = self._clock()
+            self._begin(self._plan.polls(self._streams, ready, self._in_poll, now), now, is_sweep=False)
         elif self._sweep_is_due and self._is_quiet and not any(entry.is_sweep for entry in self._passes):
             self._sweep_is_due = False
             now, in_poll = self._clock(), {stream for _, stream in self._in_poll}
-            self._begin({s: self._sweep_windows(s, now) for s in self._streams if s not in in_poll}, now, is_sweep=True)
+            streams = [stream for stream in self._streams if stream not in in_poll]
+            self._begin(self._plan.sweeps(streams, now), now, is_sweep=True)
 
     def _lets_wait(self, destination: Destination) -> bool:
         """Whether it is being opened, or still loads what the only poll brought it."""
@@ -262,26 +248,13 @@ class Loop:
         """Compares hours that are due, when nothing else is."""
         if self._reconcile_is_due and self._is_quiet and not self._sweep_is_due:
             self._reconcile_is_due = False
-            begins = dict(self._held_begins())
+            begins = dict(self._plan.held_begins(self._streams))
             if begins:
                 self._workers.submit(self._reconciler, None, partial(self._reconciler.reconcile, begins))
 
-    def _held_begins(self) -> Iterator[tuple[Stream, datetime]]:
-        """The streams that every destination holds, and from when on."""
-        for stream in self._streams:
-            positions = [d.position(stream) for d in self._destinations if d.is_open]
-            if len(positions) == len(self._destinations) and None not in positions:
-                yield stream, max(position.begin for position in positions if position)
-
-    def _begin(self, windows: Mapping[Stream, Mapping[Destination, Window]], now: datetime, *, is_sweep: bool) -> None:
+    def _begin(self, windows: Mapping[Group, Mapping[Stream, Window]], now: datetime, *, is_sweep: bool) -> None:
         """One pass for each group of destinations that share a reading."""
-        shared: dict[tuple[Destination, ...], dict[Stream, Window]] = {}
-        for stream, by_destination in windows.items():
-            for group in _sharing(by_destination):
-                parts = [by_destination[d] for d in group]
-                window = Window(min(w.since for w in parts), max(w.before for w in parts))
-                shared.setdefault(group, {})[stream] = window
-        for group, its_windows in shared.items():
+        for group, its_windows in windows.items():
             loads: dict[Destination, Load] = {d: d.load_late if is_sweep else d.load for d in group}
             entry = Pass(
                 its_windows, self._open_reading, self._queue_of, loads, self._limits, begun=now, is_sweep=is_sweep
@@ -299,44 +272,11 @@ class Loop:
         """A token's streams wait for each other; so do those that failed last, whatever their token."""
         return DOUBTFUL if stream in self._report.accounts_failed else self._token_of(stream)
 
-    def _poll_windows(
-        self,
-        ready: Collection[Destination],
-        stream: Stream,
-        now: datetime,
-        polled: Collection[tuple[Destination, Stream]],
-    ) -> dict[Destination, Window]:
-        free = [d for d in self._destinations if d in ready and d.is_open and (d, stream) not in polled]
-        return {destination: self._poll_window(destination, stream, now) for destination in free}
-
-    def _poll_window(self, destination: Destination, stream: Stream, now: datetime) -> Window:
-        """From the cursor minus the lag, or from the first start's begin for a stream never seen, until now."""
-        position, lag = destination.position(stream), self._settings.safety_lag(stream)
-        if position is None:
-            return Window(self._settings.first_begin(stream, self._started), now)
-        self._sweeps.note(destination.name, stream, position.cursor)
-        # A cursor of a clock that was ahead must not close the window: the lag before now is always read.
-        return Window(min(max(position.cursor - lag, position.begin), now - lag), now)
-
-    def _sweep_windows(self, stream: Stream, now: datetime) -> dict[Destination, Window]:
-        windows = {}
-        for destination in self._destinations:
-            position = destination.position(stream) if destination.is_open else None
-            if position is not None:
-                polled_since = self._poll_window(destination, stream, now).since
-                window = self._sweeps.window(destination.name, stream, polled_since, now)
-                if window and position.begin < window.before:
-                    windows[destination] = Window(max(window.since, position.begin), window.before)
-        return windows
-
     @property
     def _streams(self) -> list[Stream]:
-        return [stream for stream in self._settings.streams if not self._is_paused(stream)]
-
-    def _is_paused(self, subject: Stream | Destination | str) -> bool:
-        if self._paused.get(subject, 0.0) > time.monotonic():
-            return True
-        return isinstance(subject, Stream) and self._is_paused(self._token_of(subject))
+        """Those that are not left alone."""
+        streams, pauses = self._settings.streams, self._pauses
+        return [s for s in streams if not pauses.include(s) and not pauses.include(self._token_of(s))]
 
     # --- what went wrong --------------------------------------------------------------------------------------------
 
@@ -351,11 +291,9 @@ class Loop:
             entry.loads.pop(destination, None)
             if not entry.loads:
                 entry.give_up()
-        self._failures[destination] += 1
-        wait = min(self._settings.backoff_max_seconds, 2.0 ** min(self._failures[destination], 10))
-        self._paused[destination] = time.monotonic() + wait
+        seconds = self._pauses.after_failure(destination)
         self._report.add_failure(destination.name, error)
-        log.error("destination.failed", destination=destination.name, error=error, retry_in_seconds=f"{wait:.0f}")
+        log.error("destination.failed", destination=destination.name, error=error, retry_in_seconds=f"{seconds:.0f}")
 
     def _abandon(self, error: AuditLogsError) -> None:
         """Gives up everything that is being read (the clock is off, say)."""
@@ -364,47 +302,32 @@ class Loop:
         self._report.stopped_by = error
         log.error("poll.abandoned", error=error)
 
-    def _note_failure(self, stream: Stream, error: AccountError, seconds: float) -> None:
-        """Leaves an account alone for a while, the longer it took to fail; and those of a token that is shut out."""
+    def _note_failure(self, stream: Stream, error: AccountError, took_seconds: float) -> None:
+        """Leaves an account alone for a while; and with it all of a token that is shut out."""
         self._report.accounts_failed[stream] = error
-        # Not all of those that failed together are to come back together.
-        wait = min(FAILED_PAUSE_FACTOR * seconds * random.uniform(1, 1.5), self._settings.backoff_max_seconds)  # noqa: S311  # no secret
-        if isinstance(error, RateLimitedError):
-            wait = (error.until - self._clock()).total_seconds()
-            self._shut_out(self._token_of(stream), error, wait)
-        elif isinstance(error, RefusedError):
-            wait = REFUSED_PAUSE_SECONDS
-        self._paused[stream] = time.monotonic() + wait
-        retry = f"in {wait:.0f} s" if wait > self._settings.poll_interval_seconds else "next poll"
+        seconds = self._pauses.seconds_after(error, took_seconds, self._clock())
+        self._pauses.pause(stream, seconds)
+        retry = f"in {seconds:.0f} s" if seconds > self._settings.poll_interval_seconds else "next poll"
         self._account_failures.note(stream, error, retry)
+        if isinstance(error, RateLimitedError):
+            self._shut_out(self._token_of(stream), error, seconds)
 
-    def _shut_out(self, token_name: str, error: RateLimitedError, wait: float) -> None:
+    def _shut_out(self, token_name: str, error: RateLimitedError, seconds: float) -> None:
         """All accounts of a token that is rate limited wait: each would only be told so, too."""
-        self._paused[token_name] = time.monotonic() + wait
-        others = [stream for entry in self._passes for stream in entry.drop_waiting(token_name)]
+        self._pauses.pause(token_name, seconds)
+        passes = list(self._passes)
+        others = [s for entry in passes for s in entry.give_up(lambda s: self._token_of(s) == token_name)]
         self._report.accounts_failed.update(dict.fromkeys(others, error))
         if others:
-            log.error("token.rate_limited", token=token_name, accounts_waiting=len(others), retry=f"in {wait:.0f} s")
+            log.error("token.rate_limited", token=token_name, accounts_waiting=len(others), retry=f"in {seconds:.0f} s")
 
     # --- what went well ---------------------------------------------------------------------------------------------
 
     def _note_load(
         self, destination: Destination, entry: Pass, step: Step, new: Mapping[Stream, Batch], seconds: float
     ) -> None:
-        self._failures[destination] = 0
+        self._pauses.after_success(destination)
+        self._plan.note_loaded(destination, step, entry.begun, is_sweep=entry.is_sweep)
         positions = {stream: position for stream in step.parts if (position := destination.position(stream))}
-        for stream in positions.keys() & step.finished:
-            position, since = positions[stream], step.parts[stream].window.since
-            is_first = since <= position.begin
-            if entry.is_sweep or is_first or self._sweeps.is_covered_by(destination.name, stream, since, entry.begun):
-                self._sweeps.mark(destination.name, stream, entry.begun, position.cursor)
         load = LoadedStep(destination.name, step, new, positions, entry.is_sweep, entry.begun, self._clock(), seconds)
         self._report.add_load(load)
-
-
-def _sharing(windows: Mapping[Destination, Window]) -> list[tuple[Destination, ...]]:
-    """The destinations in groups whose windows start close together."""
-    starts = [window.since for window in windows.values()]
-    if not starts or max(starts) - min(starts) <= SHARED_SPREAD:
-        return [tuple(windows)] if starts else []
-    return [(destination,) for destination in windows]

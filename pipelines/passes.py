@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from sources.cloudflare_audit_logs import Batch, Stream
@@ -33,7 +33,8 @@ class Pass:
         begun: datetime,
         is_sweep: bool,
     ) -> None:
-        self.loads, self.begun, self.is_sweep = loads, begun, is_sweep
+        self.begun, self.is_sweep = begun, is_sweep
+        self.loads = loads
         """How each destination that takes part loads its steps."""
         self._queue_of, self._limits = queue_of, limits
         self._limits_of_part = limits.shared_by(min(len(windows), THREADS))
@@ -80,16 +81,16 @@ class Pass:
         )
 
     def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, Callable[[], Part]] | None:
-        """Of the token that waits longest and that has room: its name, a stream, and how a part of it is read."""
-        token_name = next(filter(has_room_for, self._waiting), None)
-        if token_name is None:
+        """Of the queue that waits longest and that has room: its name, a stream, and how a part of it is read."""
+        queue = next(filter(has_room_for, self._waiting), None)
+        if queue is None:
             return None
-        waiting = self._waiting.pop(token_name)
+        waiting = self._waiting.pop(queue)
         stream = waiting.popleft()
         if waiting:
-            self._waiting[token_name] = waiting  # behind the others
+            self._waiting[queue] = waiting  # behind the others
         self._reading.add(stream)
-        return token_name, stream, self._readings[stream].read
+        return queue, stream, self._readings[stream].read
 
     def add(self, stream: Stream, part: Part) -> None:
         """Takes in what was read."""
@@ -104,13 +105,14 @@ class Pass:
         """The stream could not be read on."""
         self._reading.discard(stream)
 
-    def drop_waiting(self, token_name: str) -> Iterator[Stream]:
-        """The streams that wait to be read with a token are given up."""
-        yield from self._waiting.pop(token_name, ())
-
-    def give_up(self) -> None:
-        """Nobody is left who would load it."""
+    def give_up(self, which: Callable[[Stream], bool] = lambda _: True) -> list[Stream]:
+        """Such streams that wait to be read are not read any more."""
+        waiting = [stream for queue in self._waiting.values() for stream in queue]
         self._waiting.clear()
+        for stream in waiting:
+            if not which(stream):
+                self._queue(stream)
+        return [stream for stream in waiting if which(stream)]
 
     def take_step(self) -> Step:
         """What is due, to be loaded now."""

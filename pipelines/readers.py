@@ -10,10 +10,10 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 Subject = TypeVar("Subject")
 
 THREADS = 32
-"""They mostly wait: with 0.15 s an answer, a thousand quiet accounts are read in 5 s."""
-THREADS_OF_A_TOKEN = 4
-"""A token has 4 requests a second, which these send; those of a token that gets no answers are all that it holds up."""
+"""They mostly wait for answers; what a thousand quiet accounts take: docs/scale-many.md."""
 
+THREADS_OF_A_QUEUE = 4
+"""One token is one queue: these send its 4 requests a second; if it gets no answers, no more of them wait."""
 
 DOUBTFUL = "failed last"
 """The name of the queue of accounts that failed when they were read last."""
@@ -36,7 +36,7 @@ class Readers(Generic[Subject]):
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, "reader")
         self._in_hand: dict[Future[Any], tuple[str, Subject, float]] = {}
-        self._of_token: Counter[str] = Counter()
+        self._of_queue: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -54,18 +54,18 @@ class Readers(Generic[Subject]):
         """Whether a thread is free."""
         return len(self._in_hand) < THREADS
 
-    def have_room_for(self, token_name: str) -> bool:
-        """Whether one may read with this token."""
-        return self._of_token[token_name] < (THREADS_OF_DOUBTFUL if token_name == DOUBTFUL else THREADS_OF_A_TOKEN)
+    def have_room_for(self, queue: str) -> bool:
+        """Whether one may read of this queue."""
+        return self._of_queue[queue] < (THREADS_OF_DOUBTFUL if queue == DOUBTFUL else THREADS_OF_A_QUEUE)
 
-    def submit(self, token_name: str, subject: Subject, read: Callable[[], Any]) -> None:
+    def submit(self, queue: str, subject: Subject, read: Callable[[], Any]) -> None:
         """Begins to read."""
-        self._of_token[token_name] += 1
-        self._in_hand[self._executor.submit(read)] = token_name, subject, time.monotonic()
+        self._of_queue[queue] += 1
+        self._in_hand[self._executor.submit(read)] = queue, subject, time.monotonic()
 
     def collect(self) -> Iterator[Read[Subject]]:
         """Yields what has ended since the last time."""
         for future in [future for future in self._in_hand if future.done()]:
-            token_name, subject, begun = self._in_hand.pop(future)
-            self._of_token[token_name] -= 1
+            queue, subject, begun = self._in_hand.pop(future)
+            self._of_queue[queue] -= 1
             yield Read(subject, future, time.monotonic() - begun)

@@ -1,5 +1,6 @@
 """Many accounts in one process: one that is broken, however, holds up none of the others."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.readers import THREADS_OF_A_QUEUE, THREADS_OF_DOUBTFUL
 from simulator.accounts import account_ids_of, token_of, write_accounts
 from simulator.api import Api, Fault
 
@@ -90,6 +92,22 @@ def test_a_loop_polls_the_others_at_every_interval_whatever_some_accounts_do(
     assert min(pauses) >= timedelta(seconds=5.9)
     assert min(counts[account] for account in others) >= 3
     assert max(counts.values()) <= seconds / 2 + 5
+
+
+def test_a_token_that_is_shut_out_is_asked_by_the_few_that_were_about_to(
+    api: Api, environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    """Not by all of its accounts, the next time either, when all of them have failed before."""
+    accounts = account_ids_of(40)
+    api.world.account_ids |= set(accounts)
+    api.faults.append(Fault(status=429, body="{}", headers={"Retry-After": "4"}, times=None))
+
+    with watched_loop(environment, tmp_path, CLOUDFLARE_ACCOUNT_ID=",".join(accounts), POLL_INTERVAL_SECONDS="1"):
+        wait_until(lambda: len(api.requests) > THREADS_OF_A_QUEUE, 60)
+        time.sleep(3)
+        asked = len(api.requests)
+
+    assert asked <= THREADS_OF_A_QUEUE + THREADS_OF_DOUBTFUL
 
 
 def test_accounts_that_do_not_answer_leave_readers_to_the_others(

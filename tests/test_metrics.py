@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,19 +11,11 @@ import requests
 from prometheus_client.process_collector import ProcessCollector
 
 from pipelines.completeness import STORES
-from pipelines.health import serving_health
-from pipelines.measurements import LoadedStep, Measurements
 from pipelines.metrics import METRICS, OwnProcess
-from pipelines.progress import Progress
-from pipelines.reading import Part, Step
 from pipelines.report import Report
-from pipelines.running import Running
-from pipelines.settings import PROJECT_ROOT, read_settings
+from pipelines.settings import PROJECT_ROOT
 from simulator.api import Api, Fault
-from sources.cloudflare_audit_logs import Batch, Position
-from sources.cloudflare_audit_logs.events import decode_page
-from sources.cloudflare_audit_logs.streams import Stream, Window
-from sources.cloudflare_audit_logs.traffic import Traffic
+from sources.cloudflare_audit_logs.streams import Stream
 
 from .conftest import Finished, Stores, wait_until
 from .factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, raw_event, spread
@@ -250,141 +242,6 @@ def test_one_poll_serves_nothing(command: Callable[..., Finished]) -> None:
     assert done.code == 0, done.err
 
 
-# --- alive ------------------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def progress(clock: Clock) -> Progress:
-    environment = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a", "METRICS_PORT": "0"}
-    return Progress(read_settings(environment, now=START), clock=clock)
-
-
-@pytest.fixture
-def livez(progress: Progress) -> Iterator[Callable[[], requests.Response]]:
-    """Asks a server of a run that stands still."""
-    environment = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a", "METRICS_PORT": str(_free_port())}
-    settings = read_settings(environment, now=START)
-    with serving_health(Running(settings, Report(), [], progress), lambda: START):
-        yield lambda: requests.get(f"http://127.0.0.1:{settings.metrics_port}/livez", timeout=5)
-
-
-def test_it_is_alive_as_long_as_something_is_finished(
-    livez: Callable[[], requests.Response], clock: Clock, progress: Progress
-) -> None:
-    """Otherwise it says for how long nothing was."""
-    clock.now = 959
-    before = livez()
-    clock.now = 961
-    stuck = livez()
-    progress.note()
-
-    again = livez()
-    head = requests.head(again.url, timeout=5)
-
-    assert (before.status_code, stuck.status_code, again.status_code) == (200, 503, 200)
-    assert "no progress for 961 s" in stuck.text
-    assert (head.status_code, head.headers["Content-Length"], head.content) == (200, "3", b"")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "seconds"),
-    [
-        ("POLL_INTERVAL_SECONDS", "30", 960),
-        ("POLL_INTERVAL_SECONDS", "86400", 86_460),
-        ("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", "100", 1_360),
-    ],
-)
-def test_the_longest_silence_is_the_longest_wait(name: str, value: str, seconds: float) -> None:
-    """Of the next poll, of a load until its deadline, of an answer that trickles; and a minute's grace."""
-    environment = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a", name: value}
-
-    assert Progress(read_settings(environment, now=START)).longest_silence_seconds == seconds
-
-
-def test_each_request_is_progress() -> None:
-    """A long reading of slow pages is no standstill; headers say what is left of the budget."""
-    answers: list[int] = []
-    traffic = Traffic(lambda: answers.append(1))
-
-    traffic.note("200", {"Ratelimit": '"default";r=7;t=42'})
-    traffic.note("none", {})
-    traffic.note_retry()
-
-    assert (traffic.requests, traffic.left, traffic.retries, len(answers)) == ({"200": 1, "none": 1}, 7, 1, 2)
-
-
-# --- the visibility lag -----------------------------------------------------------------------------------------------
-
-
-def _poll(measured: Measurements, begun: datetime, age: timedelta | None = None, *, is_sweep: bool = False) -> None:
-    """A poll that is loaded, with an event that is so old when it is read."""
-    raw = [event_at(begun - age).raw] if age is not None else []
-    page = decode_page(raw, STREAM, begun)
-    part = Part(Window(begun - timedelta(hours=1), begun), [page], is_last=True)
-    batch = Batch(START, begun, [page])
-    step = Step({STREAM: part}, len(raw), is_last=True)
-    positions = {STREAM: Position(START, begun)}
-    new = {STREAM: batch} if raw else {}
-    measured.add_load(LoadedStep("lake", step, new, positions, is_sweep, begun, begun, 0.1))
-
-
-def _lags(measured: Measurements) -> tuple[int, float]:
-    histogram = measured.flow("lake", STREAM).visibility_lag
-    return sum(histogram.counts), histogram.sum
-
-
-def test_the_lag_is_measured_from_the_second_poll_on() -> None:
-    """Of an event that is new then."""
-    measured = Measurements(timedelta(seconds=30))
-
-    _poll(measured, START, timedelta(hours=3))
-    _poll(measured, START + MINUTE, timedelta(minutes=5))
-
-    assert _lags(measured) == (1, 300.0)
-
-
-@pytest.mark.parametrize("reason", ["a pause", "a failure", "a sweep"])
-def test_the_lag_is_not_measured_where_we_did_not_look(reason: str) -> None:
-    """After a pause or a failure, and by a sweep, an event may be old when it is first read, and was visible before."""
-    measured = Measurements(timedelta(seconds=30))
-    _poll(measured, START)
-
-    if reason == "a failure":
-        measured.add_failure("lake")
-    after = 10 * MINUTE if reason == "a pause" else MINUTE
-    _poll(measured, START + after, timedelta(minutes=9), is_sweep=reason == "a sweep")
-
-    assert _lags(measured) == (0, 0.0)
-    assert measured.flow("lake", STREAM).stored == 1
-
-
-def test_a_clock_that_is_behind_makes_no_negative_lag() -> None:
-    """A histogram's sum never falls."""
-    measured = Measurements(timedelta(seconds=30))
-    _poll(measured, START)
-
-    _poll(measured, START + MINUTE, -MINUTE)
-
-    assert _lags(measured) == (1, 0.0)
-
-
-# --- the documents ----------------------------------------------------------------------------------------------------
-
-
 def test_the_table_of_metrics_is_that_of_the_code() -> None:
     """docs/metrics.md has each metric with its kind, labels and meaning, and no other."""
     kinds = {metric: metric.kind(metric.name, metric.meaning).type for metric in METRICS}
@@ -395,9 +252,3 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
     in_docs = re.findall(r"^\| `cloudflare_audit_.*$", (PROJECT_ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
 
     assert in_docs == rows
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port

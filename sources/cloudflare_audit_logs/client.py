@@ -42,7 +42,7 @@ LONGEST_ANSWER = 10
 """An answer may take this many timeouts in all."""
 
 LARGEST_ANSWER = 256 * 1024 * 1024
-"""Bytes, unpacked: a page of 1,000 events has 1 to 10 MB. One that never ends would take the memory of all accounts."""
+"""Bytes, unpacked: 1,000 events of 256 KB. One that never ends would take the memory of all accounts."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 

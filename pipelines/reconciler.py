@@ -29,8 +29,8 @@ STRETCH_HOURS = 6
 """Compared at once: a bounded task, however busy an account is."""
 
 SHARE_OF_INTERVAL = 0.25
-"""Of the time between two polls is spent on comparing, if so much is due: 12 stretches a day and account. What one takes:
-docs/scale-model.md."""
+"""Of the time between two polls is spent on comparing, if so much is due: 12 stretches a day and account. What one
+takes: docs/scale-model.md."""
 
 SHARE_OF_BUDGET = 0.9
 """Of the loop's: the polls go on where comparing stops."""

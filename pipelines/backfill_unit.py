@@ -4,7 +4,7 @@ A module of its own because a Dask worker imports it by this name; what runs as 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -16,9 +16,10 @@ from .api import open_api, sleep_until, utc_now
 from .completeness import KEYS, ApiSide, Completeness, HourCheck
 from .copies import open_copies, open_sidecars
 from .logs import log
-from .reading import FetchPages, Step, StreamReading, fetch_exactly
+from .reading import Step, StreamReading, fetch_exactly
 from .settings import Settings
 from .sidecar import Sidecar
+from .spool import open_spool
 from .units import Shared
 
 Unit = tuple[Stream, Window]
@@ -46,7 +47,8 @@ class Done:
 def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Callable[[Unit], Done]]:
     """What one thread needs, and how it does a unit."""
     with ExitStack() as stack:
-        sidecars = stack.enter_context(open_sidecars(settings.stores, f"backfill_{name}", clock=utc_now))
+        spool = stack.enter_context(open_spool(settings.stores.data_dir))
+        sidecars = stack.enter_context(open_sidecars(settings.stores, spool, f"backfill_{name}", clock=utc_now))
         copies = stack.enter_context(open_copies(settings.stores, must_exist=False))
         completeness = Completeness(
             copies.warehouse, copies.lake, clock=utc_now, is_all_asked_for=settings.is_all_asked_for
@@ -59,7 +61,8 @@ def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Cal
                 return Done(skipped=1)
             while True:
                 try:
-                    return _fill(*unit, fetch_pages, sidecars, completeness)
+                    steps = spool.steps(unit[0], StreamReading(fetch_pages, *unit))
+                    return _fill(unit, steps, sidecars, completeness)
                 except RateLimitedError as error:
                     log.warning("backfill.rate_limited", error=error)
                     sleep_until(error.until, shared.stop)
@@ -70,17 +73,14 @@ def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Cal
         yield fill
 
 
-def _fill(
-    stream: Stream, window: Window, fetch_pages: FetchPages, sidecars: dict[str, Sidecar], completeness: Completeness
-) -> Done:
-    """Reads a window and loads it, a step after the other, into both stores; then compares it."""
+def _fill(unit: Unit, steps: Iterable[Step], sidecars: dict[str, Sidecar], completeness: Completeness) -> Done:
+    """Loads what is read of a window, a step after the other, into both stores; then compares it."""
+    stream, window = unit
     done, keys = Done(), [EVENT_SCHEMA.empty_table().select(KEYS)]
-    for part in StreamReading(fetch_pages, stream, window).parts():
-        step = Step()
-        step.add(stream, part)
+    for step in steps:
         for name, sidecar in sidecars.items():
             done.new[name] += sum(batch.events for batch in sidecar.load(step).values())
-        keys += [page.events.select(KEYS) for page in part.pages]
+        keys += [page.keys for page in step.parts[stream].pages]
         done.read += step.events
     done.gaps = [check for check in completeness.check(stream, window, ApiSide(keys)) if check.is_gap]
     return done

@@ -12,6 +12,7 @@ from .lake_reads import LakeReader, read_lake
 from .postgres import as_owner
 from .settings import StoreSettings
 from .sidecar import Sidecar
+from .spool import Spool
 from .warehouse import Warehouse, open_warehouse
 from .warehouse_reads import WarehouseReader, read_warehouse
 
@@ -43,7 +44,7 @@ def open_copies(stores: StoreSettings, *, must_exist: bool = True) -> Iterator[C
 
 @contextmanager
 def open_sidecars(
-    stores: StoreSettings, purpose: str, *, clock: Callable[[], datetime]
+    stores: StoreSettings, spool: Spool, purpose: str, *, clock: Callable[[], datetime]
 ) -> Iterator[dict[str, Sidecar]]:
     """A way into each store beside its loop, under pipeline names that end in `purpose`.
 
@@ -52,7 +53,9 @@ def open_sidecars(
     """
     pipelines_dir = stores.data_dir / "dlt" / "pipelines"
     warehouse = Warehouse.of(stores, clock=clock)
-    sidecars = {store.name: Sidecar(store, purpose, pipelines_dir=pipelines_dir) for store in (warehouse, Lake())}
+    sidecars = {
+        store.name: Sidecar(store, spool, purpose, pipelines_dir=pipelines_dir) for store in (warehouse, Lake())
+    }
     try:
         for sidecar in sidecars.values():
             sidecar.open()

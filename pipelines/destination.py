@@ -16,7 +16,7 @@ from dlt.common.destination.client import StateInfo
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.versioned_state import decompress_state
 
-from sources.cloudflare_audit_logs import Batch, Position, cloudflare_audit_logs, events_of, stored_position
+from sources.cloudflare_audit_logs import Batch, Position, cloudflare_audit_logs, stored_position
 from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -25,30 +25,25 @@ from .positions import positions_of
 from .reading import Part, Step
 from .scratch_pipeline import ScratchPipeline
 from .sidecar import Sidecar
-from .store import Store, lacking, note_refused
+from .spool import Spool
+from .store import Store, batch_of, lacking, note_refused
 
 LOADS_BETWEEN_PRUNINGS = 50
-
-STEPS_BETWEEN_COMMITS = 10
-"""Of a long window: its events are written step by step, and a run of dlt (80 to 90 ms of CPU) commits the cursors of
-so many. Whoever is killed in between reads them once more, and writes nothing."""
 
 
 class Destination:
     """A store as the loop sees it: where it stands, and how it is loaded. Used by one thread at a time."""
 
-    def __init__(self, store: Store, *, pipelines_dir: Path, lag: Callable[[Stream], timedelta]) -> None:
+    def __init__(self, store: Store, spool: Spool, *, pipelines_dir: Path, lag: Callable[[Stream], timedelta]) -> None:
         self.name = store.name
-        self._store, self._lag = store, lag
+        self._store, self._spool, self._lag = store, spool, lag
         self._pipeline = ScratchPipeline(store, store.pipeline_name, pipelines_dir, is_stateful=True)
-        self._sidecar = Sidecar(store, "sweep", pipelines_dir=pipelines_dir)
+        self._sidecar = Sidecar(store, spool, "sweep", pipelines_dir=pipelines_dir)
         self._state: Mapping[str, Any] = {}
         """The pipeline's state as last seen in the store."""
         self._inherited: dict[Stream, Position] = {}
         """Where the store holds more of a stream than our own state says, by other shards; until we load it."""
         self._known: dict[Stream, Known] = {}
-        self._ahead: list[dict[Stream, Batch]] = []
-        """Steps whose events are written, and whose cursors are not committed yet."""
         self._loads = 0
         self._is_settled = False
         """Whether the steps after the load have been taken, since it was opened."""
@@ -65,7 +60,6 @@ class Destination:
             AuditLogsError: the store is down, locked by another process, or not ours.
         """
         self._known.clear()
-        self._ahead.clear()
         self._is_settled = False
         with self._pipeline.client() as client:
             self._pipeline.take_lock()
@@ -88,8 +82,6 @@ class Destination:
     def load(self, step: Step) -> dict[Stream, Batch]:
         """Writes what the store lacks of the step, commits the cursors, and returns the batches that were new.
 
-        In a long window, the cursors of some steps are committed together.
-
         A batch that brings nothing and moves no cursor is left out; if that leaves none, dlt is not started.
 
         Raises:
@@ -97,15 +89,8 @@ class Destination:
         """
         batches = {stream: self._batch(stream, part) for stream, part in step.parts.items()}
         new = {stream: batch for stream, batch in batches.items() if self._is_new(stream, batch)}
-        if new or (step.is_last and self._ahead):
-            self._store.verify_lock()
-            is_quarantined = any(batch.quarantined for batch in new.values())
-            if step.is_last or is_quarantined or len(self._ahead) + 1 >= STEPS_BETWEEN_COMMITS:
-                self._commit(new)
-            else:
-                with self._pipeline.translated_errors():
-                    note_refused(new, self._store.write(events_of(new)))
-                self._ahead.append({stream: batch.without_events() for stream, batch in new.items()})
+        if new:
+            self._commit(new)
         for stream, part in step.parts.items():
             self._known[stream].forget_before(_reached(part) - self._lag(stream))
             if part.is_last:
@@ -116,14 +101,13 @@ class Destination:
         return new
 
     def _commit(self, new: Mapping[Stream, Batch]) -> None:
-        """Writes the events in a run of dlt, which commits the cursors, those of the steps before it included."""
-        batches = {stream: batch for batches in [*self._ahead, new] for stream, batch in batches.items()}
-        self._verify_state(batches.keys() & self._inherited.keys())
-        lags = {stream: self._lag(stream).total_seconds() for stream in batches}
-        note_refused(new, self._pipeline.run(cloudflare_audit_logs(batches, lags), events_of(new)))
-        self._ahead.clear()
+        """Loads events and cursors in one run of dlt."""
+        self._store.verify_lock()
+        self._verify_state(new.keys() & self._inherited.keys())
+        lags = {stream: self._lag(stream).total_seconds() for stream in new}
+        note_refused(new, self._pipeline.run(cloudflare_audit_logs(new, lags)))
         self._state = self._pipeline.state
-        for stream in batches:
+        for stream in new:
             self._inherited.pop(stream, None)
         self._prune_now_and_then()
 
@@ -134,9 +118,9 @@ class Destination:
     def _batch(self, stream: Stream, part: Part) -> Batch:
         """What the store lacks of the part."""
         known = self._known.setdefault(stream, Known())
-        pages = [lacking(self._store, stream, page, known) for page in part.pages]
         position = self.position(stream) or Position(part.window.since, part.window.since)
-        return Batch(since=position.begin, cursor=max(position.cursor, _reached(part)), pages=pages)
+        found = [lacking(self._store, stream, page, known, self._spool) for page in part.pages]
+        return batch_of(found, position.begin, max(position.cursor, _reached(part)))
 
     def _is_new(self, stream: Stream, batch: Batch) -> bool:
         moved = Position(batch.since, batch.cursor) != stored_position(self._state, stream)

@@ -71,7 +71,11 @@ def plug_pipeline_command(host: str) -> type[Any] | None:
 
 def _destinations() -> dict[str, Any]:
     stores = read_store_settings(read_environment())
-    return {"destination": dict(_postgres(stores)) | {"filesystem": _filesystem(stores)}}
+    return {
+        "destination": dict(_postgres(stores)) | {"filesystem": _filesystem(stores)},
+        # The loop says in one line what failed; dlt would print the traceback of every job that is tried again.
+        "runtime": {"dlthub_telemetry": False, "log_level": "CRITICAL"},
+    }
 
 
 def _postgres(stores: StoreSettings) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,6 @@ from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import LoadJob, RunnableLoadJob, StateInfo, StorageSchemaInfo
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
@@ -23,6 +22,7 @@ from dlt.destinations.impl.filesystem.configuration import FilesystemDestination
 from dlt.destinations.impl.filesystem.filesystem import CURRENT_VERSION, FilesystemClient
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.files import read_groups
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -32,20 +32,21 @@ from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .memory import give_back
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
-from .own_destination import OwnDestination, Refused, Rows, rows_of
+from .own_destination import OwnDestination
 from .partitions import (
     DATASET,
     HOUR,
     Partition,
     add_events,
     add_quarantined,
+    by_partition,
     decode,
     hours_of,
     place_of,
     quarantine_path,
-    split,
 )
 from .shards import WHOLE, Shard, sibling_pattern
+from .store import Refused
 
 PIPELINE_NAME = "cloudflare_audit_lake"
 _KEPT_LOADS = 100
@@ -56,35 +57,28 @@ _PROBE = "_dlt_conditional_write_probe"
 T = TypeVar("T")
 
 
-def write_events(objects: Objects, events: pa.Table) -> None:
-    """A batch in, an idempotent write out: each object is read, merged by id and replaced if something is new."""
-    for partition, its_events in split(events):
-        update(objects, partition.path, _adding(partition.path, add_events, its_events))
-    give_back()
-
-
 class LakeLoadJob(RunnableLoadJob):
-    """A batch in, an idempotent write out: see `write_events`."""
+    """A batch in, an idempotent write out: each object is read, merged by key and replaced if something is new."""
 
     _job_client: "LakeClient"
 
     def run(self) -> None:
-        """Writes the load's rows, one object after the other; repeated after a crash, it finds its own work done."""
-        objects = self._job_client.objects
+        """Writes the rows of its file, one object after the other; repeated, it finds its own work done."""
+        objects, groups = self._job_client.objects, read_groups(self._file_path)
         if self.load_table_name == QUARANTINE_TABLE:
-            table = pq.read_table(self._file_path)
-            for account_id in table["account_id"].unique().to_pylist():
-                rows = table.filter(pc.equal(table["account_id"], account_id))
-                path = quarantine_path(account_id)
-                update(objects, path, _adding(path, add_quarantined, rows))
+            for group in groups:
+                for account_id in group["account_id"].unique().to_pylist():
+                    of_account = group.filter(pc.equal(group["account_id"], account_id))
+                    path = quarantine_path(account_id)
+                    update(objects, path, _adding(path, add_quarantined, of_account))
             return
-        write_events(objects, rows_of(self._job_client).take())
+        for partition, events in by_partition(groups):
+            update(objects, partition.path, _adding(partition.path, add_events, events))
+        give_back()
 
 
 class LakeClient(FilesystemClient):
-    """dlt's filesystem client: atomic in a folder, and the events take our way."""
-
-    rows: Rows | None = None
+    """dlt's filesystem client: atomic in a folder, and events join their objects by key."""
 
     def __init__(
         self,
@@ -196,6 +190,7 @@ class AuditLake(OwnDestination, filesystem):
         capabilities.preferred_loader_file_format = "parquet"
         capabilities.supported_merge_strategies = ["insert-only"]
         capabilities.merge_strategies_selector = None  # type: ignore[assignment]  # its default, too
+        capabilities.loader_parallelism_strategy = "sequential"  # two jobs may have events of one hour
         return capabilities
 
     @property
@@ -269,12 +264,8 @@ class Lake:
         """Nothing: an object is all there is to it."""
         return True
 
-    def write(self, events: pa.Table) -> Refused:
-        """Writes events, one object after the other; none is refused."""
-        if self._objects is None:
-            raise TemporaryError("the lake is not open")
-        with self.translated_errors():
-            write_events(self._objects, events)
+    def take_refused(self) -> Refused:
+        """None ever is."""
         return {}
 
     def prune(self, client: LakeClient) -> None:

@@ -31,6 +31,7 @@ from .reading import DEFAULT_LIMITS, FetchPages, Step, StepLimits, StreamReading
 from .reconciler import Reconciler
 from .report import Report
 from .settings import Settings
+from .spool import Spool, SpooledReading
 from .workers import Workers
 
 PATIENCE_SECONDS = 10
@@ -52,6 +53,7 @@ class Loop:
         destinations: Sequence[Destination],
         report: Report,
         *,
+        spool: Spool,
         budgets: Budgets,
         clock: Callable[[], datetime],
         stop: threading.Event,
@@ -59,7 +61,7 @@ class Loop:
         limits: StepLimits = DEFAULT_LIMITS,
     ) -> None:
         """Writes into the report, and shows it whenever something was finished, or nothing is left to do."""
-        self._report = report
+        self._report, self._spool = report, spool
         self._settings, self._fetch_pages, self._destinations = settings, fetch_pages, destinations
         self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
         self._plan = PassPlan(settings, destinations, clock())
@@ -109,10 +111,10 @@ class Loop:
             if entry.wants_to_read and (self._sweep_may_step or not entry.is_sweep):
                 found = entry.next_reading(self._readers.have_room_for)
                 if found is not None:
-                    queue, stream, read = found
+                    queue, stream, reading = found
                     self._passes.remove(entry)
                     self._passes.append(entry)
-                    return queue, (entry, stream), read
+                    return queue, (entry, stream), reading.read
         return None
 
     def _collect_parts(self) -> bool:
@@ -261,9 +263,10 @@ class Loop:
             )
             self._passes.append(entry)
 
-    def _open_reading(self, stream: Stream, window: Window, limits: StepLimits) -> StreamReading:
+    def _open_reading(self, stream: Stream, window: Window, limits: StepLimits) -> SpooledReading:
         direction = self._settings.account(stream.account_id).direction
-        return StreamReading(self._fetch_pages, stream, window, direction=direction, limits=limits)
+        reading = StreamReading(self._fetch_pages, stream, window, direction=direction, limits=limits.in_memory)
+        return SpooledReading(self._spool, reading, limits)
 
     def _token_of(self, stream: Stream) -> str:
         return self._settings.account(stream.account_id).token_name

@@ -102,7 +102,7 @@ class Measurements:
     def add_read(self, step: Step) -> None:
         """Counts what was read."""
         for stream, part in step.parts.items():
-            self.fetched[stream] += _events(part)
+            self.fetched[stream] += part.events
 
     def add_load(self, load: LoadedStep) -> None:
         """Counts what was loaded."""
@@ -130,7 +130,7 @@ class Measurements:
         stored = batch.events if batch else 0
         flow.stored += stored
         flow.late += stored if load.is_sweep else 0
-        flow.duplicate += _events(part) - stored - (batch.refused if batch else 0)
+        flow.duplicate += part.events - stored - (batch.refused if batch else 0)
         flow.quarantined += batch.quarantined if batch else 0
         flow.cursor = load.positions[stream].cursor if stream in load.positions else flow.cursor
         if load.is_sweep:
@@ -141,11 +141,8 @@ class Measurements:
             flow.succeeded, flow.is_caught_up = load.begun, True
 
 
-def _events(part: Part) -> int:
-    return sum(page.events.num_rows for page in part.pages)
-
-
 def _observe_lags(histogram: Histogram, batch: Batch) -> None:
-    for page in batch.pages:
-        for lag in pc.subtract(page.events["ingestion_time"], page.events["timestamp"]).to_pylist():
+    for file in batch.event_files:
+        times = file.read(["ingestion_time", "timestamp"])
+        for lag in pc.subtract(times["ingestion_time"], times["timestamp"]).to_pylist():
             histogram.observe(max(0.0, lag.total_seconds()))

@@ -30,6 +30,8 @@ DATASET = "cloudflare"
 HOUR = timedelta(hours=1)
 ROW_GROUP_EVENTS = 10_000
 """What a reader of a large object holds at once: 4 MB compressed, 13 MB as rows of 1.3 KB."""
+MOST_PENDING_EVENTS = 10_000
+"""So many new events of an hour are written at once, if they come in several groups; 13 MB."""
 _PART_EVENTS = 1_000
 _PLACE = re.compile(r"\w+/account=([^/]+)/(?:(date=.+/hour=\d\d)/)?events\.parquet")
 
@@ -101,6 +103,18 @@ def split(events: pa.Table) -> Iterator[tuple[Partition, pa.Table]]:
         runs.setdefault(partition, []).append(events.slice(begin, end - begin))
     for partition in sorted(runs):
         yield partition, pa.concat_tables(runs[partition])
+
+
+def by_partition(groups: Iterable[pa.Table]) -> Iterator[tuple[Partition, pa.Table]]:
+    """The events of all groups by partition. They mostly come in order, so the latest waits for the next group's."""
+    pending = EVENT_SCHEMA.empty_table()
+    for group in groups:
+        *whole, (partition, events) = split(pa.concat_tables([pending, group]))
+        yield from whole
+        pending = events if events.num_rows < MOST_PENDING_EVENTS else EVENT_SCHEMA.empty_table()
+        if not pending.num_rows:
+            yield partition, events
+    yield from split(pending)
 
 
 def add_events(body: bytes | None, new: pa.Table) -> bytes | None:

@@ -10,13 +10,17 @@ from sources.cloudflare_audit_logs.streams import Window
 
 from .destination import Destination
 from .readers import THREADS
-from .reading import Part, Step, StepLimits, StreamReading
+from .reading import Part, Step, StepLimits
+from .spool import SpooledReading
 
 Load = Callable[[Step], Mapping[Stream, Batch]]
 """Loads a step into a destination, and returns what was new."""
 
 GATHERING_SECONDS = 2
-"""How long a step of a poll that is not full waits for streams that are still being read."""
+"""How long a stream that was read to its end waits for others that are still being read, in a step that is not full."""
+
+LONG_GATHERING_SECONDS = 30
+"""The same for a part of a long window: the fewer runs of dlt, the better, and nobody waits for the middle of it."""
 
 
 class Pass:
@@ -25,7 +29,7 @@ class Pass:
     def __init__(
         self,
         windows: Mapping[Stream, Window],
-        open_reading: Callable[[Stream, Window, StepLimits], StreamReading],
+        open_reading: Callable[[Stream, Window, StepLimits], SpooledReading],
         queue_of: Callable[[Stream], str],
         loads: dict[Destination, Load],
         limits: StepLimits,
@@ -74,14 +78,13 @@ class Pass:
         return self.due_since is not None
 
     def _has_gathered(self) -> bool:
-        return (
-            not self.is_sweep
-            and self._step_begun is not None
-            and time.monotonic() >= self._step_begun + GATHERING_SECONDS
-        )
+        if self.is_sweep or self._step_begun is None:
+            return False
+        seconds = GATHERING_SECONDS if self._step.finished else LONG_GATHERING_SECONDS
+        return time.monotonic() >= self._step_begun + seconds
 
-    def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, Callable[[], Part]] | None:
-        """Of the queue that waits longest and that has room: its name, a stream, and how a part of it is read."""
+    def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, SpooledReading] | None:
+        """Of the queue that waits longest and that has room: its name, a stream, and the reading of its next part."""
         queue = next(filter(has_room_for, self._waiting), None)
         if queue is None:
             return None
@@ -90,7 +93,7 @@ class Pass:
         if waiting:
             self._waiting[queue] = waiting  # behind the others
         self._reading.add(stream)
-        return queue, stream, self._readings[stream].read
+        return queue, stream, self._readings[stream]
 
     def add(self, stream: Stream, part: Part) -> None:
         """Takes in what was read."""

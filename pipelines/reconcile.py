@@ -30,6 +30,7 @@ from pipelines.logs import log
 from pipelines.reading import FetchPages
 from pipelines.repair import Repair
 from pipelines.settings import Settings
+from pipelines.spool import open_spool
 from pipelines.units import Shared, run_units
 from pipelines.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError
@@ -185,7 +186,8 @@ def _open_worker(settings: Settings, scope: Scope, shared: Shared, name: str) ->
         )
         repair = None
         if scope.repairs:
-            sidecars = stack.enter_context(open_sidecars(settings.stores, f"repair_{name}", clock=utc_now))
+            spool = stack.enter_context(open_spool(settings.stores.data_dir))
+            sidecars = stack.enter_context(open_sidecars(settings.stores, spool, f"repair_{name}", clock=utc_now))
             repair = Repair(
                 fetch_pages,
                 copies.warehouse,

@@ -32,11 +32,11 @@ from pipelines.memory import keep_small
 from pipelines.notify import Supervisor, notify
 from pipelines.progress import Progress, longest_silence_seconds
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
-from pipelines.remembered import remembered_configuration
 from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.running import Running
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.shards import WHOLE, Shard
+from pipelines.spool import Spool, open_spool
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
@@ -97,9 +97,9 @@ def run(
         if settings.stores.postgres is None:
             # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
             stack.enter_context(embedded_postgres(settings.stores.postgres_dir))
-        stack.enter_context(remembered_configuration())
         fetch_pages = stack.enter_context(open_api(settings, stop, clock, budgets, report.traffic))
-        destinations = stack.enter_context(_destinations(settings, shard, clock))
+        spool = stack.enter_context(open_spool(settings.stores.data_dir))
+        destinations = stack.enter_context(_destinations(settings, spool, shard, clock))
         show_progress = stack.enter_context(_progress())
         if not once:
             stack.enter_context(_health(Running(settings, report, destinations, progress), clock))
@@ -114,6 +114,7 @@ def run(
             fetch_pages,
             destinations,
             report,
+            spool=spool,
             budgets=budgets,
             clock=clock,
             stop=stop,
@@ -169,14 +170,14 @@ def _log_start(settings: Settings, shard: Shard) -> None:
 
 
 @contextmanager
-def _destinations(settings: Settings, shard: Shard, clock: Clock) -> Iterator[list[Destination]]:
+def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) -> Iterator[list[Destination]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
     is_embedded = settings.stores.postgres is None
     revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
     warehouse = Warehouse.of(settings.stores, shard=shard, ensure_server=revive, on_others=_warner(), clock=clock)
     stores = (warehouse, Lake(shard))
-    destinations = [Destination(store, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in stores]
+    destinations = [Destination(store, spool, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in stores]
     try:
         yield destinations
     finally:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import dlt
-import pyarrow as pa
 from dlt.common.configuration.exceptions import ConfigFieldMissingException
 from dlt.common.exceptions import DltException
 from dlt.common.schema import Schema
@@ -19,9 +18,8 @@ from sources.cloudflare_audit_logs import SOURCE_NAME
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .file_lock import take_file_lock
-from .own_destination import Refused, Rows
-from .remembered import remember_schemas
-from .store import Store
+from .settled import settle_configuration
+from .store import Refused, Store
 
 _KEPT_PACKAGES = 10  # of dlt's completed load packages, for `dlt pipeline … info`
 
@@ -56,33 +54,27 @@ class ScratchPipeline:
         with self.translated_errors():
             self.take_lock()
             shutil.rmtree(self._pipelines_dir / self._name, ignore_errors=True)
+            settle_configuration()
             pipeline = dlt.pipeline(
                 self._name,
                 pipelines_dir=str(self._pipelines_dir),
                 destination=self._opened_destination,
                 dataset_name=self._store.dataset_name,
             )
-            remember_schemas(pipeline)
             if self._is_stateful:
                 pipeline.sync_destination()
             else:
                 pipeline.config.restore_from_destination = False
         self._pipeline = pipeline
 
-    def run(self, source: Any, events: pa.Table) -> Refused:
-        """Loads the source and the events that it has the keys of, whole or not at all; returns what was refused."""
-        pipeline, rows = self._opened, Rows(events)
-        destination: Any = pipeline.destination
+    def run(self, source: Any) -> Refused:
+        """Loads the source, whole or not at all; returns what the store refused of it."""
         with self.translated_errors():
-            destination.rows = rows
-            try:
-                pipeline.run(source)
-            finally:
-                destination.rows = None
+            self._opened.run(source)
             packages = (self._pipelines_dir / self._name / "load" / "loaded").glob("*")
             for package in sorted(packages)[:-_KEPT_PACKAGES]:
                 shutil.rmtree(package, ignore_errors=True)
-        return rows.refused
+        return self._store.take_refused()
 
     def close(self) -> None:
         """Leaves the directory to others."""
@@ -144,6 +136,7 @@ def client_of(store: Store, destination: Any = None) -> Any:
     Raises:
         AuditLogsError: there are no credentials for it, in the settings or where AWS keeps them.
     """
+    settle_configuration()
     destination = destination or store.destination()
     bound = destination.spec()._bind_dataset_name(store.dataset_name)  # noqa: SLF001  # as dlt does
     try:

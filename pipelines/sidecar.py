@@ -7,21 +7,23 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from sources.cloudflare_audit_logs import Batch, cloudflare_audit_logs, events_of
+from sources.cloudflare_audit_logs import Batch, cloudflare_audit_logs
 from sources.cloudflare_audit_logs.events import Page
+from sources.cloudflare_audit_logs.files import PageFile
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .known import Known
 from .reading import Step
 from .scratch_pipeline import ScratchPipeline
-from .store import Store, lacking, note_refused
+from .spool import Spool
+from .store import Lacking, Store, batch_of, lacking, note_refused
 
 
 class Sidecar:
     """A second way into a store, under a pipeline name of its own. Used by one thread at a time."""
 
-    def __init__(self, store: Store, purpose: str, *, pipelines_dir: Path) -> None:
-        self._store = store
+    def __init__(self, store: Store, spool: Spool, purpose: str, *, pipelines_dir: Path) -> None:
+        self._store, self._spool = store, spool
         self._pipeline = ScratchPipeline(store, f"{store.pipeline_name}_{purpose}", pipelines_dir, is_stateful=False)
         self._known: dict[Stream, Known] = {}
 
@@ -42,8 +44,8 @@ class Sidecar:
         """
         batches = {}
         for stream, part in step.parts.items():
-            pages = [self._lacking(stream, page) for page in part.pages]
-            batch = Batch(since=part.window.since, cursor=part.reached or part.window.since, pages=pages)
+            found = [self._lacking(stream, page) for page in part.pages]
+            batch = batch_of(found, part.window.since, part.reached or part.window.since)
             if batch.events or batch.quarantined:
                 batches[stream] = batch
             if part.is_last:
@@ -51,8 +53,7 @@ class Sidecar:
         if batches:
             if not self._pipeline.is_open:
                 self._pipeline.open()
-            refused = self._pipeline.run(cloudflare_audit_logs(batches, None), events_of(batches))
-            note_refused(batches, refused)
+            note_refused(batches, self._pipeline.run(cloudflare_audit_logs(batches, None)))
         return batches
 
     def close(self) -> None:
@@ -60,9 +61,9 @@ class Sidecar:
         self._known.clear()
         self._pipeline.close()
 
-    def _lacking(self, stream: Stream, page: Page) -> Page:
+    def _lacking(self, stream: Stream, page: Page | PageFile) -> Lacking:
         """What the store lacks of the page; of the hours before it nothing needs to be known any more."""
-        known = self._known.setdefault(stream, Known())
-        if page.events.num_rows:
-            known.forget_before(pc.min(page.events["timestamp"]).as_py())
-        return lacking(self._store, stream, page, known)
+        known, times = self._known.setdefault(stream, Known()), page.keys["timestamp"]
+        if len(times):
+            known.forget_before(pc.min(times).as_py())
+        return lacking(self._store, stream, page, known, self._spool)

@@ -1,19 +1,26 @@
 """What PostgreSQL and the lake have in common: asked what they hold, locked for one writer, loaded by dlt."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sources.cloudflare_audit_logs import Batch
 from sources.cloudflare_audit_logs.events import Page
+from sources.cloudflare_audit_logs.files import PageFile, RowFile
+from sources.cloudflare_audit_logs.schema import QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .known import EventKey, Known
-from .own_destination import Refused
+from .spool import Spool
+
+Refused = Mapping[Stream, int]
+"""How many events of a load a store refused and quarantined, by stream."""
+
+ROW = "row"
 
 
 class Store(Protocol):
@@ -45,8 +52,8 @@ class Store(Protocol):
     def after_load(self, client: Any) -> bool:
         """After an opening's first load: brings up to date what is around the events; False: to be called again."""
 
-    def write(self, events: pa.Table) -> Refused:
-        """Writes events without a load of dlt's: idempotent, no cursor says that they are there. What was refused."""
+    def take_refused(self) -> Refused:
+        """The events that were refused and quarantined by the loads since the last call."""
 
     def prune(self, client: Any) -> None:
         """Removes what dlt keeps of loads that nobody needs any more, so that its own tables do not grow for ever."""
@@ -61,24 +68,44 @@ class Store(Protocol):
         """The digests of the quarantined events held."""
 
 
+class Lacking(NamedTuple):
+    """What a store lacks of a page."""
+
+    events: list[RowFile]
+    quarantined: list[RowFile]
+
+
 def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
     """Notes in the batches what their load has shown."""
     for stream, events in refused.items():
         batches[stream].refused = events
 
 
-def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
+def lacking(store: Store, stream: Stream, page: Page | PageFile, known: Known, spool: Spool) -> Lacking:
     """The part of a page that the store does not hold, which counts as known from then on.
 
     The store is asked for hours that are not known yet. Should the load fail, `known` is to be thrown away. Events
     older than was asked for are kept: what the API shows is not for us to drop; only the store's retention is.
     """
     with store.translated_errors():
-        oldest, events = store.oldest_kept, page.events
-        if oldest is not None:
-            events = events.filter(pc.greater_equal(events["timestamp"], oldest))
-        events = known.lacking(events, lambda since, before: store.event_keys(stream, since, before))
-        return Page(events, _lacking_quarantined(store, stream, page.quarantined, known))
+        keys = page.keys
+        keys = keys.append_column(ROW, pa.array(range(keys.num_rows), pa.int64()))
+        if (oldest := store.oldest_kept) is not None:
+            keys = keys.filter(pc.greater_equal(keys["timestamp"], oldest))
+        fresh = known.lacking(keys, lambda since, before: store.event_keys(stream, since, before))
+        with spool.writing(QUARANTINE_SCHEMA) as quarantined:
+            for group in page.quarantine_groups():
+                quarantined.write(_lacking_quarantined(store, stream, group, known))
+        return Lacking(spool.files_of(page, fresh[ROW]), quarantined.files)
+
+
+def batch_of(lacking: Iterable[Lacking], since: datetime, cursor: datetime) -> Batch:
+    """What a store lacks of a stream, as its load takes it."""
+    batch = Batch(since, cursor)
+    for of_page in lacking:
+        batch.event_files += of_page.events
+        batch.quarantine_files += of_page.quarantined
+    return batch
 
 
 def _lacking_quarantined(store: Store, stream: Stream, quarantined: pa.Table, known: Known) -> pa.Table:

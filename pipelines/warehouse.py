@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import adbc_driver_manager
 import pyarrow as pa
-import pyarrow.parquet as pq
 from adbc_driver_manager.dbapi import Connection
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import FollowupJobRequest, LoadJob, RunnableLoadJob
@@ -21,6 +19,7 @@ from dlt.destinations import postgres
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.files import read_groups
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -28,12 +27,13 @@ from .after_load import Outcome, prepare
 from .dlt_hooks import verify_hooks
 from .known import EventKey, event_keys
 from .logs import log
-from .own_destination import OwnDestination, Refused, Rows, rows_of
+from .own_destination import OwnDestination
 from .postgres import INSUFFICIENT_PRIVILEGE, NOT_AS_ASKED_FOR, as_owner, connect, message_of
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
 from .shards import WHOLE, Shard
 from .statements import statements_of
+from .store import Refused
 from .warehouse_load import load_events, load_quarantined
 from .warehouse_lock import holders_sql, lock_keys
 from .warehouse_setup import one_at_a_time, set_up
@@ -67,41 +67,24 @@ class Session(NamedTuple):
     started: str
 
 
-def write_events(connection: Connection, schema: str, events: pa.Table) -> Refused:
-    """A batch in, an idempotent write out; tells what PostgreSQL refused, and returns how much of each stream."""
-    if not events.num_rows:
-        return {}
-    refused = load_events(connection, schema, events).to_pylist()
-    for row in refused:
-        log.warning("warehouse.quarantined", reason=row["reason"])
-    return Counter(Stream(row["account_id"], row["api_version"]) for row in refused)
-
-
 class WarehouseLoadJob(RunnableLoadJob):
     """A batch in, an idempotent write out: see `warehouse_load`."""
 
     _job_client: "WarehouseClient"
 
     def run(self) -> None:
-        """Writes the load's rows in one transaction."""
-        client = self._job_client
-        connection, schema = client.connection, client.sql_client.dataset_name
-        with client.turn:  # the jobs of a load run side by side; a connection serves one of them
-            if self.load_table_name == QUARANTINE_TABLE:
-                load_quarantined(connection, schema, pq.read_table(self._file_path))
-            else:
-                rows = rows_of(client)
-                rows.refused.update(write_events(connection, schema, rows.take()))
+        """Writes the rows of its file, each group of them in one transaction; repeated, it finds its own work done."""
+        store = self._job_client.store
+        load = store.load_quarantined if self.load_table_name == QUARANTINE_TABLE else store.load_events
+        for group in read_groups(self._file_path):
+            load(group)
 
 
 class WarehouseClient(PostgresClient):
     """dlt's Postgres client, which keeps its own tables as it always does; only the events take our way."""
 
-    rows: Rows | None = None
-    connection: Connection
-    """That of the store, which has the writer's lock: a load on it cannot outlive the lock. A new one costs 40 ms."""
-    turn: AbstractContextManager[Any]
-    """Whose turn it is to use it."""
+    store: "Warehouse"
+    """Its connection has the writer's lock: a load on it cannot outlive the lock. A new one costs 40 ms."""
     writer: Session | None = None
     """The session that held the writer's lock when the pipeline was opened."""
 
@@ -146,15 +129,16 @@ class AuditWarehouse(OwnDestination, postgres):
     store: "Warehouse | None" = None
 
     def client(self, schema: Schema, initial_config: Any = None) -> Any:
-        """The client above, with the store's connection, which knows who holds the writer's lock."""
+        """The client above, with the store, which knows who holds the writer's lock."""
         client: Any = super().client(schema, initial_config)
         if self.store is not None:
-            client.writer, client.connection, client.turn = self.store.session, self.store.connection, self.store.turn
+            client.store, client.writer = self.store, self.store.session
         return client
 
     def _raw_capabilities(self) -> DestinationCapabilitiesContext:
         capabilities = super()._raw_capabilities()
         capabilities.loader_file_format_selector = None  # type: ignore[assignment]  # its default, too
+        capabilities.loader_parallelism_strategy = "sequential"  # the jobs of a load share a connection
         return capabilities
 
     @property
@@ -196,7 +180,7 @@ class Warehouse:
         """The connection that asks what has to be asked, and holds the writer's lock."""
         self.session: Session | None = None
         """That of the connection, if it holds the lock."""
-        self.turn = Lock()
+        self._refused: Counter[Stream] = Counter()
 
     @classmethod
     def of(cls, stores: StoreSettings, **own: Any) -> "Warehouse":
@@ -260,9 +244,7 @@ class Warehouse:
 
     def states(self, client: PostgresClient) -> list[Any]:  # noqa: ARG002  # a store's signature
         """See Store."""
-        if self.connection is None:
-            raise TemporaryError("the warehouse is not open")
-        with self.translated_errors(), self.connection.cursor() as cursor:
+        with self.translated_errors(), self._opened.cursor() as cursor:
             return stored_states(cursor, self.dataset_name)
 
     def verify_lock(self) -> None:
@@ -303,12 +285,21 @@ class Warehouse:
                     log.warning("warehouse.not_prepared", step=outcome.step, reason=outcome.reason)
                 yield outcome
 
-    def write(self, events: pa.Table) -> Refused:
-        """Writes events in one transaction, on the connection that has the lock."""
-        if self.connection is None:
-            raise TemporaryError("the warehouse is not open")
-        with self.translated_errors():
-            return write_events(self.connection, self.dataset_name, events)
+    def load_events(self, events: pa.Table) -> None:
+        """Writes events in one transaction, on the connection that has the lock; says what PostgreSQL refuses."""
+        refused = load_events(self._opened, self.dataset_name, events).to_pylist()
+        for row in refused:
+            log.warning("warehouse.quarantined", reason=row["reason"])
+        self._refused.update(Stream(row["account_id"], row["api_version"]) for row in refused)
+
+    def load_quarantined(self, quarantined: pa.Table) -> None:
+        """The same for what cannot be placed."""
+        load_quarantined(self._opened, self.dataset_name, quarantined)
+
+    def take_refused(self) -> Refused:
+        """See Store."""
+        refused, self._refused = self._refused, Counter()
+        return refused
 
     def prune(self, client: PostgresClient) -> None:
         """Keeps the newest states of our pipeline, and the loads that are young or that a state belongs to."""
@@ -320,6 +311,7 @@ class Warehouse:
         if self.connection is not None:
             self.connection.close()
         self.connection = self.session = None
+        self._refused.clear()
 
     def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
         """The keys of the stream's events in `[since, before)`, those that are quarantined for PostgreSQL included."""
@@ -339,11 +331,15 @@ class Warehouse:
             return set(self._query(sql, stream.account_id, stream.api_version)["digest"].to_pylist())
 
     def _query(self, sql: str, *parameters: Any) -> Any:
-        if self.connection is None:
-            raise TemporaryError("the warehouse is not open")
-        with self.connection.cursor() as cursor:
+        with self._opened.cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return cursor.fetch_arrow_table()
+
+    @property
+    def _opened(self) -> Connection:
+        if self.connection is None:
+            raise TemporaryError("the warehouse is not open")
+        return self.connection
 
     def _take_lock(self) -> None:
         for name, seconds in _KEEPALIVES.items():

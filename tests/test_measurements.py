@@ -1,6 +1,8 @@
 """How long events take to become visible is measured where the poll before looked."""
 
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -8,11 +10,13 @@ from pipelines.measurements import LoadedStep, Measurements
 from pipelines.reading import Part, Step
 from sources.cloudflare_audit_logs import Batch, Position
 from sources.cloudflare_audit_logs.events import decode_page
+from sources.cloudflare_audit_logs.files import RowWriter
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .factory import ACCOUNT, event_at
 
 STREAM = Stream(ACCOUNT, "v1")
+FOLDER = Path(tempfile.mkdtemp())
 START = datetime(2026, 11, 20, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
@@ -21,8 +25,11 @@ def _poll(measured: Measurements, begun: datetime, age: timedelta | None = None,
     """A poll that is loaded, with an event that is so old when it is read."""
     raw = [event_at(begun - age).raw] if age is not None else []
     page = decode_page(raw, STREAM, begun)
-    part = Part(Window(begun - timedelta(hours=1), begun), [page], is_last=True)
-    batch = Batch(START, begun, [page])
+    part = Part(Window(begun - timedelta(hours=1), begun), is_last=True)
+    part.add(page)
+    with RowWriter(FOLDER, page.events.schema) as writer:
+        writer.write(page.events)
+    batch = Batch(START, begun, writer.files)
     step = Step({STREAM: part}, len(raw), is_last=True)
     positions = {STREAM: Position(START, begun)}
     new = {STREAM: batch} if raw else {}

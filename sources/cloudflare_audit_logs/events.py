@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -19,12 +19,28 @@ import pyarrow.compute as pc
 from .schema import EVENT_SCHEMA, QUARANTINE_SCHEMA, TIME
 from .streams import Stream
 
+KEY_COLUMNS = ["event_id", "timestamp"]
+"""They tell the events of a stream apart."""
+
 
 class Page(NamedTuple):
     """One page, decoded once for both destinations: `EVENT_SCHEMA` and `QUARANTINE_SCHEMA` rows."""
 
     events: pa.Table
     quarantined: pa.Table
+
+    @property
+    def keys(self) -> pa.Table:
+        """The events' `KEY_COLUMNS`."""
+        return self.events.select(KEY_COLUMNS)
+
+    def event_groups(self) -> Iterator[pa.Table]:
+        """The events, as a page on disk gives them."""
+        yield self.events
+
+    def quarantine_groups(self) -> Iterator[pa.Table]:
+        """The quarantined events, likewise."""
+        yield self.quarantined
 
 
 class _Named(msgspec.Struct, gc=False):

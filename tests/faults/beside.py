@@ -13,6 +13,7 @@ from pipelines.lake import Lake
 from pipelines.reading import Step, StepLimits, StreamReading
 from pipelines.settings import read_environment, read_settings
 from pipelines.sidecar import Sidecar
+from pipelines.spool import open_spool
 from pipelines.store import Store
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.budget import Budgets
@@ -26,10 +27,10 @@ def main() -> int:
     settings = read_settings(read_environment(), now=_now())
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
     stores: list[Store] = [Warehouse(settings.stores.postgres_schema, timescale=settings.stores.timescale), Lake()]
-    sidecars = [Sidecar(store, "beside", pipelines_dir=pipelines_dir) for store in stores]
-    for sidecar in sidecars:
-        sidecar.open()
-    with open_api(settings, Event(), _now, Budgets()) as fetch_pages:
+    with open_spool(settings.stores.data_dir) as spool, open_api(settings, Event(), _now, Budgets()) as fetch_pages:
+        sidecars = [Sidecar(store, spool, "beside", pipelines_dir=pipelines_dir) for store in stores]
+        for sidecar in sidecars:
+            sidecar.open()
         while not stop.is_set():
             window = Window(_now() - timedelta(days=1), _now())
             for stream in settings.streams:

@@ -1,9 +1,10 @@
 """`python -m tests.faults.dying POINT NTH SIGNAL COMMAND [its arguments]`: run.py or another, ended at a named point.
 
 The process sends the signal to itself when it passes the point for the NTH time: KILL ends it there, STOP lets it
-sleep there until someone sends CONT. Nothing else of it is different.
+sleep there until someone sends CONT. FAIL is no signal: the call fails there, once. Nothing else of it is different.
 """
 
+import errno
 import functools
 import importlib
 import os
@@ -45,8 +46,9 @@ POINTS = {
     "before the lake's state counts": Point("before", f"{_LAKE}._store_load"),
     "after the lake's state counts": Point("after", f"{_LAKE}._store_load"),
     "between the two destinations": Point("after", "pipelines.destination:Destination.load"),
-    "with steps ahead of the warehouse's cursor": Point("after", "pipelines.warehouse:Warehouse.write"),
-    "with steps ahead of the lake's cursor": Point("after", "pipelines.lake:Lake.write"),
+    "with a part in the spool": Point("after", "pipelines.spool:SpooledReading.read"),
+    "after one of a load's jobs in the warehouse": Point("after", "pipelines.warehouse:Warehouse.load_events"),
+    "after one of a load's jobs in the lake": Point("after", "pipelines.lake:LakeLoadJob.run"),
     "before a sweep's load": Point("before", "pipelines.sidecar:Sidecar.load"),
     "after a sweep's load": Point("after", "pipelines.sidecar:Sidecar.load"),
 }
@@ -71,11 +73,11 @@ def main() -> int:
     name, nth, signal_name, command, *arguments = sys.argv[1:]
     points = {**POINTS, **FOLDER_POINTS, **BUCKET_POINTS, **COMMAND_POINTS}
     run = importlib.import_module(f"pipelines.{command}").main
-    _arm(points[name], int(nth), signal.Signals[f"SIG{signal_name}"])
+    _arm(points[name], int(nth), None if signal_name == "FAIL" else signal.Signals[f"SIG{signal_name}"])
     return int(run(arguments))
 
 
-def _arm(point: Point, nth: int, signal_number: signal.Signals) -> None:
+def _arm(point: Point, nth: int, signal_number: signal.Signals | None) -> None:
     module_name, _, path = point.function.partition(":")
     *owner_path, name = path.split(".")
     owner = functools.reduce(getattr, owner_path, importlib.import_module(module_name))
@@ -85,6 +87,8 @@ def _arm(point: Point, nth: int, signal_number: signal.Signals) -> None:
         is_it = when == point.when and (point.argument is None or point.argument in arguments)
         passed[0] += is_it
         if is_it and passed[0] == nth:
+            if signal_number is None:
+                raise OSError(errno.EIO, "failed at a named point")
             os.kill(os.getpid(), signal_number)
             time.sleep(1)  # the signal may take a moment to reach this thread, which must not go on meanwhile
 

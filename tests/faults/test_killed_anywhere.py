@@ -28,7 +28,8 @@ FAST = {
     "before the lake's state",
     "with a file half in place",
     "after a sweep's load",
-    "with steps ahead of the lake's cursor",
+    "with a part in the spool",
+    "after one of a load's jobs in the lake",
 }
 """Of the others, `make soak` has all."""
 
@@ -57,8 +58,8 @@ def test_killed_at_a_named_point_of_a_bucket_nothing_is_lost_and_nothing_doubled
 
 def _killed_and_completed(api: Api, command: Command, stores: Stores, point: str) -> None:
     early = [*spread(150, ago(hours=3), ago(hours=1)), *spread(10, ago(minutes=10), ago(minutes=1))]
-    if "ahead" in point:
-        early += spread(41_000, ago(hours=9), ago(hours=4))  # more than two steps
+    if "one of a load's jobs" in point:
+        early += spread(21_000, ago(hours=9), ago(hours=4))  # three files
     other = spread(50, ago(hours=2), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", early)
     api.world.add(OTHER_ACCOUNT, "v1", other)

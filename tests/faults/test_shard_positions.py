@@ -13,6 +13,7 @@ from pipelines.lake import Lake
 from pipelines.reading import Part, Step
 from pipelines.settings import PROJECT_ROOT, read_environment, read_store_settings
 from pipelines.shards import WHOLE, Shard
+from pipelines.spool import Spool
 from pipelines.warehouse import Warehouse
 from simulator.world import SimulatedEvent
 from sources.cloudflare_audit_logs import Position
@@ -39,9 +40,11 @@ def destination(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch,
     settings = read_store_settings(read_environment())
     opened = list[Destination]()
 
+    spool = Spool(tmp_path)
+
     def open_destination(name: str, shard: Shard) -> Destination:
         store = Lake(shard) if name == "lake" else Warehouse.of(settings, shard=shard, on_others=lambda _: None)
-        opened.append(Destination(store, pipelines_dir=tmp_path / "pipelines", lag=lambda _: LAG))
+        opened.append(Destination(store, spool, pipelines_dir=tmp_path / "pipelines", lag=lambda _: LAG))
         opened[-1].open()
         return opened[-1]
 

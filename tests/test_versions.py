@@ -2,17 +2,17 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
-from pipelines.report import Report, as_json, exit_code
+from pipelines.report import Report
 from pipelines.run import run
 from pipelines.settings import PROJECT_ROOT, read_environment, read_settings
 from simulator.api import Api, Fault
@@ -180,7 +180,7 @@ def test_a_version_that_is_granted_later_is_taken_up_by_itself(
 
     told = [line.split()[0] for line in caplog.messages if line.startswith(("version.", "account."))]
     assert before == (sorted(ids(of_v1)),) * 2
-    assert min(later - earlier for earlier, later in zip(tries, tries[1:], strict=False)) >= timedelta(seconds=1)
+    assert min(later - earlier for earlier, later in pairwise(tries)) >= timedelta(seconds=1)
     assert stores.ids() == (sorted(ids([*of_v1, *of_v2])),) * 2
     assert told == ["version.refused", "version.granted"]
 
@@ -255,19 +255,3 @@ def test_a_broken_object_is_made_anew_though_a_version_of_it_is_refused_by_now(
     assert (filled.code, repaired.code) == (0, 0), filled.err + repaired.err
     assert repaired.report["gaps"] == []
     assert stores.ids() == (sorted(ids(events)),) * 2
-
-
-# --- stores that began with v1 ----------------------------------------------------------------------------------------
-
-
-def cursors(stores: Stores) -> dict[str, str]:
-    """The warehouse's cursors, by stream."""
-    import base64
-    import zlib
-
-    (row,) = stores.query(
-        "SELECT state FROM {schema}._dlt_pipeline_state WHERE pipeline_name LIKE '%warehouse%' ORDER BY version DESC LIMIT 1"
-    )
-    state = json.loads(zlib.decompress(base64.b64decode(row["state"])))
-    resources = state["sources"]["cloudflare_audit_logs"]["resources"]
-    return {name: str(resource["incremental"]["timestamp"]) for name, resource in resources.items()}

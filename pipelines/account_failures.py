@@ -7,10 +7,10 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
+from sources.cloudflare_audit_logs.streams import Stream
 
 from .logs import log
-from .refusals import Failures, hint_for, is_undecided, refused_versions
+from .refusals import Failures, hint_for, is_undecided, refused_versions, words_of
 
 GATHERING_SECONDS = 2
 """How long a failure waits for others like it."""
@@ -18,8 +18,8 @@ GATHERING_SECONDS = 2
 MOST_NAMED = 5
 """Accounts in a line; the result, the metrics and /readyz name each."""
 
-Told = tuple[AuditLogsError, str]
-"""An error, and when the stream is tried again."""
+Told = tuple[AuditLogsError, dict[str, str]]
+"""An error, and what else is told of it."""
 
 
 class AccountFailures:
@@ -37,7 +37,7 @@ class AccountFailures:
         """Takes one in; `retry` says when it is tried again, if it is."""
         if not self._untold:
             self._since = time.monotonic()
-        self._untold[stream] = error, retry
+        self._untold[stream] = error, {"retry": retry} if retry else {}
 
     def note_readable(self, stream: Stream) -> None:
         """The stream was read: if its refusal was told, so is its end."""
@@ -52,30 +52,31 @@ class AccountFailures:
         due = [s for s in self._untold if is_last or not is_undecided(s, failures, readable, self._asked)]
         told = {stream: self._untold.pop(stream) for stream in due}
         refused = refused_versions(failures, readable).keys() & told.keys()
-        self._tell_refused({stream: told[stream] for stream in told if stream in refused - self._refused})
+        _tell_refused({stream: told[stream] for stream in due if stream in refused - self._refused})
         self._refused |= refused
-        for (error, retry), streams in _alike({s: about for s, about in told.items() if s not in refused}):
-            versions = ",".join(sorted({stream.api_version for stream in streams}))
-            log.error("account.failed", account=_named(streams), version=versions, error=error, **_if_any(retry))
-
-    @staticmethod
-    def _tell_refused(told: Mapping[Stream, Told]) -> None:
-        for version in API_VERSIONS:
-            for (error, retry), streams in _alike({s: about for s, about in told.items() if s.api_version == version}):
-                about = {"account": _named(streams), "version": version, "error": error, **_if_any(retry)}
-                log.warning("version.refused", **about, hint=f"nothing else is held up; {hint_for(version)}")
+        _tell_failed({stream: told[stream] for stream in due if stream not in refused})
 
 
-def _alike(told: Mapping[Stream, Told]) -> Iterable[tuple[tuple[str, str], list[Stream]]]:
-    """The streams that met the same, in the words of the error."""
-    alike: dict[tuple[str, str], list[Stream]] = {}
-    for stream, (error, retry) in told.items():
-        alike.setdefault((str(error), retry), []).append(stream)
-    return alike.items()
+def _tell_failed(told: Mapping[Stream, Told]) -> None:
+    for about, streams in _alike({s: {"error": str(error), **retry} for s, (error, retry) in told.items()}):
+        versions = ",".join(sorted({stream.api_version for stream in streams}))
+        log.error("account.failed", account=_named(streams), version=versions, **about)
 
 
-def _if_any(retry: str) -> dict[str, str]:
-    return {"retry": retry} if retry else {}
+def _tell_refused(told: Mapping[Stream, Told]) -> None:
+    for about, streams in _alike(
+        {s: {"version": s.api_version, "error": words_of(error), **retry} for s, (error, retry) in told.items()}
+    ):
+        hint = f"nothing else is held up; {hint_for(about['version'])}"
+        log.warning("version.refused", account=_named(streams), **about, hint=hint)
+
+
+def _alike(told: Mapping[Stream, dict[str, str]]) -> Iterable[tuple[dict[str, str], list[Stream]]]:
+    """The streams of which the same is told."""
+    alike: dict[tuple[str, ...], list[Stream]] = {}
+    for stream, about in told.items():
+        alike.setdefault(tuple(about.values()), []).append(stream)
+    return [(told[streams[0]], streams) for streams in alike.values()]
 
 
 def _named(streams: Sequence[Stream]) -> str:

@@ -30,6 +30,11 @@ def is_undecided(stream: Stream, failures: Failures, readable: Collection[Stream
     return stream in failures and is_refusal(failures[stream]) and is_waited_for
 
 
+def words_of(error: AuditLogsError) -> str:
+    """Returns what the API said; the error's own hint is on the account, which can be read."""
+    return f"{error.message}: {error.detail}" if error.detail else error.message
+
+
 def told_refused(refused: Collection[Stream]) -> str:
     """Returns a result's words on the versions that were refused, none if there are none."""
     counts = sorted(Counter(stream.api_version for stream in refused).items())
@@ -39,7 +44,7 @@ def told_refused(refused: Collection[Stream]) -> str:
 def hint_for(version: str) -> str:
     """Returns what the operator does about a version that is refused."""
     others = ",".join(other for other in API_VERSIONS if other != version)
-    return f"grant the permission for {version}, or set CLOUDFLARE_API_VERSION={others} for the account"
+    return f"let the token read {version} of the account, or set CLOUDFLARE_API_VERSION={others} for the account"
 
 
 def _others(stream: Stream) -> list[Stream]:

@@ -35,7 +35,7 @@ def newer(events: list[SimulatedEvent], since: datetime) -> list[SimulatedEvent]
 
 def cursors(command: Command, **changes: str | None) -> dict[tuple[str, str, str], str | None]:
     """How far each store holds each account and version."""
-    status = command("pipelines/status.py", "--json", **changes).report
+    status = command("pipelines/status.py", "--json", **DEFAULT, **changes).report
     return {
         (store, stream["account_id"], stream["api_version"]): stream["cursor"]
         for store in ("warehouse", "lake")

@@ -89,6 +89,7 @@ class Bench:
             "CLOUDFLARE_API_URL": self.url,
             "CLOUDFLARE_API_TOKEN": "simulated",
             "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+            "CLOUDFLARE_API_VERSION": "v1",
             "INITIAL_CHECKPOINT": self.since.isoformat(),
             "DATA_DIR": str(folder),
             **settings_of(self.server),

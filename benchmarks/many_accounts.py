@@ -183,6 +183,7 @@ def _environment(api: Simulated, server: PostgresSettings, folder: Path) -> dict
         **os.environ,
         "CLOUDFLARE_API_URL": api.url,
         "ACCOUNTS_FILE": str(api.accounts_file),
+        "CLOUDFLARE_API_VERSION": "v1",
         "INITIAL_CHECKPOINT": (datetime.now(UTC) - timedelta(days=21)).isoformat(),
         "DATA_DIR": str(folder),
         **settings_of(server),

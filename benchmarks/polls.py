@@ -32,6 +32,7 @@ class Poller:
         self._environment = {
             "CLOUDFLARE_API_TOKEN": TOKEN,
             "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+            "CLOUDFLARE_API_VERSION": "v1",
             "INITIAL_CHECKPOINT": (start - timedelta(minutes=1)).isoformat(),
             "DATA_DIR": str(folder),
             "SWEEP_INTERVAL_SECONDS": "0",

@@ -11,30 +11,32 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def descendants_of(pid: int) -> Iterator[int]:
     """The children of a process, and theirs."""
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
+        for child in map(int, text_of(children).split()):
             yield child
             yield from descendants_of(child)
 
 
 def peak_memory_of(pid: int) -> int:
     """VmHWM, in bytes; zero of a process that has ended."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except FileNotFoundError:
-        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", text_of(Path(f"/proc/{pid}/status")))
     return int(found[1]) * 1024 if found else 0
 
 
 def cpu_of(pid: int, *, with_ended: bool = False) -> float:
     """Seconds, with those of its children that have ended if told to; zero of a process that has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0.0
+    fields = text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return sum(map(int, fields[11 : 15 if with_ended else 13])) / TICKS
 
 
 def cpu_of_server(postmaster: int) -> float:
     """Seconds of PostgreSQL: of the postmaster, its children, and those that have ended."""
-    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    children = text_of(Path(f"/proc/{postmaster}/task/{postmaster}/children")).split()
     return cpu_of(postmaster, with_ended=True) + sum(cpu_of(int(pid)) for pid in children)
+
+
+def text_of(file: Path) -> str:
+    """A file of `/proc`; nothing of a process that has ended, be it between opening and reading (ESRCH)."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -24,7 +24,7 @@ SIZES = [Size(accounts, events) for events in (1_000, 1_000_000) for accounts in
 INTERVALS = (30.0, 300.0)
 
 UNITS = {
-    "request": ("client CPU of a poll of an account that finds nothing", 1e3, "ms"),
+    "request": ("client CPU of a poll of an account in one version that finds nothing", 1e3, "ms"),
     "reread_event": ("client CPU of an event that a poll reads again", 1e6, "µs"),
     "swept_event": ("client CPU of an event that a sweep reads again", 1e6, "µs"),
     "new_event": ("client CPU of a new event, into both stores", 1e6, "µs"),
@@ -33,9 +33,9 @@ UNITS = {
     "load_postgres": ("PostgreSQL's CPU of such a poll", 1e3, "ms"),
     "rewrite": ("client CPU of each object that it rewrites", 1e3, "ms"),
     "held_event": ("client CPU of each event that such an object holds", 1e6, "µs"),
-    "comparison": ("client CPU of comparing six hours of an account", 1e3, "ms"),
+    "comparison": ("client CPU of comparing six hours of an account in one version", 1e3, "ms"),
     "memory": ("memory of a process", 1e-6, "MB"),
-    "account_memory": ("memory of each account", 1e-3, "KB"),
+    "account_memory": ("memory of each account and version", 1e-3, "KB"),
     "known_event_memory": ("memory of each event in the safety lag", 1, "bytes"),
     "warehouse_event": ("an event in the warehouse, indexes included, not compressed", 1, "bytes"),
     "lake_event": ("an event in the lake", 1, "bytes"),

@@ -17,7 +17,7 @@ class UnitCosts:
     """What one of each takes: CPU in seconds, the rest in bytes or requests."""
 
     request: float
-    """Client CPU of a poll of one stream that finds nothing."""
+    """Client CPU of a poll of one account in one version that finds nothing."""
     reread_event: float
     swept_event: float
     new_event: float
@@ -31,9 +31,10 @@ class UnitCosts:
     held_event: float
     """Of each event that such an object holds already."""
     comparison: float
-    """Of a stretch of six hours."""
+    """Of a stretch of six hours of one account in one version."""
     memory: float
     account_memory: float
+    """In one version."""
     known_event_memory: float
     """Of each event that the next poll reads again."""
     warehouse_event: float
@@ -52,13 +53,15 @@ class Size:
 
     accounts: int
     events_a_day: int
-    """Of each account."""
+    """Of each account, in all versions together."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How it is run; the settings' defaults."""
 
+    versions: int = 2
+    """Of the API: each is asked by itself, and holds an equal part of the events."""
     poll_seconds: float = 30.0
     lag_seconds: float = 900.0
     sweep_seconds: float = 3_600.0
@@ -104,9 +107,11 @@ def need_of(size: Size, plan: Plan, cost: UnitCosts) -> Need:
     """What the size takes, if its events come evenly and by chance."""
     rate, polls, sweeps = size.events_a_day / DAY, DAY / plan.poll_seconds, DAY / plan.sweep_seconds
     swept = rate * (plan.sweep_hours * 3_600 + plan.sweep_seconds)
-    stretches = plan.ages * 24 / STRETCH_HOURS
-    requests = polls * requests_for(rate * (plan.lag_seconds + plan.poll_seconds)) + sweeps * requests_for(swept)
-    requests += stretches * requests_for(rate * STRETCH_HOURS * 3_600)
+    known = rate * (plan.lag_seconds + plan.poll_seconds)
+    stretches = plan.versions * plan.ages * 24 / STRETCH_HOURS
+    requests = plan.versions * polls * requests_for(known / plan.versions)
+    requests += plan.versions * sweeps * requests_for(swept / plan.versions)
+    requests += stretches * requests_for(rate * STRETCH_HOURS * 3_600 / plan.versions)
     rewrites = polls * _share_with_some(rate * plan.poll_seconds)
     held = rate * 3_600 / 2
     together = rate * plan.poll_seconds * size.accounts / plan.processes
@@ -115,7 +120,6 @@ def need_of(size: Size, plan: Plan, cost: UnitCosts) -> Need:
     cpu += sweeps * swept * cost.swept_event + plan.ages * size.events_a_day * cost.swept_event
     cpu += size.events_a_day * cost.new_event + stretches * cost.comparison
     cpu += rewrites * (cost.rewrite + held * cost.held_event)
-    known = rate * (plan.lag_seconds + plan.poll_seconds)
     objects = 24 * _share_with_some(rate * 3_600)
     events = size.accounts * size.events_a_day
     return Need(
@@ -129,7 +133,8 @@ def need_of(size: Size, plan: Plan, cost: UnitCosts) -> Need:
         stretches=size.accounts * stretches,
         cpu=size.accounts * cpu + loads * cost.load,
         postgres_cpu=events * cost.new_event_postgres + loads * cost.load_postgres,
-        memory=plan.processes * cost.memory + size.accounts * (cost.account_memory + known * cost.known_event_memory),
+        memory=plan.processes * cost.memory
+        + size.accounts * (plan.versions * cost.account_memory + known * cost.known_event_memory),
         lake_bytes=size.accounts * objects * cost.object_bytes + events * cost.lake_event,
         moved_bytes=2 * size.accounts * rewrites * (cost.object_bytes + held * cost.lake_event),
         warehouse_bytes=events * cost.warehouse_event,

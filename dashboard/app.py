@@ -114,7 +114,7 @@ def overview(filters, opened):
 @app.cell
 def numbers(error, filters, found, opened, query, section):
     """The key numbers, or why there are none: once, where the section says the same."""
-    _said = "".join(pieces.note(said) for said in page.misread(query, opened.accounts))
+    _said = "".join(pieces.note(s) for s in [*page.misread(query, opened.accounts), *page.counted_twice(found)])
     _numbers = _said + pieces.key_numbers(page.numbers_of(found, filters))
     mo.Html(_numbers if error is None else "" if section.value == "Health" else pieces.problem(error))
 

@@ -103,13 +103,29 @@ def by_subject(rows: list[Row]) -> dict[str, list[Row]]:
     return found
 
 
+def by_version(overview: Mapping[str, list[Row]]) -> list[Row]:
+    """How many events there are of each API version, v1 first."""
+    return sorted(overview["version"], key=lambda row: str(row["value"]))
+
+
+def counted_twice(overview: Mapping[str, list[Row]]) -> list[str]:
+    """What the numbers do not say where both versions are counted."""
+    both = "most deeds of an account that is read in v1 and v2 have a record in each, and are counted twice"
+    return [f"{both}: choose one under API to count deeds"] * (len(by_version(overview)) > 1)
+
+
 def numbers_of(overview: Mapping[str, list[Row]], filters: Filters) -> list[tuple[str, str, str]]:
     """The header's key numbers: name, number, remark."""
     events = sum(row["events"] for row in overview["time"])
     failed = sum(row["failures"] for row in overview["time"])
     days = (filters.before - filters.since) / timedelta(days=1)
     failed_part = f"{failed / events:.1%}" if events else ""
-    numbers = [("Events", f"{events:,}", f"{events / days:,.0f} a day"), ("Failed", f"{failed:,}", failed_part)]
+    a_day = f"{events / days:,.0f} a day"
+    versions = [f"{row['events']:,} in {row['value']}" for row in by_version(overview)]
+    numbers = [
+        ("Events", f"{events:,}", "; ".join([a_day, *(versions if len(versions) > 1 else [])])),
+        ("Failed", f"{failed:,}", failed_part),
+    ]
     for subject, title in (("who", "Actors"), ("what", "Actions"), ("from where", "Addresses")):
         rows = overview[subject]
         most = next((row["value"] for row in rows if row["value"] is not None), "")

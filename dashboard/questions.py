@@ -22,6 +22,7 @@ SUBJECTS = {
     "what": "action_type",
     "on what": "resource_type",
     "from where": "nullif(ip_address, '')",
+    "version": "api_version",
 }
 """What events are counted by: the only expressions that go into the SQL."""
 _ORDER = "event_id, account_id, api_version"

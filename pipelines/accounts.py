@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
 
 from . import setting_values as values
 from .secret_files import credential_file, read_secret
@@ -48,7 +48,8 @@ class Account:
     token: str = field(default="", repr=False)
     token_name: str = TOKEN
     """What the operator calls the token. Accounts with the same token share the name, and so the token's budget."""
-    api_versions: tuple[str, ...] = ("v1",)
+    api_versions: tuple[str, ...] = API_VERSIONS
+    """Sign-ins are in v2 alone, old and new values and script deployments in v1 alone."""
     per_page: int = 1000
     direction: str = "asc"
     hide_user_logs: bool = False

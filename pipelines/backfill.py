@@ -21,11 +21,12 @@ from pipelines.backfill_unit import Done, open_backfill
 from pipelines.command import run_window_command
 from pipelines.logs import log
 from pipelines.pools import add_scheduler_option, open_pool
+from pipelines.refusals import told_refused
 from pipelines.settings import Settings
 from pipelines.units import Shared, results_of
 from pipelines.windows import accounts_of, add_window_options, api_window, days_of, window_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.streams import Window
 
 LARGEST_POOL = 4
 """Accounts read side by side: the budget is 2 requests a second, whoever sends them."""
@@ -51,7 +52,7 @@ def backfill(
     streams = settings.streams_of(accounts_of(chosen, settings.account_ids))
     _tell_retention(window, settings)
     units = [(stream, day) for day in days_of(window) for stream in streams]
-    shared, done = Shared(), Done()
+    shared, done = Shared(streams), Done()
     threads, begun = min(LARGEST_POOL, len(streams)), time.monotonic()
     with (
         open_pool(scheduler, open_backfill, settings, shared, threads=threads, asks_api=True) as pool,
@@ -62,10 +63,11 @@ def backfill(
                 shared.note_failure(stream, result)
             else:
                 done.add(result)
+                shared.note_readable(stream)
             bar.update()
             bar.set_postfix_str(f"{done.read:,} events, {done.read / (time.monotonic() - begun):,.0f} a second")
-    failures = shared.failures
-    print(json.dumps(_as_json(done, failures), default=str) if as_json else _as_text(done, len(units), failures))
+    shared.tell_rest()
+    print(json.dumps(_as_json(done, shared), default=str) if as_json else _as_text(done, len(units), shared))
     for gap in done.gaps:
         log.error("backfill.gap", account=gap.stream.account_id, hour=gap.hour.isoformat(), hint="see reconcile.py")
     return shared.exit_code or (3 if done.gaps else 0)
@@ -78,21 +80,25 @@ def _tell_retention(window: Window, settings: Settings) -> None:
         log.warning("backfill.retention", hint=hint)
 
 
-def _as_json(done: Done, failures: dict[Stream, AuditLogsError]) -> dict[str, object]:
+def _as_json(done: Done, shared: Shared) -> dict[str, object]:
     return {
         "read": done.read,
         "new": dict(done.new),
         "days_skipped": done.skipped,
         "gaps": [check.as_row() for check in done.gaps],
-        "failed_accounts": {stream.name: str(error) for stream, error in failures.items()},
+        "failed_accounts": {stream.name: str(error) for stream, error in shared.failures.items()},
+        "refused_versions": {stream.name: str(error) for stream, error in shared.refused_versions.items()},
     }
 
 
-def _as_text(done: Done, units: int, failures: dict[Stream, AuditLogsError]) -> str:
+def _as_text(done: Done, units: int, shared: Shared) -> str:
     new = ", ".join(f"{name} {count:,} new" for name, count in sorted(done.new.items()))
     skipped = f"; {done.skipped:,} of {units:,} days were there" if done.skipped else ""
-    failed = [f"failed: {stream.account_id} ({stream.api_version}): {error}" for stream, error in failures.items()]
-    return "\n".join([f"{done.read:,} events read: {new or 'nothing to do'}{skipped}", *failed])
+    refused = told_refused(shared.refused_versions)
+    failed = [
+        f"failed: {stream.account_id} ({stream.api_version}): {error}" for stream, error in shared.failures.items()
+    ]
+    return "\n".join([f"{done.read:,} events read: {new or 'nothing to do'}{skipped}{refused}", *failed])
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Cal
                     log.warning("backfill.rate_limited", error=error)
                     sleep_until(error.until, shared.stop)
                 except AccountError as error:
-                    shared.note_failure(unit[0], error)
+                    shared.given_up.setdefault(unit[0], error)
                     raise
 
         yield fill

@@ -26,6 +26,7 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 from .api import client_for, utc_now
 from .finding import Finding, failed, ok
 from .readers import THREADS
+from .refusals import hint_for, refused_versions
 from .settings import Settings
 
 LARGEST_OFFSET = timedelta(seconds=30)
@@ -63,7 +64,8 @@ def check_api(settings: Settings) -> Iterator[Finding]:
     budgets = [_budget(name, len(its), settings.poll_interval_seconds) for name, its in by_token.items()]
     yield from _shortened(budgets, "tokens have requests enough for their polls")
     known = [its for name, its in by_token.items() if tokens[name].status != "fail"]
-    accounts = [_account(stream, answer.error) for its in known for stream, answer in its.items()]
+    refused = _refused(answers)
+    accounts = [_account(s, answer.error, is_alone=s in refused) for its in known for s, answer in its.items()]
     yield from _shortened(accounts, "accounts and versions can be read")
 
 
@@ -131,10 +133,19 @@ def _token(name: str, answers: Mapping[Stream, Answer]) -> Finding:
     return ok("token", f"{name} is known to the API")
 
 
-def _account(stream: Stream, error: AuditLogsError | None) -> Finding:
-    """Whether its events can be read."""
+def _refused(answers: Mapping[Stream, Answer]) -> dict[Stream, AuditLogsError]:
+    """The versions that are refused, of accounts that can be read in another one."""
+    failures = {stream: answer.error for stream, answer in answers.items() if answer.error}
+    return refused_versions(failures, answers.keys() - failures.keys())
+
+
+def _account(stream: Stream, error: AuditLogsError | None, *, is_alone: bool) -> Finding:
+    """Whether its events can be read; a version that is refused alone fails nothing."""
     name = f"{stream.account_id} {stream.api_version}"
     if error is None:
         return ok("account", f"{name}: can be read")
     finding = failed("account", error)
+    if is_alone:
+        hint = f"it is left out, nothing else is held up; {hint_for(stream.api_version)}"
+        finding = finding._replace(status="warn", hint=hint)
     return finding._replace(found=f"{name}: {finding.found}")

@@ -58,7 +58,6 @@ def _settings(url: str) -> dict[str, str]:
         "CLOUDFLARE_API_URL": url,
         "CLOUDFLARE_API_TOKEN": "simulated-token",
         "CLOUDFLARE_ACCOUNT_ID": ACCOUNTS,
-        "CLOUDFLARE_API_VERSION": "v1,v2",
         "POLL_INTERVAL_SECONDS": "2",
         "DATA_DIR": str(DEMO_DIR),
     }

@@ -71,7 +71,10 @@ def unreadiness(running: Running, clock: Clock) -> Iterator[str]:
         if not running.is_up(destination):
             yield f"{destination.name}: {error.message if error else 'not open yet'}"
     longest = timedelta(seconds=running.progress.longest_silence_seconds)
+    refused = report.refused_versions
     for stream in settings.streams:
+        if stream in refused:
+            continue
         failure = report.accounts_failed.get(stream)
         if failure:
             yield f"account {stream.account_id} {stream.api_version}: {failure.message}"

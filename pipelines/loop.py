@@ -74,7 +74,7 @@ class Loop:
         self._due: set[Destination] = set()
         """Called to a poll that they have not begun yet."""
         self._sweep_is_due = self._sweep_may_step = self._reconcile_is_due = False
-        self._account_failures = AccountFailures()
+        self._account_failures = AccountFailures(settings.streams)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -88,18 +88,18 @@ class Loop:
                 self._begin_reconciling()
                 has_moved = [self._collect(), self._collect_parts(), *map(self._hand_over, self._by_age())]
                 self._begin_reading()
-                self._account_failures.tell(at_once=not self._readers.futures)
+                self._tell_account_failures(at_once=not self._readers.futures)
                 if any(has_moved):
                     self._on_progress(self._report)
                 elif in_hand := [*self._workers.futures, *self._readers.futures]:
                     wait(in_hand, 0.5, FIRST_COMPLETED)
                 elif once and not self._passes and not self._sweep_is_due and not self._reconcile_is_due:
-                    return
+                    break
                 else:
                     self._on_progress(self._report)
                     self._stop.wait(_SOON_SECONDS if once else max(0, self._next_poll - time.monotonic()))
         self._collect()
-        self._account_failures.tell(at_once=True)
+        self._tell_account_failures(at_once=True, is_last=True)
 
     def _begin_reading(self) -> None:
         """Gives the readers that are free something to read, of each pass in turn."""
@@ -126,6 +126,8 @@ class Loop:
                 continue
             try:
                 entry.add(stream, read.future.result())
+                self._account_failures.note_readable(stream)
+                self._report.add_readable(stream)
             except StopRequestedError:
                 continue
             except AccountError as error:
@@ -250,7 +252,8 @@ class Loop:
         """Compares hours that are due, when nothing else is."""
         if self._reconcile_is_due and self._is_quiet and not self._sweep_is_due:
             self._reconcile_is_due = False
-            begins = dict(self._plan.held_begins(self._streams))
+            refused = self._report.refused_versions
+            begins = dict(self._plan.held_begins(s for s in self._streams if s not in refused))
             if begins:
                 self._workers.submit(self._reconciler, None, partial(self._reconciler.reconcile, begins))
 
@@ -314,6 +317,10 @@ class Loop:
         self._account_failures.note(stream, error, retry)
         if isinstance(error, RateLimitedError):
             self._shut_out(self._token_of(stream), error, seconds)
+
+    def _tell_account_failures(self, *, at_once: bool, is_last: bool = False) -> None:
+        report = self._report
+        self._account_failures.tell(report.accounts_failed, report.readable, at_once=at_once, is_last=is_last)
 
     def _shut_out(self, token_name: str, error: RateLimitedError, seconds: float) -> None:
         """All accounts of a token that is rate limited wait: each would only be told so, too."""

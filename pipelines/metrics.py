@@ -232,7 +232,7 @@ METRICS = (
         "cloudflare_audit_account_refused",
         GaugeMetricFamily,
         STREAM,
-        "1 if the API refuses the account (400, 401, 403, 404): only an operator can mend it.",
+        "1 if the API refuses the account in this version (400, 401, 403, 404): only an operator can mend it.",
         _by_stream(lambda report, stream: float(isinstance(report.accounts_failed.get(stream), RefusedError))),
     ),
     Described(

@@ -28,6 +28,7 @@ from pipelines.copies import open_copies, open_sidecars
 from pipelines.lake_reads import read_lake
 from pipelines.logs import log
 from pipelines.reading import FetchPages
+from pipelines.refusals import told_refused
 from pipelines.repair import Repair
 from pipelines.settings import Settings
 from pipelines.spool import open_spool
@@ -68,7 +69,7 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
     settled = utc_now() - max(map(settings.safety_lag, streams))
     window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
     units = [(stream, day) for day in days_of(window) for stream in streams]
-    shared, checks = Shared(), list[HourCheck]()
+    shared, checks = Shared(streams), list[HourCheck]()
     open_worker = partial(_open_worker, settings, scope, shared)
     # First: what is quarantined in an hour that is repaired could not be written otherwise.
     broken = _broken_quarantines(streams, window, open_worker, repairs=scope.repairs)
@@ -80,19 +81,21 @@ def reconcile(window: Window, chosen: Sequence[str] | None, scope: Scope, settin
             if isinstance(result, AuditLogsError):
                 shared.note_failure(stream, result)
             else:
+                shared.note_readable(stream)
                 hours += len(result)
                 events += sum(max(check.events.values(), default=0) for check in result)
                 checks += [check for check in result if check.is_gap or check.missing]
             bar.update()
             bar.set_postfix_str(f"{events:,} events, {sum(check.is_gap for check in checks):,} hours with gaps")
+    shared.tell_rest()
     checks.sort(key=lambda check: (check.stream, check.hour))
     gaps = [check for check in checks if check.is_gap]
     if as_json:
-        print(json.dumps(_as_json(checks, hours, events, shared.failures) | {"broken_quarantines": broken}))
+        print(json.dumps(_as_json(checks, hours, events, shared) | {"broken_quarantines": broken}))
     else:
         for account_id in broken:
             print(f"account {account_id}: its quarantine in the lake is broken")
-        print(_as_text(checks, hours, events, scope, shared.failures))
+        print(_as_text(checks, hours, events, scope, shared))
     return shared.exit_code or (3 if gaps or broken else 0)
 
 
@@ -200,15 +203,14 @@ def _open_worker(settings: Settings, scope: Scope, shared: Shared, name: str) ->
         yield _Worker(scope, shared, completeness, fetch_pages, repair)
 
 
-def _as_json(
-    checks: Sequence[HourCheck], hours: int, events: int, failures: dict[Stream, AuditLogsError]
-) -> dict[str, Any]:
+def _as_json(checks: Sequence[HourCheck], hours: int, events: int, shared: Shared) -> dict[str, Any]:
     return {
         "hours": hours,
         "events": events,
         "gaps": [_hour_as_json(check) for check in checks if check.is_gap],
         "not_in_api": sum(len(check.missing.get("api", [])) for check in checks),
-        "failed_accounts": {stream.name: str(error) for stream, error in failures.items()},
+        "failed_accounts": {stream.name: str(error) for stream, error in shared.failures.items()},
+        "refused_versions": {stream.name: str(error) for stream, error in shared.refused_versions.items()},
     }
 
 
@@ -230,17 +232,17 @@ def _hour_as_json(check: HourCheck) -> dict[str, Any]:
 _HEAD = ("account", "version", "hour (UTC)", "API", "warehouse", "lake", "what is wrong")
 
 
-def _as_text(
-    checks: Sequence[HourCheck], hours: int, events: int, scope: Scope, failures: dict[Stream, AuditLogsError]
-) -> str:
+def _as_text(checks: Sequence[HourCheck], hours: int, events: int, scope: Scope, shared: Shared) -> str:
     gaps = [check for check in checks if check.is_gap]
     lines = [_HEAD, *map(_line, gaps)] if gaps else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     forgotten = sum(len(check.missing.get("api", [])) for check in checks)
     asked = ", ".join(["API", *STORES] if scope.asks_api else STORES)
-    found = f"{len(gaps):,} hours with gaps" if gaps else "complete" if not failures else "no gap found"
+    failures = shared.failures
+    found = f"{len(gaps):,} hours with gaps" if gaps else "complete" if not shared.failed else "no gap found"
     found += f"; {len(failures):,} accounts could not be compared, see the log" if failures else ""
+    found += told_refused(shared.refused_versions)
     known = f"; {forgotten:,} events that the API does not show (any more)" if forgotten else ""
     return "\n".join([*table, f"{hours:,} hours, {events:,} events in {asked}: {found}{known}"])
 

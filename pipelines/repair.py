@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, RefusedError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
@@ -38,6 +38,7 @@ from .partitions import (
 )
 from .postgres import connect
 from .reading import FetchPages, Part, Step
+from .refusals import is_refusal, refused_versions
 from .sidecar import Sidecar
 from .warehouse_load import update_events
 from .warehouse_reads import WarehouseReader
@@ -70,14 +71,15 @@ class Repair:
         if check.stray:
             self._put_into_place(partition)
         if check.broken is None:
-            self._fill(stream, check.window, check, asks_api=True)
+            self._fill(stream, check.window, check, self._shown(stream, check.window))
             return
         self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
         # The object held all of the hour, of every version, whatever was asked for.
         for version in API_VERSIONS:
             whole = Window(check.hour, check.hour + HOUR)
             of_version = Stream(stream.account_id, version)
-            self._fill(of_version, whole, check, asks_api=self.is_asked_for(of_version))
+            shown = self._shown(stream, whole) if of_version == stream else self._shown_beside(of_version, whole)
+            self._fill(of_version, whole, check, shown)
 
     def mend_quarantine(self, account_id: str, window: Window) -> int:
         """Makes an account's quarantine in the lake anew, and returns how many events are in it.
@@ -85,10 +87,8 @@ class Repair:
         They are what the API shows of the window, and all that the warehouse has. Raises as above.
         """
         streams = [Stream(account_id, version) for version in API_VERSIONS]
-        found = {
-            stream: [*self._quarantined_of_api(stream, window), self.warehouse.quarantined(stream)]
-            for stream in streams
-        }
+        shown = self._quarantined_of_api(streams, window)
+        found = {stream: [*shown.get(stream, []), self.warehouse.quarantined(stream)] for stream in streams}
         everything = pa.concat_tables(table for tables in found.values() for table in tables)
         # In one write: nobody compares later what is in it.
         anew = add_quarantined(None, everything) or encode(everything)
@@ -101,16 +101,43 @@ class Repair:
         log.info("repair.quarantine", account=account_id, events=events)
         return events
 
-    def _quarantined_of_api(self, stream: Stream, window: Window) -> list[pa.Table]:
-        if self.fetch_pages is None or not self.is_asked_for(stream):
-            return []
-        return [page.quarantined for page in self.fetch_pages(stream, window, "asc")]
+    def _shown(self, stream: Stream, window: Window) -> pa.Table:
+        """Returns what the API shows of a window."""
+        if self.fetch_pages is None:
+            return EVENT_SCHEMA.empty_table()
+        return ApiSide.read(self.fetch_pages, stream, window, with_contents=True).events(stream, window)
 
-    def _fill(self, stream: Stream, window: Window, check: HourCheck, *, asks_api: bool) -> None:
-        from_api = EVENT_SCHEMA.empty_table()
-        if self.fetch_pages is not None and asks_api:
-            api = ApiSide.read(self.fetch_pages, stream, window, with_contents=True)
-            from_api = api.events(stream, window)
+    def _shown_beside(self, stream: Stream, window: Window) -> pa.Table:
+        """Returns the same of another version than the one that is mended; nothing where it is not read or refused."""
+        if not self.is_asked_for(stream):
+            return EVENT_SCHEMA.empty_table()
+        try:
+            return self._shown(stream, window)
+        except RefusedError as error:
+            if not is_refusal(error):
+                raise
+            _tell_without_api(stream, error)
+            return EVENT_SCHEMA.empty_table()
+
+    def _quarantined_of_api(self, streams: Sequence[Stream], window: Window) -> dict[Stream, list[pa.Table]]:
+        """Returns what the API shows of each version that is read; of some, one at least has to be readable."""
+        if self.fetch_pages is None:
+            return {}
+        shown: dict[Stream, list[pa.Table]] = {}
+        refused: dict[Stream, RefusedError] = {}
+        for stream in filter(self.is_asked_for, streams):
+            try:
+                shown[stream] = [page.quarantined for page in self.fetch_pages(stream, window, "asc")]
+            except RefusedError as error:
+                refused[stream] = error
+        alone = refused_versions(refused, shown)
+        for stream, refusal in refused.items():
+            if stream not in alone:
+                raise refusal
+            _tell_without_api(stream, refusal)
+        return shown
+
+    def _fill(self, stream: Stream, window: Window, check: HourCheck, from_api: pa.Table) -> None:
         path = Partition(stream.account_id, check.hour).path
         if check.doubled:
             # Merged with nothing, what is there twice is there once.
@@ -187,6 +214,11 @@ class Repair:
             return None if changed is None else encode(changed)
 
         update(self.lake.objects, path, change_body)
+
+
+def _tell_without_api(stream: Stream, error: RefusedError) -> None:
+    about = {"account": stream.account_id, "version": stream.api_version, "error": error}
+    log.info("repair.without_api", **about, hint="its events come from the other store alone")
 
 
 def _is_readable(body: bytes, schema: pa.Schema) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sources.cloudflare_audit_logs import Batch
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, RefusedError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import Traffic
 
@@ -15,6 +15,7 @@ from .completeness import HourCheck
 from .logs import log
 from .measurements import LoadedStep, Measurements
 from .reading import Step
+from .refusals import refused_versions, told_refused
 
 
 @dataclass
@@ -30,12 +31,25 @@ class Report:
     newest: datetime | None = None
     accounts_failed: dict[Stream, AuditLogsError] = field(default_factory=dict)
     accounts_read: set[Stream] = field(default_factory=set)
+    readable: set[Stream] = field(default_factory=set)
+    """The streams of which something was read."""
     destinations_failed: dict[str, AuditLogsError] = field(default_factory=dict)
     stopped_by: AuditLogsError | None = None
     gaps: int = 0
     """Hours that were compared, and in which a store does not hold each event once."""
     traffic: Traffic = field(default_factory=Traffic)
     measured: Measurements = field(default_factory=lambda: Measurements(timedelta()))
+
+    @property
+    def refused_versions(self) -> dict[Stream, AuditLogsError]:
+        """The streams that are refused while their account can be read in another version: they fail nothing."""
+        return refused_versions(dict(self.accounts_failed), self.readable)  # a copy: others ask from their threads
+
+    @property
+    def failures(self) -> dict[Stream, AuditLogsError]:
+        """The streams that failed when they were read last, but for refused versions."""
+        refused = self.refused_versions
+        return {stream: error for stream, error in dict(self.accounts_failed).items() if stream not in refused}
 
     @property
     def has_result(self) -> bool:
@@ -51,6 +65,12 @@ class Report:
         self.accounts_read.update(step.finished)
         for stream in step.finished:
             self.accounts_failed.pop(stream, None)
+
+    def add_readable(self, stream: Stream) -> None:
+        """Notes a stream that is not refused (any more)."""
+        self.readable.add(stream)
+        if isinstance(self.accounts_failed.get(stream), RefusedError):
+            del self.accounts_failed[stream]
 
     def add_failure(self, destination: str, error: AuditLogsError) -> None:
         """Notes a destination that could not be opened or loaded."""
@@ -90,11 +110,12 @@ class Report:
 
 def exit_code(report: Report) -> int:
     """0 done, 1 an account failed, 3 a gap was found, 75 try again later."""
-    hard = [error for error in report.accounts_failed.values() if not isinstance(error, TemporaryError)]
+    failures = report.failures
+    hard = [error for error in failures.values() if not isinstance(error, TemporaryError)]
     others_loaded = bool(report.accounts_read - report.accounts_failed.keys())
-    if hard or (report.accounts_failed and others_loaded):
+    if hard or (failures and others_loaded):
         return 1
-    later = [*report.accounts_failed.values(), *report.destinations_failed.values(), report.stopped_by]
+    later = [*failures.values(), *report.destinations_failed.values(), report.stopped_by]
     failed = [error for error in later if error is not None]
     if not failed:
         return 3 if report.gaps else 0
@@ -109,7 +130,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "late": dict(report.late),
         "quarantined": dict(report.quarantined),
         "newest": report.newest.isoformat() if report.newest else None,
-        "failed_accounts": {stream.name: str(error) for stream, error in report.accounts_failed.items()},
+        "failed_accounts": {stream.name: str(error) for stream, error in report.failures.items()},
+        "refused_versions": {stream.name: str(error) for stream, error in report.refused_versions.items()},
         "failed_destinations": {name: str(error) for name, error in report.destinations_failed.items()},
         "gaps": report.gaps,
         "error": str(report.stopped_by) if report.stopped_by else None,
@@ -120,6 +142,7 @@ def as_text(report: Report) -> str:
     """The report in one line."""
     where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
     late = "".join(f", {name} {count:,} late" for name, count in sorted(report.late.items()))
-    failed = len(report.accounts_failed) + len(report.destinations_failed) + (report.stopped_by is not None)
+    failed = len(report.failures) + len(report.destinations_failed) + (report.stopped_by is not None)
     gaps = f"; {report.gaps} hours with gaps: run pipelines/reconcile.py" if report.gaps else ""
+    gaps += told_refused(report.refused_versions)
     return f"{report.read:,} events read: {where}{late}{gaps}" + (f"; {failed} failed, see the log" if failed else "")

@@ -150,8 +150,8 @@ class Settings:
         return stream in self.account(stream.account_id).streams
 
     def is_all_asked_for(self, stream: Stream) -> bool:
-        """Whether nothing is hidden from us that the API has of the stream."""
-        return not self.account(stream.account_id).hide_user_logs
+        """Whether nothing is hidden from us that the API has of the stream: only v1 hides."""
+        return stream.api_version != "v1" or not self.account(stream.account_id).hide_user_logs
 
     def safety_lag(self, stream: Stream) -> timedelta:
         """How far before its cursor a poll of the stream begins."""

@@ -1,7 +1,7 @@
 """Work in units that are independent and may be repeated, several side by side. Does not know where they are done."""
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +12,8 @@ from sources.cloudflare_audit_logs.budget import Budgets
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .logs import log
+from .account_failures import AccountFailures
+from .refusals import refused_versions
 from .settings import Settings
 
 Unit = TypeVar("Unit", bound=Hashable)
@@ -31,28 +32,64 @@ class UnfitWorkerError(AuditLogsError):
 class Shared:
     """What the workers of a command have in common, as far as they are in one process."""
 
+    streams: Sequence[Stream] = ()
+    """All that the command is about."""
     stop: threading.Event = field(default_factory=threading.Event)
     budgets: Budgets = field(default_factory=Budgets)
-    failures: dict[Stream, AuditLogsError] = field(default_factory=dict)
-    """The first error of each account."""
+    failed: dict[Stream, AuditLogsError] = field(default_factory=dict)
+    """The first error of each stream; refused versions, too."""
+    readable: set[Stream] = field(default_factory=set)
+    """The streams of which a unit was done."""
+    given_up: dict[Stream, AccountError] = field(default_factory=dict)
+    """Streams that no worker asks for any more, and why."""
+
+    def __post_init__(self) -> None:
+        self._telling = AccountFailures(self.streams)
 
     def give_up(self, stream: Stream) -> None:
         """Raises an account's error again: whoever refused it one day need not be asked for the others."""
-        if isinstance(self.failures.get(stream), AccountError):
-            raise self.failures[stream]
+        if stream in self.given_up:
+            raise self.given_up[stream]
+
+    def note_readable(self, stream: Stream) -> None:
+        """Notes that a unit was done."""
+        self.readable.add(stream)
+        self._tell()
 
     def note_failure(self, stream: Stream, error: AuditLogsError) -> None:
-        """Keeps an account's first error, and says so."""
-        if stream not in self.failures:
-            self.failures[stream] = error
-            log.error("account.failed", account=stream.account_id, version=stream.api_version, error=error)
+        """Keeps a stream's first error, and tells it: a refusal when it is known what became of the other versions."""
+        if stream not in self.failed:
+            self.failed[stream] = error
+            if isinstance(error, AccountError):
+                self.given_up.setdefault(stream, error)
+            self._telling.note(stream, error)
+            self._tell()
+
+    def tell_rest(self) -> None:
+        """Tells what is left: no unit is to come."""
+        self._tell(is_last=True)
+
+    def _tell(self, *, is_last: bool = False) -> None:
+        self._telling.tell(self.failed, self.readable, at_once=True, is_last=is_last)
+
+    @property
+    def refused_versions(self) -> dict[Stream, AuditLogsError]:
+        """The streams that are refused while their account can be read in another version: they fail nothing."""
+        return refused_versions(self.failed, self.readable)
+
+    @property
+    def failures(self) -> dict[Stream, AuditLogsError]:
+        """The other ones that failed."""
+        refused = self.refused_versions
+        return {stream: error for stream, error in self.failed.items() if stream not in refused}
 
     @property
     def exit_code(self) -> int:
         """0 no failure, 75 all of them pass by themselves, 1 otherwise."""
-        if not self.failures:
+        errors = self.failures.values()
+        if not errors:
             return 0
-        return 75 if all(isinstance(error, TemporaryError) for error in self.failures.values()) else 1
+        return 75 if all(isinstance(error, TemporaryError) for error in errors) else 1
 
 
 OpenThread = Callable[[str], AbstractContextManager[Callable[[Unit], Result]]]

@@ -164,6 +164,7 @@ def environment(
             "CLOUDFLARE_API_URL": server.url,
             "CLOUDFLARE_API_TOKEN": TOKEN,
             "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+            "CLOUDFLARE_API_VERSION": "v1",
             "ACCOUNTS_FILE": os.devnull,
             "CLOUDFLARE_BACKOFF_SECONDS": "0",
             "DATA_DIR": str(tmp_path / "data"),
@@ -173,6 +174,12 @@ def environment(
             "RECONCILE_AFTER_HOURS": "0",
             "PG_SCHEMA": f"test_{os.getpid()}_{next(_numbers)}",
         }
+
+
+@pytest.fixture
+def both_versions(environment: dict[str, str]) -> None:
+    """The default, v1 and v2, for a test that does not keep to one version."""
+    del environment["CLOUDFLARE_API_VERSION"]
 
 
 @dataclass

@@ -50,7 +50,7 @@ def test_a_table_says_what_differs_and_the_variables_the_rest(read: Read, tmp_pa
         [[accounts]]
         id = "acme"
         token_env = "TOKEN_ACME"
-        CLOUDFLARE_API_VERSION = ["v1", "v2"]
+        CLOUDFLARE_API_VERSION = ["v2", "v1"]
         CLOUDFLARE_PER_PAGE = 500
         [[accounts]]
         id = "globex"
@@ -76,13 +76,13 @@ def test_a_table_says_what_differs_and_the_variables_the_rest(read: Read, tmp_pa
         "initech-token",
         "shared-token",
     ]
-    assert (acme.api_versions, acme.per_page, acme.direction) == (("v1", "v2"), 500, "desc")
+    assert (acme.api_versions, acme.per_page, acme.direction) == (("v2", "v1"), 500, "desc")
     assert (globex.hide_user_logs, globex.initial_checkpoint) == (True, datetime(2026, 1, 1, tzinfo=UTC))
     assert (initech.safety_lag_seconds, initech.initial_checkpoint) == (60.5, datetime(2026, 1, 1, 11, tzinfo=UTC))
-    assert (simple.safety_lag_seconds, simple.api_versions, simple.initial_checkpoint) == (900, ("v1",), None)
+    assert (simple.safety_lag_seconds, simple.api_versions, simple.initial_checkpoint) == (900, ("v1", "v2"), None)
     assert [stream.name for stream in settings.streams][:3] == [
-        "audit_logs_v1_acme",
         "audit_logs_v2_acme",
+        "audit_logs_v1_acme",
         "audit_logs_v1_simple",
     ]
     assert not [account.token for account in settings.accounts.values() if account.token in repr(settings)]

@@ -65,11 +65,13 @@ def test_a_window_comes_back_once_however_often_it_is_asked_for(
     assert both == [{"n": 61, "ids": 61}]
 
 
-@pytest.mark.usefixtures("lake")
+@pytest.mark.usefixtures("lake", "both_versions")
 def test_what_the_warehouse_lost_is_in_the_view_of_all(api: Api, poll: Poll, command: Command, stores: Stores) -> None:
-    """The use of it: the retention has deleted, someone asks."""
-    events = spread(40, DAY, DAY + timedelta(days=2))
-    api.world.add(ACCOUNT, "v1", events)
+    """The use of it: the retention has deleted, someone asks. Of both versions."""
+    of_version = {version: spread(40, DAY, DAY + timedelta(days=2), version=version) for version in ("v1", "v2")}
+    for version, its in of_version.items():
+        api.world.add(ACCOUNT, version, its)
+    events = [*of_version["v1"], *of_version["v2"]]
     poll()
     stores.query('DELETE FROM {schema}.audit_logs WHERE "timestamp" < \'' + str(DAY + timedelta(days=1)) + "'")
 

@@ -32,7 +32,7 @@ def test_a_token_and_an_account_are_enough() -> None:
     settings = read()
 
     account = settings.account("a1")
-    assert (account.api_versions, settings.poll_interval_seconds, account.per_page) == (("v1",), 30, 1000)
+    assert (account.api_versions, settings.poll_interval_seconds, account.per_page) == (("v1", "v2"), 30, 1000)
     assert (account.direction, account.hide_user_logs, account.safety_lag_seconds) == ("asc", False, 900)
     assert (settings.request_timeout_seconds, settings.max_retries) == (30, 3)
     assert (settings.backoff_seconds, settings.backoff_max_seconds) == (1, 300)

@@ -16,6 +16,7 @@ import requests
 import tenacity
 import urllib3
 
+from .access import is_about_access
 from .answers import Answer, excerpt, parse_answer
 from .budget import Budget
 from .connections import Connections
@@ -25,6 +26,7 @@ from .errors import (
     ClockError,
     RateLimitedError,
     RefusedError,
+    RefusedRequestError,
     UnavailableError,
     UnknownPathError,
 )
@@ -193,8 +195,11 @@ class AuditLogsClient:
             raise UnknownPathError("the API does not know this account", detail=said, hint=hint)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
             raise UnavailableError("the API is not available", detail=said)
+        if status >= HTTPStatus.BAD_REQUEST and is_about_access(status, body):
+            hint = "check CLOUDFLARE_API_VERSION, and what this account and its token may do"
+            raise RefusedError("the API refuses the account", detail=said, hint=hint)
         if status >= HTTPStatus.BAD_REQUEST:
-            raise RefusedError("the API refuses the request", detail=said)
+            raise RefusedRequestError("the API refuses the request", detail=said)
         raise BadAnswerError("the API answered without events", detail=said, hint="check CLOUDFLARE_API_URL")
 
     def _retry_after(self, response: requests.Response) -> timedelta:

@@ -27,6 +27,10 @@ class RefusedError(AccountError):
     """The API refuses the account (400, 401, 403, 404): an operator has to act. Tried again at a slow pace."""
 
 
+class RefusedRequestError(RefusedError):
+    """The API refuses what is asked for, whoever asks (a parameter that it does not take, say)."""
+
+
 class UnknownPathError(RefusedError):
     """404: there is no such account, or nothing of the API at this address."""
 

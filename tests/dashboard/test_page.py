@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dashboard import page
-from dashboard.questions import LOOK_BACK
+from dashboard.questions import LOOK_BACK, Filters
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC)
 
@@ -39,6 +39,19 @@ def test_what_an_address_does_not_get_is_said() -> None:
     (account, times) = page.misread({"account": "b", "from": "soon"}, ["a"])
     assert "there is no account b" in account
     assert "2026-11-20T13:00" in times
+
+
+def test_where_both_versions_are_counted_the_numbers_say_so() -> None:
+    """How many events are of which, and that deeds are counted twice; nothing where one is chosen."""
+    one, other = ({"subject": "version", "value": v, "events": n, "failures": 0} for v, n in (("v2", 30), ("v1", 12)))
+    time = {"subject": "time", "value": None, "events": 42, "failures": 0}
+    week = Filters(NOW - timedelta(days=7), NOW)
+    alone, both = (page.by_subject([time, *versions]) for versions in ([one], [one, other]))
+
+    assert page.numbers_of(both, week)[0] == ("Events", "42", "6 a day; 12 in v1; 30 in v2")
+    assert page.numbers_of(alone, week)[0] == ("Events", "42", "6 a day")
+    assert page.counted_twice(alone) == page.counted_twice(page.by_subject([])) == []
+    assert "counted twice" in page.counted_twice(both)[0]
 
 
 def test_the_last_hours_are_up_to_now() -> None:

@@ -73,6 +73,14 @@ def test_both_stores_answer_every_question_alike(both: list[EventStore]) -> None
     assert both[0].accounts() == both[1].accounts() == sorted([ACCOUNT, OTHER_ACCOUNT])
 
 
+def test_events_are_counted_by_version(both: list[EventStore]) -> None:
+    """Of an account that is read in both, most deeds are in each: the page says how many events are of which."""
+    for store in both:
+        (found,) = store.ask(questions.overview(replace(ALL, account_id=OTHER_ACCOUNT)))
+
+        assert {row["value"]: row["events"] for row in found if row["subject"] == "version"} == {"v1": 1, "v2": 1}
+
+
 def test_who_is_first_seen_is_told_with_what_came_with_it(api: Api, poll: Callable[..., Report]) -> None:
     """The address of his first event, not the least of all of them."""
     for hours, address in ((3, "203.0.113.7"), (2, "192.0.2.1"), (1, "198.51.100.3")):

@@ -94,7 +94,6 @@ class Soak:
             "CLOUDFLARE_API_URL": server.url,
             "CLOUDFLARE_API_TOKEN": TOKEN,
             "CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}",
-            "CLOUDFLARE_API_VERSION": "v1,v2",
             "CLOUDFLARE_PER_PAGE": "100",
             "CLOUDFLARE_BACKOFF_SECONDS": "0.1",
             "CLOUDFLARE_BACKOFF_MAX_SECONDS": "1",

@@ -93,7 +93,6 @@ class History(RuleBasedStateMachine):
         self.environment = {
             **self.servers.environment,
             "CLOUDFLARE_API_URL": self.server.__enter__().url,
-            "CLOUDFLARE_API_VERSION": "v1,v2",
             "CLOUDFLARE_PER_PAGE": "5",
             "INITIAL_CHECKPOINT": self.begin.isoformat(),
             "SWEEP_INTERVAL_SECONDS": "0",
@@ -244,6 +243,7 @@ def _killed_at(monkeypatch: pytest.MonkeyPatch, step: str, when: str, nth: int) 
 
 
 @pytest.mark.timeout(60 * max(EXAMPLES, 3))
+@pytest.mark.usefixtures("both_versions")
 def test_after_any_history_that_settles_both_destinations_hold_what_was_visible_once(
     environment: dict[str, str], postgres: PostgresSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

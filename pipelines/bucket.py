@@ -31,6 +31,17 @@ _DIALECTS: dict[tuple[str | None, str], Dialect] = {}
 _LEARNING = Lock()
 
 
+def adapt(s3: Any) -> Any:
+    """Makes s3fs, through which dlt keeps its own files, work with every store.
+
+    There are no folders in a bucket: to make one, s3fs would make the bucket if it may not list its root. And a file is
+    read whole, in one request, not after a look at its size, on the condition that its ETag is the same.
+    """
+    s3.makedirs = lambda *_, **__: None
+    s3.read_text = lambda path, encoding=None, **_: s3.cat_file(path).decode(encoding or "utf-8")
+    return s3
+
+
 class _Got(NamedTuple):
     body: bytes
     etag: Version

@@ -5,6 +5,8 @@ from typing import Any
 
 import fsspec.asyn
 
+from .bucket import adapt
+
 LIMIT_SECONDS = 6
 """Of a request with its retries."""
 _SILENCE_SECONDS = 3
@@ -22,8 +24,7 @@ def hasten(client: Any) -> None:
     options = client.fs_client.storage_options
     timeouts = {"connect_timeout": _SILENCE_SECONDS, "read_timeout": _SILENCE_SECONDS}
     changed = {"skip_instance_cache": True, "config_kwargs": {**options.get("config_kwargs", {}), **timeouts}}
-    client.fs_client = _hasty(type(client.fs_client))(**{**options, **changed})
-    client.fs_client.makedirs = lambda *_, **__: None  # as LakeClient has it
+    client.fs_client = adapt(_hasty(type(client.fs_client))(**{**options, **changed}))
 
 
 def _hasty(s3fs: Any) -> Any:

@@ -28,7 +28,7 @@ from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .atomic_files import AtomicFolder, AtomicLocalFileSystem
-from .bucket import Bucket
+from .bucket import Bucket, adapt
 from .dialects import STORE_ERRORS
 from .file_lock import take_file_lock
 from .known import EventKey, event_keys, microseconds
@@ -98,8 +98,7 @@ class LakeClient(FilesystemClient):
         if self.is_local_filesystem:
             self.fs_client = AtomicLocalFileSystem(Path(self.bucket_path))
         else:
-            # There are no folders in a bucket; to make one, s3fs would make the bucket if it may not list its root.
-            self.fs_client.makedirs = lambda *_, **__: None
+            adapt(self.fs_client)
 
     @property
     def objects(self) -> Objects:

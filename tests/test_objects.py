@@ -94,7 +94,7 @@ def test_an_object_is_made_replaced_and_left_alone(open_place: Open) -> None:
 
 
 def test_writers_beside_each_other_lose_nothing(open_place: Open) -> None:
-    """Ten changes of each of four, all in the end; where the store has no conditions, a lock on this host sees to it."""
+    """Ten changes of each of four, all in the end; where there are no conditions, a lock on this host sees to it."""
 
     def add(writer: int) -> None:
         objects = open_place()

@@ -6,7 +6,7 @@ Where the store enforces no conditions, a write is a look before the PUT, under 
 import base64
 import fcntl
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -53,10 +53,10 @@ class Bucket:
     """Objects in S3, through the connection that dlt's destination holds anyway.
 
     Args:
-        lock: a file that all writers on this host share; it is used where the store enforces no conditions.
+        lock: names a file that all writers on this host share, for stores that enforce no conditions.
     """
 
-    def __init__(self, s3: Any, root: str, lock: Path) -> None:
+    def __init__(self, s3: Any, root: str, lock: Callable[[], Path]) -> None:
         self._s3, self._lock = s3, lock
         self._place = s3.endpoint_url, root
         self._bucket, self._prefix, _ = s3.split_path(root)
@@ -139,8 +139,9 @@ class Bucket:
         if self.dialect.is_safe:
             yield
             return
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("a") as file:
+        lock = self._lock()
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -194,4 +194,4 @@ def answer_in(error: BaseException, condition: Condition) -> Answer | None:
 def _answered(error: BaseException, part: str) -> Mapping[str, Any]:
     """A part of the answer that an error came with; s3fs translates botocore's errors and keeps them as the cause."""
     cause = error if isinstance(error, ClientError) else error.__cause__
-    return cause.response.get(part, {}) if isinstance(cause, ClientError) else {}  # type: ignore[return-value]
+    return cause.response.get(part, {}) if isinstance(cause, ClientError) else {}

@@ -106,7 +106,7 @@ class LakeClient(FilesystemClient):
         if self.is_local_filesystem:
             files = AtomicFolder(Path(self.bucket_path))
             return Folder(Path(self.dataset_path), files, lock_path(self.bucket_path, "objects"))
-        return Bucket(self.fs_client, self.dataset_path, Path(active().data_dir) / "lake.objects.lock")
+        return Bucket(self.fs_client, self.dataset_path, lambda: Path(active().data_dir) / "lake.objects.lock")
 
     def get_load_job_class(self, table: PreparedTableSchema, file_path: str) -> type[LoadJob]:
         """Our job for our tables, dlt's for its own."""

@@ -81,6 +81,13 @@ def serving(dialect: Dialect) -> Iterator[tuple[str, Place]]:
             thread.join()
 
 
+def assert_plain(headers: dict[str, str]) -> None:
+    """Nothing of newer clients' ways to send a body."""
+    assert "aws-chunked" not in headers.get("content-encoding", "")
+    assert not [name for name in headers if "checksum" in name or name in {"x-amz-trailer", "transfer-encoding"}]
+    assert "STREAMING" not in headers.get("x-amz-content-sha256", "")
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -142,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_it = held is not None and if_match == dialect.wanted.format(held.etag)
         return _refusal(dialect.replaces, None if is_it else dialect.conflict if held else dialect.absent)
 
-    def _get(self, key: str, _: bytes) -> None:
+    def _get(self, key: str, _body: bytes) -> None:
         dialect, held, if_match = self._place.dialect, self._place.objects.get(key), self.headers.get("If-Match")
         if held is None:
             self._refuse(404, "NoSuchKey")

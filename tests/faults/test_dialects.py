@@ -16,6 +16,7 @@ from tests.s3_dialects import (
     BARE,
     CREATES_ALONE,
     CREATES_OR_501,
+    CURT,
     IGNORANT,
     INVALID,
     NAMELESS,
@@ -26,8 +27,7 @@ from tests.s3_dialects import (
     WEAK,
     Dialect,
 )
-from tests.s3_server import Place, serving
-from tests.test_objects import assert_plain
+from tests.s3_server import Place, assert_plain, serving
 
 from .conftest import RunLoop
 
@@ -57,7 +57,14 @@ def lake_in(environment: dict[str, str]) -> Iterator[MakeLake]:
         yield lake_in
 
 
-@pytest.mark.parametrize("dialect", [*SAFE, *POOR], ids=lambda dialect: dialect.name)
+FEW = {PLAIN, CURT, BARE, WEAK, CREATES_ALONE, CREATES_OR_501, INVALID, NAMELESS}
+"""Of the others, `make soak` has all; `test_objects` has them anyway."""
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [pytest.param(one, id=one.name, marks=[] if one in FEW else pytest.mark.long) for one in (*SAFE, *POOR)],
+)
 def test_an_hour_is_written_again_and_again(
     dialect: Dialect, api: Api, poll: Poll, stores: Stores, lake_in: MakeLake
 ) -> None:
@@ -95,9 +102,11 @@ def test_it_is_told_at_the_start_and_by_the_doctor(
 
     second = command(*ONCE, **V1)
     doctor = command("pipelines/doctor.py", **V1)
+    asked = command("pipelines/ask.py", "SELECT count(*) AS n FROM audit_logs()", "--json", **V1)
 
     assert [done.code for done in (first, second, doctor)] == [0, 0, 0], first.err + second.err + doctor.out
     assert stores.lake_ids() == sorted(ids(events + more))
+    assert asked.report == {"n": 8}, asked.err
     told, found = {
         BARE: ("conditional writes are enforced, with ETags without quotes", "ok    conditions   "),
         UNKNOWN: ("the store refuses If-None-Match and If-Match", "warn  conditions   "),
@@ -223,6 +232,7 @@ def test_a_store_that_never_answers_is_given_up_in_ten_seconds(
     assert shown in done.out or "last load" in done.out
 
 
+@pytest.mark.long
 def test_the_loop_ends_in_bounded_time_beside_a_store_that_never_answers(
     api: Api, environment: Mapping[str, str], stores: Stores, lake_in: MakeLake
 ) -> None:

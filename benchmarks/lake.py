@@ -31,10 +31,10 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 from tqdm import tqdm
 
 from pipelines.ask import lake_database
+from pipelines.bucket import Bucket
 from pipelines.completeness import Completeness
 from pipelines.copies import Copies, open_copies
 from pipelines.embedded_postgres import embedded_postgres
-from pipelines.objects import Bucket
 from pipelines.partitions import Partition, encode
 from pipelines.postgres import connect
 from pipelines.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings

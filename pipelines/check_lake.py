@@ -8,11 +8,13 @@ from pathlib import Path
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .api import utc_now
+from .bucket import Bucket
 from .check_host import nearest, try_out_folder
+from .dialects import ONE_WRITER
 from .finding import Finding, failed, ok
+from .hasty import hasten
 from .lake import Lake, LakeClient
 from .lake_reads import LakeReader
-from .objects import Bucket
 from .partitions import day_folder
 from .scratch_pipeline import client_of
 from .settings import Settings
@@ -27,6 +29,7 @@ def check_lake(settings: Settings) -> Iterator[Finding]:
     try:
         with lake.translated_errors():
             client: LakeClient = client_of(lake)
+            hasten(client)
             objects = client.objects
             if isinstance(objects, Bucket):
                 yield from _bucket(objects, client.config.bucket_url)
@@ -39,14 +42,10 @@ def check_lake(settings: Settings) -> Iterator[Finding]:
 
 
 def _bucket(objects: Bucket, url: str) -> Iterator[Finding]:
-    """Whether an object can be written there, and whether conditions hold."""
-    is_enforced = objects.try_out(PROBE)
+    """An object is written there, in each of the loop's ways."""
+    dialect = objects.try_out(PROBE)
     yield ok("lake", f"{url} can be written")
-    if is_enforced:
-        yield ok("conditions", "conditional writes are enforced")
-    else:
-        hint = "run one writer, and no backfill beside it; or use a store that does"
-        yield Finding("warn", "conditions", "the store ignores the conditions of writes", hint)
+    yield ok("conditions", str(dialect)) if dialect.is_safe else Finding("warn", "conditions", str(dialect), ONE_WRITER)
 
 
 def _folder(root: Path, dataset: Path, account_ids: tuple[str, ...], now: datetime) -> Finding:

@@ -110,5 +110,7 @@ def _filesystem(stores: StoreSettings) -> dict[str, Any]:
         "credentials": {name: value for name, value in credentials.items() if value is not None},
         # s3fs tries 5 times by itself, and the loop for ever; botocore's own 5 times within each take 45 s.
         # (dlt 1.31 drops `config_kwargs` unless they come within `kwargs`.)
-        "kwargs": {"config_kwargs": {"retries": {"total_max_attempts": 2}}},
+        # A GET with the condition that the object is the one that was looked up: not every store knows that, or an ETag
+        # in quotes there; s3fs then looks itself.
+        "kwargs": {"config_kwargs": {"retries": {"total_max_attempts": 2}}, "local_expiry_check": True},
     }

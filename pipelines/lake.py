@@ -16,6 +16,7 @@ from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import LoadJob, RunnableLoadJob, StateInfo, StorageSchemaInfo
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.destination.typing import PreparedTableSchema
+from dlt.common.runtime.run_context import active
 from dlt.common.versioned_state import decompress_state
 from dlt.destinations import filesystem
 from dlt.destinations.impl.filesystem.configuration import FilesystemDestinationClientConfiguration
@@ -27,11 +28,13 @@ from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .atomic_files import AtomicFolder, AtomicLocalFileSystem
+from .bucket import Bucket, adapt
+from .dialects import STORE_ERRORS
 from .file_lock import take_file_lock
 from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .memory import give_back
-from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
+from .objects import Folder, Objects, update
 from .own_destination import OwnDestination
 from .partitions import (
     DATASET,
@@ -52,7 +55,6 @@ PIPELINE_NAME = "cloudflare_audit_lake"
 _KEPT_LOADS = 100
 _READS = 8
 """At once."""
-_PROBE = "_dlt_conditional_write_probe"
 
 T = TypeVar("T")
 
@@ -90,8 +92,7 @@ class LakeClient(FilesystemClient):
         if self.is_local_filesystem:
             self.fs_client = AtomicLocalFileSystem(Path(self.bucket_path))
         else:
-            # There are no folders in a bucket; to make one, s3fs would make the bucket if it may not list its root.
-            self.fs_client.makedirs = lambda *_, **__: None
+            adapt(self.fs_client)
 
     @property
     def objects(self) -> Objects:
@@ -99,7 +100,7 @@ class LakeClient(FilesystemClient):
         if self.is_local_filesystem:
             files = AtomicFolder(Path(self.bucket_path))
             return Folder(Path(self.dataset_path), files, lock_path(self.bucket_path, "objects"))
-        return Bucket(self.fs_client, self.dataset_path)
+        return Bucket(self.fs_client, self.dataset_path, lambda: Path(active().data_dir) / "lake.objects.lock")
 
     def get_load_job_class(self, table: PreparedTableSchema, file_path: str) -> type[LoadJob]:
         """Our job for our tables, dlt's for its own."""
@@ -230,7 +231,7 @@ class Lake:
             raise TemporaryError("the lake is not available", detail=" ".join(str(error).split()), hint=hint) from error
 
     def open(self, client: LakeClient, *, takes_lock: bool) -> None:
-        """Takes the writer's lock of a folder, or asks a bucket whether it enforces conditions. Safe to repeat.
+        """Takes the writer's lock of a folder, or asks a bucket for its dialect. Safe to repeat.
 
         Raises:
             TemporaryError: another process loads this folder, or the store is not there.
@@ -239,11 +240,11 @@ class Lake:
         with self.translated_errors():
             self._objects = client.objects
             if isinstance(self._objects, Bucket):
-                if not self._objects.enforces_conditions(_PROBE):
-                    log.warning(
-                        "lake.conditions_ignored",
-                        hint="the store does not enforce conditional writes: run one writer, no backfill beside it",
-                    )
+                # Once an opening; what is opened beside a loop of this process speaks as that does.
+                if takes_lock:
+                    self._objects.learn()
+                else:
+                    _ = self._objects.dialect
                 return
             if not takes_lock:
                 return

@@ -14,6 +14,7 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.streams import Stream
 
+from .hasty import hasten
 from .lake import Lake, LakeClient
 from .partitions import day_folder
 from .positions import positions_of
@@ -45,6 +46,7 @@ def lake_health(account_ids: Sequence[str], now: datetime) -> LakeHealth:
     lake = Lake()
     with lake.translated_errors():
         client: LakeClient = client_of(lake)
+        hasten(client)
         positions = positions_of(*client.stored_states())
         sizes = _sizes(client, sorted({*account_ids, *(stream.account_id for stream in positions)}), now)
         return LakeHealth(positions, _last_load(client), len(sizes), sum(sizes))

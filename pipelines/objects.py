@@ -1,31 +1,26 @@
 """Where the lake's objects are: a folder or a bucket, with one question and one promise alike.
 
 `read` gives an object with its version, `write` replaces it only if it still has that version. In a folder a file
-lock sees to that, in a bucket the store's conditional PUT.
+lock sees to that, in a bucket (`bucket`) the store's conditional PUT.
 """
 
-import base64
 import fcntl
-import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-import fsspec.asyn
-from botocore.exceptions import BotoCoreError, ClientError
-
-from sources.cloudflare_audit_logs.errors import TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .atomic_files import AtomicFolder
-from .parted_file import END_BYTES, PartedFile
+from .parted_file import PartedFile
 
 Version = str
-_CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-_ABSENT = {"NoSuchKey", "404"}
-_EMPTY = "InvalidRange"
-"""An object without bytes has no part."""
+"""Tells one content of an object from the next, and is nothing else: an ETag, say, which need not be an MD5."""
 _ATTEMPTS = 50
+_REFUSALS = 5
+"""Of a write that no other writer can be the reason of."""
+_NEVER = object()
 
 
 class StoredObject(NamedTuple):
@@ -35,15 +30,8 @@ class StoredObject(NamedTuple):
     version: Version
 
 
-class _Got(NamedTuple):
-    body: bytes
-    etag: Version
-    size: int
-    """Of the whole object."""
-
-
 class ConflictError(Exception):
-    """Another writer was faster: read again."""
+    """The condition of the write was not met, or not understood: read again. Its cause has the store's words."""
 
 
 class Objects(Protocol):
@@ -70,20 +58,36 @@ class Objects(Protocol):
     def exclusive(self) -> Any:
         """A context in which other writers wait, where the place has no conditions of its own."""
 
+    def learn(self) -> object:
+        """Finds out, again, which conditions the place enforces."""
+
 
 def update(objects: Objects, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
     """Replaces an object by what `change` makes of it, as if no one else wrote; False if that is None."""
+    refused: object = _NEVER
+    refusals = 0
     for _ in range(_ATTEMPTS):
         with objects.exclusive():
             stored = objects.read(path)
+            version = stored.version if stored else None
             body = change(stored.body if stored else None)
             if body is None:
                 return False
             try:
-                objects.write(path, body, stored.version if stored else None)
-            except ConflictError:
-                continue
-            return True
+                objects.write(path, body, version)
+            except ConflictError as error:
+                cause = error.__cause__
+            else:
+                return True
+        # Unchanged since: no other writer is the reason, but a store that speaks another dialect than before.
+        refusals = refusals + 1 if version == refused else 0
+        refused = version
+        if refusals:
+            objects.learn()
+        if refusals == _REFUSALS:
+            hint = "does something before the store alter ETags, or show old objects? See docs/lake.md, Dialects"
+            problem = f"the store does not replace {path}, which has not changed since it was read"
+            raise AuditLogsError(problem, detail=str(cause), hint=hint)
     raise TemporaryError(f"{path} is being written by others without end", detail=f"{_ATTEMPTS} conflicts in a row")
 
 
@@ -131,140 +135,5 @@ class Folder:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-
-class Bucket:
-    """Objects in S3, through the connection that dlt's destination holds anyway."""
-
-    def __init__(self, s3: Any, root: str) -> None:
-        self._s3 = s3
-        self._bucket, self._prefix, _ = s3.split_path(root)
-
-    def read(self, path: str) -> StoredObject | None:
-        """The object's bytes and ETag, in one request."""
-        got = self._get(path)
-        return None if got is None else StoredObject(got.body, got.etag)
-
-    def open(self, path: str) -> PartedFile | None:
-        """The object's end at once, the other parts when they are asked for."""
-        end = self._get(path, f"bytes=-{END_BYTES}")
-        if end is None:
-            return None
-
-        def read(first: int, last: int) -> bytes:
-            try:
-                part = self._get(path, f"bytes={first}-{last}", version=end.etag)
-            except STORE_ERRORS as error:
-                if _code(error) in _CONFLICTS:
-                    raise ConflictError(path) from error
-                # Not as an OSError: whoever parses what is read would take it for the fault of the bytes.
-                raise TemporaryError(f"{path} could not be read to its end", detail=str(error)) from error
-            if part is None:
-                raise ConflictError(path)
-            return part.body
-
-        return PartedFile(end.size, end.body, read)
-
-    def is_there(self, folder: str) -> bool:
-        """Whether there is any object below the folder."""
-        return bool(self._s3.call_s3("list_objects_v2", MaxKeys=1, **self._below(folder)).get("Contents"))
-
-    def sizes(self, folder: str) -> dict[str, int]:
-        """The objects below the folder, 1,000 a request."""
-        sizes: dict[str, int] = {}
-        request = self._below(folder)
-        while True:
-            page = self._s3.call_s3("list_objects_v2", **request)
-            for item in page.get("Contents", []):
-                sizes[item["Key"].removeprefix(self._key(""))] = item["Size"]
-            if not page.get("IsTruncated"):
-                return sizes
-            request["ContinuationToken"] = page["NextContinuationToken"]
-
-    def url(self, path: str) -> str:
-        """The object's URL."""
-        return f"s3://{self._bucket}/{self._key(path)}"
-
-    def write(self, path: str, body: bytes, version: Version | None) -> None:  # the lock is the condition
-        """One conditional PUT.
-
-        With a checksum: behind a proxy that answers `Expect: 100-continue` itself, SeaweedFS 4.48 takes a client that
-        is killed between headers and body for one that puts an empty object in place of the old one.
-        """
-        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        checksum = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-        request = {"Bucket": self._bucket, "Key": self._key(path), "Body": body, "ContentMD5": checksum}
-        try:
-            self._s3.call_s3("put_object", **request, **condition)
-        except (OSError, ClientError) as error:
-            if _code(error) in _CONFLICTS | (_ABSENT if version else set()):
-                raise ConflictError(path) from error
-            raise
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Nothing to hold: the condition of the PUT decides."""
-        yield
-
-    def enforces_conditions(self, probe_path: str) -> bool:
-        """Whether a second `PUT … If-None-Match: *` of the same key is refused, as it has to be."""
-        for _ in range(2):
-            try:
-                self.write(probe_path, b"Shows whether this store enforces conditional writes.\n", None)
-            except ConflictError:
-                return True
-        return False
-
-    def try_out(self, path: str) -> bool:
-        """Writes a small object whatever is there, removes it where that is allowed; returns as `enforces_conditions`.
-
-        Raises:
-            OSError, ClientError: it may not be written, or the store is full.
-        """
-        stored, body = self.read(path), b"Written by pipelines/doctor.py, which removes it where it may.\n"
-        try:
-            self.write(path, body, stored.version if stored else None)
-            self.write(path, body, None)
-        except ConflictError:
-            return True
-        finally:
-            with suppress(*STORE_ERRORS):
-                self._s3.call_s3("delete_object", Bucket=self._bucket, Key=self._key(path))
-        return False
-
-    def _get(self, path: str, part: str | None = None, version: Version | None = None) -> "_Got | None":
-        """The object or a part of it (`bytes=…`), of that version, or None."""
-        request = {"Bucket": self._bucket, "Key": self._key(path)}
-        request |= {"Range": part} if part else {}
-        request |= {"IfMatch": version} if version else {}
-        try:
-            got: _Got = fsspec.asyn.sync(self._s3.loop, self._request, request)
-        except (OSError, ClientError) as error:
-            if isinstance(error, FileNotFoundError) or _code(error) in _ABSENT:
-                return None
-            if _code(error) == _EMPTY:
-                return _Got(b"", "", 0)
-            raise
-        return got
-
-    async def _request(self, request: dict[str, str]) -> "_Got":
-        response = await self._s3._call_s3("get_object", **request)  # noqa: SLF001  # its public form drops the ETag
-        # "bytes 100-199/1234"; a store that knows no ranges sends the whole object.
-        size = response.get("ContentRange", "").rpartition("/")[2] or response["ContentLength"]
-        async with response["Body"] as body:
-            return _Got(await body.read(), response["ETag"], int(size))
-
-    def _below(self, folder: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Prefix": f"{self._key(folder).strip('/')}/".lstrip("/")}
-
-    def _key(self, path: str) -> str:
-        return f"{self._prefix.rstrip('/')}/{path}" if self._prefix else path
-
-
-def _code(error: BaseException) -> str:
-    """The S3 error code; s3fs translates botocore's errors and keeps them as the cause."""
-    cause = error if isinstance(error, ClientError) else error.__cause__
-    return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
-
-
-STORE_ERRORS = (OSError, ClientError, BotoCoreError)
-"""What a folder or a bucket raises when it is not there, full, or refuses us."""
+    def learn(self) -> None:
+        """Nothing: the lock is the condition."""

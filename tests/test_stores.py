@@ -1,6 +1,5 @@
 """The two writes are idempotent, atomic and safe beside other writers: in a folder, in a bucket, in PostgreSQL."""
 
-import http.server
 import json
 import os
 import random
@@ -8,124 +7,28 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import pytest
-import s3fs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.atomic_files import AtomicFolder, AtomicLocalFileSystem
 from pipelines.embedded_postgres import embedded_postgres, running_server
-from pipelines.objects import Bucket as S3Objects
-from pipelines.objects import ConflictError, Folder, Objects, update
 from pipelines.settings import PROJECT_ROOT, PostgresSettings
 from pipelines.statements import statements_of
 from pipelines.warehouse_load import load_events, storable_json
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .conftest import S3_KEYS, Bucket
 from .factory import ACCOUNT, encoded, time_of, v1_tree
-from .faults.s3_gate import gate_before
 
 pytestmark = pytest.mark.integration
-
-MakeObjects = Callable[[], Objects]
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
-    """Both kinds of place, empty."""
-    if request.param == "folder":
-        return Folder(tmp_path / "lake", AtomicFolder(tmp_path), tmp_path / "lock")
-    bucket: Bucket = request.getfixturevalue("bucket")
-    return S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
-
-
-def test_an_object_is_made_replaced_and_left_alone(objects: Objects) -> None:
-    """Only a change writes."""
-    assert objects.read("a/b") is None
-    assert update(objects, "a/b", lambda body: b"1" if body is None else b"wrong")
-    assert update(objects, "a/b", lambda body: (body or b"") + b"2")
-    assert not update(objects, "a/b", lambda _: None)
-
-    stored = objects.read("a/b")
-    assert stored is not None
-    assert stored.body == b"12"
-
-
-def test_writers_beside_each_other_lose_nothing(objects: Objects) -> None:
-    """20 changes of each of four, all in the end."""
-
-    def add(writer: int) -> None:
-        for number in range(20):
-            update(objects, "shared", lambda body, n=number: (body or b"") + f"{writer}-{n} ".encode())  # type: ignore[misc]
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(add, range(4)))
-
-    stored = objects.read("shared")
-    assert stored is not None
-    assert sorted(stored.body.split()) == sorted(f"{w}-{n}".encode() for w in range(4) for n in range(20))
-
-
-def test_a_bucket_refuses_a_write_over_what_was_not_read(bucket: Bucket, tmp_path: Path) -> None:
-    """A stale version, and an object that should not be there yet."""
-    objects = S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
-    objects.write("x", b"1", None)
-    stored = objects.read("x")
-    assert stored is not None
-    objects.write("x", b"2", stored.version)
-
-    for version in (stored.version, None):
-        with pytest.raises(ConflictError):
-            objects.write("x", b"3", version)
-
-
-def test_a_put_that_is_cut_between_headers_and_body_changes_nothing(bucket: Bucket, tmp_path: Path) -> None:
-    """A kill there made the store put an empty object in place of the old one."""
-    with gate_before(bucket.endpoint) as gate:
-        objects = S3Objects(_s3(gate.url), f"{bucket.name}/{tmp_path.name}")
-        objects.write("x", b"1", None)
-        stored = objects.read("x")
-        assert stored is not None
-        gate.drops_next_body = True
-
-        objects.write("x", b"2", stored.version)  # tried again, on the same condition
-
-    assert not gate.drops_next_body
-    again = S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}").read("x")
-    assert again is not None
-    assert again.body == b"2"
-
-
-def test_a_store_is_asked_whether_it_enforces_conditions(bucket: Bucket, tmp_path: Path) -> None:
-    """The real one does, however often it is asked; one that answers 200 to everything does not."""
-    objects = S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
-
-    assert objects.enforces_conditions("probe")
-    assert objects.enforces_conditions("probe")
-    with _store_without_conditions() as endpoint:
-        assert not S3Objects(_s3(endpoint), "lake").enforces_conditions("probe")
-        assert not S3Objects(_s3(endpoint), "lake").try_out("probe")
-
-
-def test_a_store_is_tried_out_whatever_was_left_there_and_nothing_is_left(bucket: Bucket, tmp_path: Path) -> None:
-    """By one who could not delete it, say."""
-    objects = S3Objects(_s3(bucket.endpoint), f"{bucket.name}/{tmp_path.name}")
-    objects.write("probe", b"left", None)
-
-    assert objects.try_out("probe")
-    assert objects.try_out("probe")
-
-    assert objects.read("probe") is None
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -282,46 +185,3 @@ def _rows(connection: Any, sql: str) -> list[dict[str, Any]]:
         cursor.execute(sql)
         rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist() if cursor.description else []
         return rows
-
-
-def _s3(endpoint: str) -> s3fs.S3FileSystem:
-    """As dlt makes it: without the checksums that not every store knows."""
-    when_required = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    return s3fs.S3FileSystem(
-        key=S3_KEYS["S3_ACCESS_KEY"],
-        secret=S3_KEYS["S3_SECRET_KEY"],
-        endpoint_url=endpoint,
-        use_listings_cache=False,
-        config_kwargs=when_required,
-        skip_instance_cache=True,
-    )
-
-
-@contextmanager
-def _store_without_conditions() -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # clients wait for its "100 Continue"
-
-        def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(200)
-            self.send_header("ETag", '"x"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_DELETE = do_HEAD = do_GET  # http.server's names
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()

@@ -54,8 +54,8 @@ POINTS = {
 }
 FOLDER_POINTS = {"with a file half in place": Point("before", "pathlib:Path.replace")}
 BUCKET_POINTS = {
-    "before a PUT": Point("before", "pipelines.objects:Bucket.write"),
-    "after a PUT": Point("after", "pipelines.objects:Bucket.write"),
+    "before a PUT": Point("before", "pipelines.bucket:Bucket.write"),
+    "after a PUT": Point("after", "pipelines.bucket:Bucket.write"),
 }
 _REPAIR = "pipelines.repair:Repair"
 COMMAND_POINTS = {

@@ -15,6 +15,7 @@ from typing import Any
 from sources.cloudflare_audit_logs.streams import Stream
 
 from . import setting_values as values
+from .masking import learn
 from .secret_files import credential_file, read_secret
 from .setting_reader import SettingReader
 
@@ -175,6 +176,7 @@ class _Table(SettingReader):
             return read_secret(credential_file(self._variables, name))
         if not self._variables.get(name):
             raise ValueError("is not set: set it to the account's token, in .env or the environment")
+        learn(name, self._variables[name])
         return self._variables[name]
 
 

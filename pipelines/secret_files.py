@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from .masking import learn
+
 SECRETS = ("CLOUDFLARE_API_TOKEN", "PG_PASSWORD", "PG_OWNER_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 """The settings that a file can give."""
 FILE_NAMES = {name: f"{name}_FILE" for name in SECRETS}
@@ -55,4 +57,5 @@ def read_secret(file: Path) -> str:
         raise ValueError(f"({file}) cannot be read: {error.strerror}; see its path and rights") from error
     if not secret:
         raise ValueError(f"({file}) is empty: write the secret into it")
+    learn(file.name, secret)
     return secret

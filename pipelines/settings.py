@@ -16,6 +16,7 @@ from sources.cloudflare_audit_logs.streams import Stream
 
 from . import setting_values as values
 from .accounts import Account, read_accounts, read_defaults
+from .masking import learn_environment, learn_files
 from .secret_files import read_secrets
 from .setting_reader import SettingReader
 
@@ -202,7 +203,10 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
     secrets, problems = read_secrets(environment, root)
     if problems:
         raise SettingsError(problems)
-    return environment | secrets
+    environment |= secrets
+    learn_environment(environment)
+    learn_files(Path(environment.get("DLT_PROJECT_DIR", root), ".dlt"), Path.home() / ".dlt")
+    return environment
 
 
 def _lines_without_value(file: Path) -> list[str]:

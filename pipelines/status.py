@@ -4,9 +4,11 @@ Changes nothing, and costs the last days, not the history. A store that is down 
 codes: 0 done, 1 a store has no tables yet or cannot be read, 2 the settings are wrong, 75 a store is down.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -114,4 +116,4 @@ def _time(time: datetime | None) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

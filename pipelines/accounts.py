@@ -6,6 +6,7 @@ A table of that file says what differs: the token, by where it is, and settings 
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from difflib import get_close_matches
@@ -98,6 +99,14 @@ def read_accounts(
     if asks_api:
         _tell_missing(read, environment, accounts)
     return accounts
+
+
+def token_files(environment: Mapping[str, str], root: Path) -> list[Path]:
+    """The files that accounts say their tokens are in; none where the accounts' file is not right."""
+    with suppress(ValueError):
+        tables = _tables(SettingReader(environment), environment, root)
+        return [root / table["token_file"] for table in tables if isinstance(table.get("token_file"), str)]
+    return []
 
 
 def _tell_missing(read: SettingReader, environment: Mapping[str, str], accounts: Mapping[str, Account]) -> None:

@@ -39,6 +39,8 @@ OWN_WORDS = frozenset(
         *("status", "token", "true", "user", "warehouse"),
     }
 )
+_SHOWN_SETTINGS = ("PG_USER", "PG_OWNER_USER", "PG_DATABASE", "PG_SCHEMA", "PG_HOST", "S3_BUCKET", "S3_PREFIX")
+"""Who has one of their values for a password hides it from nobody."""
 _BEFORE = r"""(?i:(?:passw\w*|pwd|secret\w*|token\w*|key)["']?\s*[=:]\s*["']?|://[^\s/:@]*:|bearer\s+)"""
 
 
@@ -85,7 +87,7 @@ def learn_environment(environment: Mapping[str, str]) -> None:
     """Learns the secrets among variables: those whose name says so, and passwords in URLs."""
     global _shown  # noqa: PLW0603  # there is one process, and one place that knows its secrets
     found = {secret: name for key, value in environment.items() for name, secret in _secrets_in(key, value)}
-    shown = {value for value in environment.values() if value not in found}
+    shown = {environment[name] for name in _SHOWN_SETTINGS if name in environment}
     if not found.keys() <= _known.keys() or not shown <= _shown:
         _known.update({secret: name for secret, name in found.items() if secret not in _known})
         _shown |= shown

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
         return 2
     for warning in settings.warnings:
-        log.warning("settings.unknown", warning=warning)
+        log.warning("settings.warning", warning=warning)
     try:
         report = run(settings, once=options.once, shard=options.shard, stop=_stop_on_signals())
     except AuditLogsError as error:
@@ -128,13 +128,17 @@ def run(
         return report
 
 
-def _health(running: Running, clock: Clock) -> AbstractContextManager[None]:
+@contextmanager
+def _health(running: Running, clock: Clock) -> Iterator[None]:
     """What watches a loop from outside, where the settings ask for it."""
     if running.settings.metrics_port is None:
-        return nullcontext()
-    from pipelines.health import serving_health  # noqa: PLC0415  # 11 ms that the main job need not spend without
+        yield
+        return
+    from pipelines.gap_watch import watching_gaps  # noqa: PLC0415  # 11 ms that the main job need not spend without
+    from pipelines.health import serving_health  # noqa: PLC0415  # as above
 
-    return serving_health(running, clock)
+    with serving_health(running, clock), watching_gaps(running.settings, running.report.measured):
+        yield
 
 
 def budgets_of(settings: Settings, shard: Shard) -> Budgets:

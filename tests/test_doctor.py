@@ -39,7 +39,7 @@ ALL = [
     "owner",
     "rights",
 ]
-ALL += ["key", "timescaledb", "writer", "safety lag", "lake"]
+ALL += ["key", "timescaledb", "writer", "safety lag", "gaps", "lake"]
 
 
 def _checks(done: Finished, status: str) -> list[str]:
@@ -70,6 +70,7 @@ def test_where_all_is_well_every_line_is_ok_and_nothing_is_changed(
     done = command(DOCTOR, "--json")
 
     assert (new.code, done.code) == (0, 0), new.out + done.out
+    print(new.out, done.out)
     assert _checks(new, "ok") == _checks(done, "ok") == ALL
     assert (untouched, loaded) == (still_untouched, _contents(stores))
     secrets = [stores.environment["CLOUDFLARE_API_TOKEN"], stores.environment["PG_PASSWORD"]]

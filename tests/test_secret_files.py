@@ -141,7 +141,7 @@ def test_a_run_with_secrets_from_files_loads_and_shows_none(
 
     assert done.code == 0, done.err
     assert stores.ids() == (sorted(ids(events)),) * 2
-    assert "settings.unknown" not in done.err
+    assert "settings.warning" not in done.err
     assert environment["CLOUDFLARE_API_TOKEN"] not in done.out + done.err
     assert environment["PG_PASSWORD"] not in done.out + done.err
 

@@ -38,8 +38,9 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, nothing in {"_known": {}, "_hidden": (), "_shown": frozenset()}.items():
-        monkeypatch.setattr(masking, name, nothing)
+    monkeypatch.setattr(masking, "_known", {})
+    monkeypatch.setattr(masking, "_hidden", ())
+    monkeypatch.setattr(masking, "_shown", frozenset())
 
 
 @pytest.mark.parametrize("secret", [ODD, PLAIN, "two  spaces\nand a line"])

@@ -10,14 +10,13 @@ program, or what another setting says (the user `postgres` with the password `po
 import html
 import json
 import re
-import shlex
 import tomllib
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 ANYWHERE, AS_WORD = 8, 4
 """Characters from which on a secret is hidden wherever it stands, or where it stands as a word."""
@@ -25,6 +24,8 @@ LEAST_PART = 12
 """Characters of a longer secret that are hidden, too."""
 _BLOCK = 8
 """Every part of 2 * 8 - 1 characters has a whole block in it, and every beginning has the first."""
+_LONGEST_UNIT = 40
+"""Of what a character becomes."""
 
 SECRET_NAME = re.compile(
     r"(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|(ACCESS|API|ACCOUNT|PRIVATE|SECRET)_KEY(_ID)?|WEBHOOK_URL)$",
@@ -44,14 +45,9 @@ _SHOWN_SETTINGS = ("PG_USER", "PG_OWNER_USER", "PG_DATABASE", "PG_SCHEMA", "PG_H
 _BEFORE = r"""(?i:(?:passw\w*|pwd|secret\w*|token\w*|key)["']?\s*[=:]\s*["']?|://[^\s/:@]*:|bearer\s+)"""
 
 
-class _Secret(NamedTuple):
-    """What hides it."""
+_Hide = Callable[[str], str]
 
-    form: str
-    hide: Callable[[str], str]
-
-
-_hidden: tuple[_Secret, ...] = ()
+_hidden: tuple[_Hide, ...] = ()
 _known: dict[str, str] = {}
 """The name of each secret, by itself."""
 _shown: frozenset[str] = frozenset()
@@ -60,8 +56,8 @@ _shown: frozenset[str] = frozenset()
 
 def masked(text: str) -> str:
     """The text with the name of each secret in place of the secret."""
-    for secret in _hidden:
-        text = secret.hide(text)
+    for hide in _hidden:
+        text = hide(text)
     return text
 
 
@@ -125,94 +121,95 @@ def _secrets_under(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _compile() -> None:
     global _hidden  # noqa: PLW0603  # as above
-    weak = _shown | OWN_WORDS
-    found = [hiding for secret, name in _known.items() for hiding in _hidings(secret, f"[{name}]", weak)]
-    whole = sorted(found, key=lambda one: len(one.form), reverse=True)
-    parts = [
-        _Secret(form, _parts_hider(form, f"[{name}]"))
-        for secret, name in _known.items()
-        if secret not in weak
-        for form in forms_of(secret)
-        if len(form) >= 2 * _BLOCK
-    ]
-    _hidden = (*whole, *parts)
+    longest_first = sorted(_known.items(), key=lambda known: len(known[0]), reverse=True)
+    found = [_hiding(secret, f"[{name}]", _shown | OWN_WORDS) for secret, name in longest_first]
+    _hidden = (*(hide for whole, _ in found for hide in whole), *(hide for _, parts in found for hide in parts))
 
 
-def _hidings(secret: str, shown: str, weak: frozenset[str]) -> Iterator[_Secret]:
-    """How a secret is hidden, by its strength."""
-    is_weak = secret in weak or secret.lower() in OWN_WORDS or secret.isdecimal() or len(secret) < AS_WORD
-    for form in forms_of(secret):
-        if is_weak:
-            yield _Secret(form, _pattern_hider(rf"(?P<before>{_BEFORE}){re.escape(form)}(?!\w)", shown))
-        elif len(secret) < ANYWHERE:
-            yield _Secret(form, _pattern_hider(rf"(?P<before>)(?<!\w){re.escape(form)}(?!\w)", shown))
-        else:
-            yield _Secret(form, _whole_hider(form, shown))
+def _hiding(secret: str, shown: str, weak: frozenset[str]) -> tuple[list[_Hide], list[_Hide]]:
+    """How a secret is hidden whole and in parts, by its strength."""
+    units = _units_of(secret)
+    pattern, literal = "".join(units), _literal_of(units)
+    if secret in weak or secret.lower() in OWN_WORDS or secret.isdecimal() or len(secret) < AS_WORD:
+        return [_pattern_hider(rf"(?P<before>{_BEFORE}){pattern}(?!\w)", literal, shown)], []
+    if len(secret) < ANYWHERE:
+        return [_pattern_hider(rf"(?P<before>)(?<!\w){pattern}(?!\w)", literal, shown)], []
+    others = [*_base64_of(secret), secret.encode().decode("latin-1")]
+    whole = [_pattern_hider(f"(?P<before>){pattern}", literal, shown), *(_text_hider(text, shown) for text in others)]
+    return whole, [_parts_hider(units, shown)] if len(secret) >= 2 * _BLOCK else []
 
 
-def forms_of(secret: str) -> set[str]:
-    """The texts that a secret becomes on its way."""
-    url = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
-    texts = {
-        secret,
-        *url,
-        *(re.sub(r"%..", lambda code: code[0].lower(), form) for form in url),
-        *(json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)),
-        repr(secret)[1:-1],
-        repr(secret.encode())[2:-1],
-        html.escape(secret),
-        html.escape(secret, quote=False),
-        secret.replace("\\", "\\\\").replace("'", "\\'"),
-        secret.replace("'", "''"),
-        shlex.quote(secret),
-        secret.encode().decode("latin-1"),
-    }
-    # Errors are told in one line.
-    return {*texts, *(" ".join(text.split()) for text in texts), *_base64_of(secret)} - {""}
+def _units_of(secret: str) -> list[str]:
+    """A pattern for each character of a secret: itself, and all that URLs, JSON, SQL, HTML and shells make of it."""
+    parts = re.findall(r"\s+|\S", secret)
+    return [r"(?:\s|%(?:20|0[9adAD])|\+|\\+[nrt])+" if part.isspace() else _unit_of(part) for part in parts]
+
+
+def _unit_of(character: str) -> str:
+    if character.isascii() and (character.isalnum() or character in "-_"):
+        return character
+    octets = character.encode()
+    escaped = {json.dumps(character)[1:-1], "".join(f"\\x{octet:02x}" for octet in octets), repr(character)[1:-1]}
+    texts = {character, *escaped, html.escape(character), f"&#{ord(character)};", *("'" if character == '"' else "")}
+    forms = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
+    url = "".join(f"%{octet:02x}" for octet in octets)
+    # A quote is doubled, or closed and opened again (`'"'"'`); a backslash may be doubled several times.
+    return (
+        rf"(?:\\*(?:(?i:{url})|{forms})[{re.escape(character)}'\"]{{0,4}})"
+        if character in "'\"\\"
+        else (rf"(?:\\*(?:(?i:{url})|{forms}))")
+    )
 
 
 def _base64_of(secret: str) -> Iterator[str]:
     """What Base64 has of it, whatever stands before and behind it (`user:password`)."""
-    if len(secret) < ANYWHERE:
-        return
     for shift in range(3):
         encoded = b64encode(bytes(shift) + secret.encode()).decode().rstrip("=")
-        whole = 4 * shift // 3 + (shift > 0)
-        core = encoded[whole : len(encoded) - 1]
+        core = encoded[4 * shift // 3 + (shift > 0) : len(encoded) - 1]
         yield from (core, core.replace("+", "-").replace("/", "_"))
 
 
-def _whole_hider(form: str, shown: str) -> Callable[[str], str]:
-    return lambda text: text.replace(form, shown)
+def _literal_of(units: Sequence[str]) -> str:
+    """The longest run of characters that stand for themselves: without it in a text, no pattern need be tried."""
+    runs = "".join(unit if len(unit) == 1 else " " for unit in units).split()
+    return max(runs, key=len, default="")
 
 
-def _pattern_hider(pattern: str, shown: str) -> Callable[[str], str]:
+def _text_hider(hidden: str, shown: str) -> _Hide:
+    return lambda text: text.replace(hidden, shown)
+
+
+def _pattern_hider(pattern: str, literal: str, shown: str) -> _Hide:
     compiled = re.compile(pattern)
-    return lambda text: compiled.sub(lambda found: found["before"] + shown, text)
+    return lambda text: compiled.sub(lambda found: found["before"] + shown, text) if literal in text else text
 
 
-def _parts_hider(form: str, shown: str) -> Callable[[str], str]:
-    blocks = [(at, form[at : at + _BLOCK]) for at in range(0, len(form) - _BLOCK + 1, _BLOCK)]
+def _parts_hider(units: list[str], shown: str) -> _Hide:
+    """Hides any part that has a whole block of the secret in it and is long enough to give something away."""
+    begins = range(0, len(units) - _BLOCK + 1, _BLOCK)
+    its = [(at, units[at : at + _BLOCK]) for at in begins]
+    blocks = [(at, _literal_of(block), re.compile("".join(block))) for at, block in its]
+    after = [re.compile(unit) for unit in units]
+    before = [re.compile(f"(?:{unit})\\Z") for unit in units]
+
+    def grown(text: str, begin: int, end: int, at: int) -> tuple[int, int, int]:
+        """Where the part begins and ends, and how much of the secret it is."""
+        first, last = at, at + _BLOCK
+        while first > 0 and (found := before[first - 1].search(text, max(0, begin - _LONGEST_UNIT), begin)):
+            begin, first = found.start(), first - 1
+        while last < len(units) and (found := after[last].match(text, end)):
+            end, last = found.end(), last + 1
+        return begin, end, last - first
 
     def hide(text: str) -> str:
-        for at, block in blocks:
-            if block in text:
-                text = _without_parts(text, form, at, shown)
+        for at, literal, block in blocks:
+            done = 0
+            while literal in text and (found := block.search(text, done)):
+                begin, end, length = grown(text, found.start(), found.end(), at)
+                if length >= LEAST_PART:
+                    text = text[:begin] + shown + text[end:]
+                    end = begin + len(shown)
+                done = end
         return text
 
     return hide
-
-
-def _without_parts(text: str, form: str, at: int, shown: str) -> str:
-    """The text without any part of the form that has this block in it and is long enough to give something away."""
-    kept, done = list[str](), 0
-    while (found := text.find(form[at : at + _BLOCK], done)) >= 0:
-        begin, end = found, found + _BLOCK
-        first, last = at, at + _BLOCK
-        while begin > done and first > 0 and text[begin - 1] == form[first - 1]:
-            begin, first = begin - 1, first - 1
-        while end < len(text) and last < len(form) and text[end] == form[last]:
-            end, last = end + 1, last + 1
-        kept += [text[done:begin], shown if end - begin >= LEAST_PART else text[begin:end]]
-        done = end
-    return "".join([*kept, text[done:]])

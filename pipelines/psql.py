@@ -40,7 +40,14 @@ def psql(arguments: Sequence[str], stores: StoreSettings, server: PostgresSettin
         "PGOPTIONS": f"-c search_path={stores.postgres_schema}",
     }
     program = shutil.which("psql") or str(BINARIES / "psql")
-    return subprocess.run([program, *arguments], env={**os.environ, **environment}, check=False).returncode
+    # On a terminal psql has it to itself; elsewhere its errors go the way of ours: without secrets.
+    errors = None if sys.stderr.isatty() else subprocess.PIPE
+    command = [program, *arguments]
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stderr=errors, text=True, errors="replace"
+    ) as process:
+        sys.stderr.writelines(process.stderr or ())
+    return process.returncode
 
 
 if __name__ == "__main__":

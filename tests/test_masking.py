@@ -2,6 +2,7 @@
 
 import html
 import json
+import shlex
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,9 @@ FORMS: dict[str, Callable[[str], str]] = {
     "of SQL": lambda secret: "PASSWORD '" + secret.replace("'", "''") + "'",
     "of Authorization": lambda secret: "Basic " + b64encode(f"user:{secret}".encode()).decode(),
     "of a longer Authorization": lambda secret: "Basic " + b64encode(f"ab:{secret}xyz".encode()).decode(),
+    "of SQLAlchemy": lambda secret: f"postgresql://u:{quote(secret, safe=' +')}@host",
+    "of a shell": shlex.quote,
+    "of a log line": lambda secret: json.dumps(secret)[1:-1].replace('"', "'"),
     "in one line": lambda secret: " ".join(f"a  b {secret}".split()),
 }
 

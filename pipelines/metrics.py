@@ -117,12 +117,6 @@ def _was_read(report: Report, stream: Stream) -> float | None:
     return float(not has_failed) if has_failed or stream in report.accounts_read else None
 
 
-def _gap_hours(report: Report, stream: Stream) -> float | None:
-    """None before they were read."""
-    gaps = report.measured.open_gaps
-    return None if gaps is None else gaps[stream]
-
-
 def _requests(running: Running) -> Iterator[Sample]:
     sent: Mapping[str, int] = {**dict.fromkeys(USUAL_CODES, 0), **running.report.traffic.requests}
     return (((code,), count) for code, count in sorted(sent.items()))
@@ -204,7 +198,8 @@ METRICS = (
         GaugeMetricFamily,
         STREAM,
         "Hours that were found wrong when they were compared last, whoever compared them, and are not repaired.",
-        _by_stream(_gap_hours),
+        # None before they were read.
+        _by_stream(lambda report, stream: None if (gaps := report.measured.open_gaps) is None else gaps[stream]),
     ),
     Described(
         "cloudflare_audit_visibility_lag_seconds",

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.command import server_if_there
 from pipelines.logs import configure_logs
+from pipelines.output import protect_streams
 from pipelines.settings import SettingsError, read_environment, read_store_settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
@@ -28,6 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dashboard", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}, or a free one if that is taken")
     options = parser.parse_args()
+    protect_streams()
     configure_logs()
     try:
         import uvicorn  # noqa: PLC0415  # in a dependency group of its own

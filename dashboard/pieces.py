@@ -6,6 +6,7 @@ from html import escape
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from pipelines.masking import masked
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .changes import Change, as_json, comparison_of, parsed
@@ -140,7 +141,7 @@ def health(name: str, of: Health | AuditLogsError, now: datetime) -> str:
 
 def problem(error: AuditLogsError) -> str:
     """What is wrong and what to do, in one sentence."""
-    return f'<div class="problem" role="alert"><p>{escape(str(error))}</p></div>'
+    return f'<div class="problem" role="alert"><p>{escape(masked(str(error)))}</p></div>'
 
 
 def note(text: str) -> str:

@@ -6,6 +6,7 @@ A table of that file says what differs: the token, by where it is, and settings 
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from typing import Any
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream
 
 from . import setting_values as values
+from .masking import learn
 from .secret_files import credential_file, read_secret
 from .setting_reader import SettingReader
 
@@ -100,6 +102,14 @@ def read_accounts(
     return accounts
 
 
+def token_files(environment: Mapping[str, str], root: Path) -> list[Path]:
+    """The files that accounts say their tokens are in; none where the accounts' file is not right."""
+    with suppress(ValueError):
+        tables = _tables(SettingReader(environment), environment, root)
+        return [root / table["token_file"] for table in tables if isinstance(table.get("token_file"), str)]
+    return []
+
+
 def _tell_missing(read: SettingReader, environment: Mapping[str, str], accounts: Mapping[str, Account]) -> None:
     where = "in .env or the environment"
     if not accounts and not environment.get("CLOUDFLARE_ACCOUNT_ID"):
@@ -176,6 +186,7 @@ class _Table(SettingReader):
             return read_secret(credential_file(self._variables, name))
         if not self._variables.get(name):
             raise ValueError("is not set: set it to the account's token, in .env or the environment")
+        learn(name, self._variables[name])
         return self._variables[name]
 
 

@@ -4,6 +4,9 @@ The views and macros are those of `pipelines/sql/lake.sql`; nothing has to be do
 from stdin. Exit codes: 0 done, 1 the question could not be answered, 2 wrong usage, 75 the lake is not available.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
 import sys
@@ -64,4 +67,4 @@ def lake_database(lake: LakeReader) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -6,6 +6,9 @@ and never moves its cursor. Each day is compared when it is loaded; the results 
 Exit codes: 0 done, 1 an account failed, 2 wrong usage, 3 a store lacks something in spite of it, 75 try again later.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
 import sys
@@ -102,4 +105,4 @@ def _as_text(done: Done, units: int, shared: Shared) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

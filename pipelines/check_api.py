@@ -2,13 +2,13 @@
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sources.cloudflare_audit_logs.budget import REQUESTS, WINDOW_SECONDS
 from sources.cloudflare_audit_logs.client import AuditLogsClient
@@ -35,31 +35,47 @@ LARGEST_OFFSET = timedelta(seconds=30)
 FULL_BUDGET = 0.7
 """Of a token's requests: what polls may need of it; sweeps, comparisons and people need some, too."""
 
-LONGEST_WAIT_SECONDS = 10.0
-"""For an answer: who asks the doctor waits for him."""
+ASKING_SECONDS, VERIFYING_SECONDS = 6.0, 3.0
+"""For all events that are asked for, then for all tokens: together less than a store may take."""
+
+USUAL_SECONDS = 0.5
+"""For one answer: so many accounts take longer."""
 
 LONGEST_LIST = 20
 """So many that are well are named one by one."""
 
 
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+def patience_seconds(settings: Settings) -> float:
+    """How long `check_api` may take: ten seconds, and longer for hundreds of accounts alone."""
+    return _asking_seconds(settings) + VERIFYING_SECONDS + 1
+
+
+def _asking_seconds(settings: Settings) -> float:
+    return max(ASKING_SECONDS, USUAL_SECONDS * len(settings.streams) / THREADS)
+
+
 def check_api(settings: Settings) -> Iterator[Finding]:
     """What the API says; with one try each, and no more once it is clear that it cannot say anything."""
-    timeout = min(settings.request_timeout_seconds, LONGEST_WAIT_SECONDS)
+    timeout = min(settings.request_timeout_seconds, ASKING_SECONDS)
     hasty = replace(settings, max_retries=0, request_timeout_seconds=timeout)
-    with closing(Connections()) as connections, ThreadPoolExecutor(THREADS) as pool:
-        ask = partial(_ask, hasty, connections)
-        answers = dict(zip(settings.streams, pool.map(ask, settings.streams), strict=True))
+    with closing(Connections()) as connections:
+        answers = _in_time(partial(_ask, hasty, connections), settings.streams, _asking_seconds(settings), _silent)
         errors = [answer.error for answer in answers.values()]
         off = next((error for error in errors if isinstance(error, ClockError)), None)
         if off or all(isinstance(error, UnavailableError) for error in errors):
             yield failed("clock" if off else "api", off or errors[0] or UnavailableError("no answer"))
             return
         yield ok("api", settings.api_url)
-        yield _clock(next(filter(None, (answer.client.clock_offset for answer in answers.values())), None))
+        clocks = (answer.client.clock_offset for answer in answers.values() if answer.client)
+        yield _clock(next(filter(None, clocks), None))
         by_token: dict[str, dict[Stream, Answer]] = {}
         for stream, answer in answers.items():
             by_token.setdefault(settings.account(stream.account_id).token_name, {})[stream] = answer
-        tokens = dict(zip(by_token, pool.map(_token, by_token, by_token.values()), strict=True))
+        tokens = _in_time(lambda name: _token(name, by_token[name]), list(by_token), VERIFYING_SECONDS, _unverified)
     yield from _shortened(list(tokens.values()), "tokens are known to the API")
     budgets = [_budget(name, len(its), settings.poll_interval_seconds) for name, its in by_token.items()]
     yield from _shortened(budgets, "tokens have requests enough for their polls")
@@ -72,8 +88,31 @@ def check_api(settings: Settings) -> Iterator[Finding]:
 class Answer(NamedTuple):
     """What became of a question."""
 
-    client: AuditLogsClient
+    client: AuditLogsClient | None
+    """None: it does not answer."""
     error: AuditLogsError | None
+
+
+def _in_time(
+    ask: Callable[[T], Result], subjects: Sequence[T], seconds: float, otherwise: Callable[[T], Result]
+) -> dict[T, Result]:
+    """What each is answered, all asked at once; an answer that trickles is not waited for."""
+    pool = ThreadPoolExecutor(THREADS)
+    futures = {subject: pool.submit(ask, subject) for subject in subjects}
+    wait(futures.values(), seconds)
+    pool.shutdown(wait=False, cancel_futures=True)
+    return {
+        subject: future.result() if future.done() and not future.cancelled() else otherwise(subject)
+        for subject, future in futures.items()
+    }
+
+
+def _silent(_: Stream) -> Answer:
+    return Answer(None, UnavailableError("the API does not answer", detail=f"no answer in {ASKING_SECONDS:g} s"))
+
+
+def _unverified(name: str) -> Finding:
+    return Finding("warn", "token", f"{name}: the API does not say whether it knows it")
 
 
 def _ask(settings: Settings, connections: Connections, stream: Stream) -> Answer:
@@ -125,7 +164,7 @@ def _token(name: str, answers: Mapping[Stream, Answer]) -> Finding:
             return Finding("warn", "token", f"{name}: none of its accounts was read, nor was it refused")
         return ok("token", f"{name} is known to the API")
     try:
-        if not answer.client.knows_token(stream.account_id):
+        if answer.client and not answer.client.knows_token(stream.account_id):
             return Finding("fail", "token", f"{name}: the API does not know this token", f"copy {name} again")
     except AuditLogsError as error:
         finding = failed("token", error)

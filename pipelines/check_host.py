@@ -15,6 +15,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from . import lake, warehouse_states
 from .file_lock import holder_of
 from .finding import Finding, guarded, ok
+from .health import address_of
 from .metrics import PROGRAM
 from .settings import Settings, StoreSettings
 from .shards import sibling_pattern
@@ -37,7 +38,7 @@ def check_host(settings: Settings) -> Iterator[Finding]:
 
 
 def _settings(settings: Settings) -> Finding:
-    """Names that are no settings are ignored, which is seldom what was meant."""
+    """Names that are no settings are ignored, which is seldom what was meant; secrets are for their owner alone."""
     if settings.warnings:
         return Finding("warn", "settings", "; ".join(settings.warnings))
     versions = ",".join(sorted({stream.api_version for stream in settings.streams}))
@@ -101,11 +102,11 @@ def _port(host: str, port: int, holders: Sequence[str]) -> Finding:
     except OSError as error:
         if holders and _is_ours(host, port):
             return ok("port", f"{port} is in use, as it should be by the job that runs")
-        found = f"METRICS_PORT {port} of METRICS_HOST {host} cannot be listened at: {error.strerror or error}"
+        found = f"cannot listen on {address_of(host, port)} (METRICS_HOST, METRICS_PORT): {error.strerror or error}"
         return Finding(
             "fail", "port", found, "set METRICS_PORT to a free port, METRICS_HOST to an address of this host"
         )
-    return ok("port", f"{host}:{port} is free for the metrics")
+    return ok("port", f"{address_of(host, port)} is free for the metrics")
 
 
 def _is_ours(host: str, port: int) -> bool:

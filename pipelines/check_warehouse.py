@@ -13,10 +13,12 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from .after_load import Found, find
 from .command import server_if_there
 from .finding import Finding, failed, guarded, ok
+from .gaps import MOST_SHOWN, repairs_of, summary_of
 from .measured_lag import is_too_short, recommended_seconds, too_little
 from .postgres import as_owner, connect, message_of, rows_of, transaction_on, value_of
 from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
+from .side_by_side import STATEMENT_TIMEOUT_SQL
 from .statements import sections_of
 from .warehouse import Warehouse, WarehouseClient
 from .warehouse_lock import holders_sql
@@ -58,6 +60,8 @@ def check_warehouse(settings: Settings, stack: ExitStack) -> Iterator[Finding]:
         client: WarehouseClient = client_of(warehouse)
         with warehouse.translated_errors():
             connection = stack.enter_context(connect(client.config.credentials))
+            with transaction_on(connection) as cursor:
+                cursor.execute(STATEMENT_TIMEOUT_SQL)
     except (AuditLogsError, OSError) as error:
         yield failed("warehouse", error)
         return
@@ -177,6 +181,18 @@ def _lag(subject: Subject) -> Finding:
     return ok("safety lag", found)
 
 
+def _gaps(subject: Subject) -> Finding:
+    """Hours that a comparison found wrong and none has found right since."""
+    if not subject.health.has_events:
+        return ok("gaps", "nothing was compared yet")
+    gaps = subject.health.open_gaps()
+    if not gaps:
+        return ok("gaps", "no hour that was compared has one")
+    repairs = repairs_of(gaps, subject.settings.accounts.__contains__)
+    more = f"; then {len(repairs) - MOST_SHOWN} more: pipelines/status.py --json" if len(repairs) > MOST_SHOWN else ""
+    return Finding("fail", "gaps", summary_of(gaps), "; ".join(one.command for one in repairs[:MOST_SHOWN]) + more)
+
+
 CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "postgresql": _version,
     "owner": _owner,
@@ -185,6 +201,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "timescaledb": _timescale,
     "writer": _writer,
     "safety lag": _lag,
+    "gaps": _gaps,
 }
-NEEDS = {"rights": "owner", "key": "rights", "safety lag": "key"}
+NEEDS = {"rights": "owner", "key": "rights", "safety lag": "key", "gaps": "key"}
 """What cannot be looked at where that fails; the others stand alone."""

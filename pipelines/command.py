@@ -1,16 +1,15 @@
 """What the commands have in common: settings, a running warehouse, errors as one line, exit codes."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import Any
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .embedded_postgres import embedded_postgres
+from .entry import INTERRUPTED, end_quietly_on_signals, interrupt_on_signals
 from .logs import configure_logs, log
 from .settings import (
     PostgresSettings,
@@ -62,14 +61,10 @@ def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSet
     return _server_of(stores)
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def _run(run: Callable[[], int]) -> int:
     configure_logs()
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is in hand is finished
     try:
+        interrupt_on_signals()
         return run()
     except BrokenPipeError:  # `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,4 +79,6 @@ def _run(run: Callable[[], int]) -> int:
         log.error("command.failed", error=error)
         return 75 if isinstance(error, TemporaryError) else 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    finally:
+        end_quietly_on_signals()

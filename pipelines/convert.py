@@ -5,6 +5,9 @@ done or nothing is changed. Readers wait meanwhile, and it is the one writer: th
 catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import sys
 import time
@@ -43,4 +46,4 @@ def convert(stores: StoreSettings, _: PostgresSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

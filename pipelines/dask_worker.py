@@ -21,6 +21,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from .api import StopRequestedError
 from .file_lock import free_number
 from .logs import configure_logs
+from .masking import mask_error
 from .settings import PROJECT_ROOT, Settings, SettingsError, read_environment, read_settings
 from .units import OpenUnit, Shared, UnfitWorkerError, is_of_all_units
 from .whereabouts import whereabouts
@@ -94,7 +95,11 @@ def do_unit(job: Job, processes: int, unit: Any) -> Any:
     except AuditLogsError as error:
         if is_of_all_units(error):
             error.message = f"{get_worker().address}: {error.message}"
+        mask_error(error)
         return error
+    except Exception as error:
+        mask_error(error)
+        raise
 
 
 async def begin(job: Job) -> AuditLogsError | None:
@@ -102,6 +107,7 @@ async def begin(job: Job) -> AuditLogsError | None:
     try:
         await asyncio.to_thread(_running, job)
     except AuditLogsError as error:
+        mask_error(error)
         return error
     return None
 

@@ -4,6 +4,9 @@ Everything is real but the API: the loop is `run.py` in a process of its own, wi
 folder lake under `data/demo`, which is emptied first. Your `.env` and your data are not touched.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import os
 import shutil
 import signal
@@ -15,6 +18,7 @@ from contextlib import contextmanager
 
 import duckdb
 
+from pipelines.command import run_lake_command
 from pipelines.setting_reader import OWN_PREFIXES
 from pipelines.settings import PROJECT_ROOT, read_environment
 
@@ -29,7 +33,11 @@ PEOPLE_SQL = "SELECT actor_email, action_type, count(*) AS events FROM {} GROUP 
 
 
 def main() -> int:
-    """Runs the demo and returns the loop's exit code."""
+    """Runs the demo, and returns the loop's exit code."""
+    return run_lake_command(_demo)
+
+
+def _demo() -> int:
     shutil.rmtree(DEMO_DIR, ignore_errors=True)
     with _simulator() as url:
         environment = {**os.environ, **_blanked(), **_settings(url)}
@@ -115,4 +123,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

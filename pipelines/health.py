@@ -16,6 +16,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .api import Clock
 from .logs import log
+from .masking import masked
 from .metrics import PROGRAM, registry_of
 from .running import Running
 
@@ -42,7 +43,7 @@ def serving_health(running: Running, clock: Clock) -> Iterator[None]:
         server = _Server(host, port, running, clock)
     except (OSError, UnicodeError) as error:
         raise AuditLogsError(
-            f"METRICS_PORT {port} of METRICS_HOST {host} cannot be listened at",
+            f"cannot listen on {address_of(host, port)} (METRICS_HOST, METRICS_PORT)",
             detail=str(error),
             hint="set METRICS_PORT to a free port, or 0 for any, and METRICS_HOST to an address of this host",
         ) from error
@@ -53,6 +54,11 @@ def serving_health(running: Running, clock: Clock) -> Iterator[None]:
             yield
         finally:
             server.shutdown()
+
+
+def address_of(host: str, port: int) -> str:
+    """Both as people write them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def liveness(running: Running) -> list[str]:
@@ -100,7 +106,7 @@ class _Server(ThreadingTCPServer):
     def answer(self, path: str) -> Answer:
         """The answer to a GET."""
         if path == "/metrics":
-            return Answer(200, generate_latest(self._registry), CONTENT_TYPE_LATEST)
+            return Answer(200, masked(generate_latest(self._registry).decode()).encode(), CONTENT_TYPE_LATEST)
         if path == "/livez":
             return _verdict(liveness(self._running))
         if path == "/readyz":
@@ -139,4 +145,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _verdict(reasons: list[str]) -> Answer:
-    return Answer(503 if reasons else 200, ("\n".join(reasons or ["ok"]) + "\n").encode())
+    return Answer(503 if reasons else 200, masked("\n".join(reasons or ["ok"]) + "\n").encode())

@@ -1,7 +1,14 @@
-"""Log lines: one event name and its fields, on stderr. Account ids may appear; e-mails, addresses, tokens never."""
+"""Log lines: one event name and its fields, on stderr. Account ids may appear; e-mails, addresses, tokens never.
+
+In the journal each line, of a traceback as well, has its priority (`journalctl -p warning`), and no time beside the
+journal's own.
+"""
 
 import logging
 from typing import Any
+
+from .masking import masked
+from .output import ERROR, INFO, WARNING, is_journal, with_priority
 
 _logger = logging.getLogger("audit")
 
@@ -25,9 +32,25 @@ log = _Log()
 def configure_logs(level: str = "INFO") -> None:
     """Sends our lines to stderr, and warnings of libraries with them."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Formatter("" if is_journal() else "%(asctime)s "))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
     _logger.setLevel(level)
+
+
+class _Formatter(logging.Formatter):
+    """Of all that is logged, whoever logs it."""
+
+    def __init__(self, time: str) -> None:
+        super().__init__(f"{time}%(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = masked(super().format(record))
+        return with_priority(text, _priority(record.levelno)) if is_journal() else text
+
+
+def _priority(level: int) -> int:
+    return ERROR if level >= logging.ERROR else WARNING if level >= logging.WARNING else INFO
 
 
 def _line(event: str, fields: dict[str, Any]) -> str:
@@ -35,7 +58,7 @@ def _line(event: str, fields: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    text = str(value)
+    text = masked(str(value))  # before its quotes are changed
     plain = text.isprintable() and not any(char in text for char in ' "=')
     return (
         text

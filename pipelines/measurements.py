@@ -78,6 +78,8 @@ class Measurements:
         """Polls that begin so close together found what became visible in between."""
         self.fetched: Counter[Stream] = Counter()
         self.gaps: Counter[Stream] = Counter()
+        self.open_gaps: Counter[Stream] | None = None
+        """Hours whose newest comparison found a gap; None before they were read."""
         self._flows: defaultdict[tuple[str, Stream], Flow] = defaultdict(Flow)
         self._polls: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATIONS))
         self._loads: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATIONS))

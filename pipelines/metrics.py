@@ -194,6 +194,14 @@ METRICS = (
         _by_stream(lambda report, stream: report.measured.gaps.get(stream, 0)),
     ),
     Described(
+        "cloudflare_audit_gap_hours",
+        GaugeMetricFamily,
+        STREAM,
+        "Hours that were found wrong when they were compared last, whoever compared them, and are not repaired.",
+        # None before they were read.
+        _by_stream(lambda report, stream: None if (gaps := report.measured.open_gaps) is None else gaps[stream]),
+    ),
+    Described(
         "cloudflare_audit_visibility_lag_seconds",
         HistogramMetricFamily,
         FLOW,

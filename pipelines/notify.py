@@ -8,6 +8,7 @@ import os
 import socket
 
 from .logs import log
+from .masking import masked
 from .report import Report, as_text
 
 _PATIENCE_SECONDS = 5
@@ -22,7 +23,7 @@ def notify(*lines: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_PATIENCE_SECONDS)
             sender.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-            sender.send("\n".join(lines).encode())
+            sender.send(masked("\n".join(lines)).encode())
     except (FileNotFoundError, ConnectionRefusedError) as error:
         log.warning("notify.failed", error=error, hint="nobody listens at NOTIFY_SOCKET: nothing more is told")
         del os.environ["NOTIFY_SOCKET"]

@@ -3,6 +3,9 @@
 An embedded one that was never made is not made.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import os
 import shutil
 import subprocess
@@ -37,8 +40,15 @@ def psql(arguments: Sequence[str], stores: StoreSettings, server: PostgresSettin
         "PGOPTIONS": f"-c search_path={stores.postgres_schema}",
     }
     program = shutil.which("psql") or str(BINARIES / "psql")
-    return subprocess.run([program, *arguments], env={**os.environ, **environment}, check=False).returncode
+    # On a terminal psql has it to itself; elsewhere its errors go the way of ours: without secrets.
+    errors = None if sys.stderr.isatty() else subprocess.PIPE
+    command = [program, *arguments]
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stderr=errors, text=True, errors="replace"
+    ) as process:
+        sys.stderr.writelines(process.stderr or ())
+    return process.returncode
 
 
 if __name__ == "__main__":
-    sys.exit(run_lake_command(partial(main, sys.argv[1:])))
+    end(run_lake_command(partial(main, sys.argv[1:])))

@@ -7,6 +7,9 @@ and digests of the ids first, the ids only of hours that differ; of a quarantine
 Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75 try again later.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
 import sys
@@ -254,4 +257,4 @@ def _line(check: HourCheck) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -6,6 +6,9 @@ reckoned from the window; a day of an account is one unit. May be ended and run 
 loop. Exit codes: 0 done, 1 an object is broken, 2 wrong usage, 75 try again later.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
 import os
@@ -127,4 +130,4 @@ def _tell(total: Brought, *, is_dry_run: bool, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

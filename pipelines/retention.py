@@ -5,6 +5,9 @@ plain table loses its events some thousand at a time, a hypertable whole chunks.
 the loop, as the owner of the tables. Exit codes: 0 done, 1 failed, 2 no retention is set, 75 the server is down.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
 import sys
@@ -75,4 +78,4 @@ def _delete_all(delete_some: Callable[[], int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -4,6 +4,9 @@ Results on stdout, logs and progress on stderr. Exit codes: 0 done, 1 failed or 
 settings, 75 try again later.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
 import os
@@ -12,10 +15,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
         return 2
     for warning in settings.warnings:
-        log.warning("settings.unknown", warning=warning)
+        log.warning("settings.warning", warning=warning)
     try:
         report = run(settings, once=options.once, shard=options.shard, stop=_stop_on_signals())
     except AuditLogsError as error:
@@ -126,13 +129,17 @@ def run(
         return report
 
 
-def _health(running: Running, clock: Clock) -> AbstractContextManager[None]:
+@contextmanager
+def _health(running: Running, clock: Clock) -> Iterator[None]:
     """What watches a loop from outside, where the settings ask for it."""
     if running.settings.metrics_port is None:
-        return nullcontext()
-    from pipelines.health import serving_health  # noqa: PLC0415  # 11 ms that the main job need not spend without
+        yield
+        return
+    from pipelines.gap_watch import watching_gaps  # noqa: PLC0415  # 11 ms that the main job need not spend without
+    from pipelines.health import serving_health  # noqa: PLC0415  # as above
 
-    return serving_health(running, clock)
+    with serving_health(running, clock), watching_gaps(running.settings, running.report.measured):
+        yield
 
 
 def budgets_of(settings: Settings, shard: Shard) -> Budgets:
@@ -251,12 +258,5 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _end(code: int) -> NoReturn:
-    """Ends the process now, without the readers that still wait for an answer: nothing that they read is needed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    _end(main())
+    end(main())

@@ -3,23 +3,27 @@
 Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
 import sys
 from typing import Any
 
+from pipelines.command import run_lake_command
 from pipelines.partitions import DATASET
-from pipelines.settings import SettingsError, read_environment, read_store_settings
+from pipelines.settings import read_environment, read_store_settings
 
 
 def main() -> int:
-    """Prints the policy and returns the exit code."""
+    """Prints the policy, and returns the exit code."""
     argparse.ArgumentParser(prog="s3_policy.py", description=__doc__).parse_args()
-    try:
-        stores = read_store_settings(read_environment())
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_lake_command(_show)
+
+
+def _show() -> int:
+    stores = read_store_settings(read_environment())
     if stores.s3 is None:
         print("S3_BUCKET is not set: a folder lake needs no policy", file=sys.stderr)
         return 2
@@ -47,4 +51,4 @@ def policy(bucket: str, prefix: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -15,8 +15,9 @@ from dotenv.parser import parse_stream
 from sources.cloudflare_audit_logs.streams import Stream
 
 from . import setting_values as values
-from .accounts import Account, read_accounts, read_defaults
-from .secret_files import read_secrets
+from .accounts import Account, read_accounts, read_defaults, token_files
+from .masking import learn_environment, learn_files
+from .secret_files import read_secrets, readable_by_others
 from .setting_reader import SettingReader
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,7 @@ class Settings:
     metrics_host: str
     stores: StoreSettings
     warnings: tuple[str, ...] = ()
+    """Of what does no harm at once: names that are no settings, files that others may read."""
 
     @property
     def account_ids(self) -> tuple[str, ...]:
@@ -202,7 +204,10 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
     secrets, problems = read_secrets(environment, root)
     if problems:
         raise SettingsError(problems)
-    return environment | secrets
+    environment |= secrets
+    learn_environment(environment)
+    learn_files(Path(environment.get("DLT_PROJECT_DIR", root), ".dlt"), Path.home() / ".dlt")
+    return environment
 
 
 def _lines_without_value(file: Path) -> list[str]:
@@ -243,7 +248,10 @@ def read_settings(
         metrics_host=read.optional("METRICS_HOST", values.hostname, "127.0.0.1"),
         stores=_read_stores(read),
         # Last: by now every name that is a setting has been asked for.
-        warnings=tuple(read.unknown_names()),
+        warnings=(
+            *read.unknown_names(),
+            *readable_by_others(environment, root, token_files(environment, root)),
+        ),
     )
     if settings.backoff_seconds > settings.backoff_max_seconds:
         read.problem("CLOUDFLARE_BACKOFF_SECONDS is larger than CLOUDFLARE_BACKOFF_MAX_SECONDS: swap or lower it")

@@ -4,18 +4,22 @@ Changes nothing, and costs the last days, not the history. A store that is down 
 codes: 0 done, 1 a store has no tables yet or cannot be read, 2 the settings are wrong, 75 a store is down.
 """
 
+from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+
+# isort: split
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pipelines.command import run_lake_command, server_if_there
+from pipelines.gaps import OpenGap, Repair, repairs_of, summary_of
 from pipelines.lake_status import LakeHealth, lake_health
 from pipelines.measured_lag import recommended_seconds
-from pipelines.settings import Settings, read_environment, read_settings
+from pipelines.settings import PostgresSettings, Settings, read_environment, read_settings
+from pipelines.side_by_side import answers_of
 from pipelines.status_text import print_status
 from pipelines.warehouse_status import StreamHealth, warehouse_health
 from sources.cloudflare_audit_logs import Position
@@ -37,14 +41,19 @@ def show(*, as_json: bool) -> int:
     """The command itself."""
     now = datetime.now(UTC)
     settings = read_settings(read_environment(), now=now, asks_api=False)
-    errors = list[AuditLogsError]()
     with ExitStack() as stack:
-        # The lake after it: dlt reads its configuration once, with the port of an embedded server in it.
-        warehouse = _part(lambda: _warehouse(settings, now, stack), errors)
-        lake = _part(lambda: _lake(lake_health(settings.account_ids, now), now), errors)
-    lag = settings.defaults.safety_lag_seconds
-    status = {"at": now.isoformat(), "safety_lag_seconds": lag, "warehouse": warehouse}
-    status["lake"] = lake
+        # Before both: dlt reads its configuration once, with the port of an embedded server in it.
+        server = _said(lambda: stack.enter_context(server_if_there(settings.stores)))
+        answers = answers_of(
+            {
+                "warehouse": lambda: _said(lambda: _warehouse(settings, now, server)),
+                "lake": lambda: _said(lambda: _lake(lake_health(settings.account_ids, now), now)),
+            }
+        )
+    errors = [answer for answer in answers.values() if isinstance(answer, AuditLogsError)]
+    status: dict[str, Any] = {"at": now.isoformat(), "safety_lag_seconds": settings.defaults.safety_lag_seconds}
+    for name, answer in answers.items():
+        status[name] = {"error": str(answer)} if isinstance(answer, AuditLogsError) else answer
     if as_json:
         print(json.dumps(status))
     else:
@@ -54,29 +63,39 @@ def show(*, as_json: bool) -> int:
     return 1 if errors else 0
 
 
-def _part(read: Callable[[], dict[str, Any]], errors: list[AuditLogsError]) -> dict[str, Any]:
-    """What one store says, or why it says nothing."""
+def _said(read: Callable[[], T]) -> T | AuditLogsError:
+    """What is answered, or why nothing is."""
     try:
         return read()
     except AuditLogsError as error:
-        errors.append(error)
-        return {"error": str(error)}
+        return error
 
 
-def _warehouse(settings: Settings, now: datetime, stack: ExitStack) -> dict[str, Any]:
+def _warehouse(settings: Settings, now: datetime, server: PostgresSettings | AuditLogsError | None) -> dict[str, Any]:
     stores = settings.stores
-    if stack.enter_context(server_if_there(stores)) is None:
+    if isinstance(server, AuditLogsError):
+        raise server
+    if server is None:
         raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
     with warehouse_health(stores) as health:
         positions = health.positions()
         streams = sorted({*settings.streams, *positions})
         found = {stream: health.stream(stream, settings.safety_lag(stream).total_seconds()) for stream in streams}
+        gaps = health.open_gaps()
         return {
             "last_load": _time(health.last_load()),
             "recommended_lag_seconds": recommended_seconds(one.lag for one in found.values()),
             **health.size(),
-            "streams": [_stream(stream, positions.get(stream), now) | _health(found[stream]) for stream in streams],
+            "streams": [
+                _stream(stream, positions.get(stream), now) | _health(found[stream], stream, gaps) for stream in streams
+            ],
+            "gaps": summary_of(gaps) if gaps else None,
+            "repairs": [_repair(repair) for repair in repairs_of(gaps, settings.accounts.__contains__)],
         }
+
+
+def _repair(repair: Repair) -> dict[str, Any]:
+    return repair._asdict() | {"since": _time(repair.since), "before": _time(repair.before)}
 
 
 def _lake(health: LakeHealth, now: datetime) -> dict[str, Any]:
@@ -97,14 +116,14 @@ def _stream(stream: Stream, position: Position | None, now: datetime) -> dict[st
     }
 
 
-def _health(health: StreamHealth) -> dict[str, Any]:
+def _health(health: StreamHealth, stream: Stream, gaps: Sequence[OpenGap]) -> dict[str, Any]:
     return {
         "events_today": health.today,
         "events_measured": health.lag.events,
         "delay_seconds": {"median": round(health.lag.median, 1), "nearly_all": round(health.lag.nearly_all, 1)},
         "late": health.lag.late,
         "hours_compared": health.hours,
-        "hours_with_gaps": health.gaps,
+        "hours_with_gaps": sum(gap.stream == stream for gap in gaps),
         "quarantined": health.quarantined,
     }
 
@@ -114,4 +133,4 @@ def _time(time: datetime | None) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

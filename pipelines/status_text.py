@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .gaps import MOST_SHOWN
 from .lake_status import DAYS
 from .measured_lag import too_little
 
@@ -102,11 +103,22 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         events = sum(stream["events_measured"] for stream in warehouse["streams"])
         advice = f"at least {wanted} s by {events:,} events measured" if wanted else too_little(events)
         yield f"[bold]safety lag[/]  {lag:g} s; {advice}"
+        yield from _gaps(warehouse["gaps"], [repair["command"] for repair in warehouse["repairs"]])
     if "error" in lake:
         yield f"[bold red]lake[/]        {escape(lake['error'])}"
     else:
         size = f"{lake['objects_of_last_days']:,} objects, {lake['bytes_of_last_days'] / 1e6:,.1f} MB"
         yield f"[bold]lake[/]        {size} of the last {DAYS} days; last load {lake['last_load'] or 'never'}"
+
+
+def _gaps(summary: str | None, commands: Sequence[str]) -> Iterator[str]:
+    """Nothing where there is none; else the commands that repair them."""
+    if summary is None:
+        return
+    yield f"[bold red]gaps[/]        {summary}. To repair:"
+    yield from (f"            {escape(command)}" for command in commands[:MOST_SHOWN])
+    if len(commands) > MOST_SHOWN:
+        yield f"            and {len(commands) - MOST_SHOWN} more: --json has them"
 
 
 def duration(seconds: float) -> str:

@@ -15,11 +15,13 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .after_load import find, look_where_timescale_is
+from .gaps import OpenGap
 from .measured_lag import MeasuredLag
 from .positions import positions_of
 from .postgres import connect, transaction_on
 from .scratch_pipeline import client_of
 from .settings import StoreSettings
+from .side_by_side import STATEMENT_TIMEOUT_SQL
 from .statements import sections_of
 from .warehouse import Warehouse
 from .warehouse_states import stored_states
@@ -33,8 +35,6 @@ class StreamHealth(NamedTuple):
     lag: MeasuredLag
     hours: int
     """Compared with API and lake in the last 90 days."""
-    gaps: int
-    """Of them, those that were not complete at the last comparison."""
     quarantined: int
     """Up to 10,000 are counted."""
 
@@ -70,9 +70,25 @@ class WarehouseHealth:
         return StreamHealth(
             today=self._row("today", *of)["events"],
             lag=self.lag(stream, safety_lag_seconds),
-            **self._row("gaps", *of),
+            hours=self._row("compared", *of)["hours"],
             quarantined=self._row("quarantined", *of)["events"],
         )
+
+    def open_gaps(self) -> list[OpenGap]:
+        """Hours of all streams and times whose newest comparison found a gap; up to 10,000."""
+        wrong = {
+            "missing_in_warehouse": "events missing in the warehouse",
+            "missing_in_lake": "events missing in the lake",
+        }
+        wrong |= {"doubled_in_lake": "events doubled in the lake", "differing": "events that differ"}
+        return [
+            OpenGap(
+                Stream(row["account_id"], row["api_version"]),
+                row["hour"],
+                {what: row[column] for column, what in wrong.items()},
+            )
+            for row in self._rows("open gaps")
+        ]
 
     def size(self) -> dict[str, int]:
         """Bytes of the table with its indexes, and how many events PostgreSQL reckons there are."""
@@ -92,6 +108,12 @@ class WarehouseHealth:
             return rows
 
 
+def open_gaps(stores: StoreSettings) -> list[OpenGap] | None:
+    """See WarehouseHealth; None if nothing was ever loaded into the warehouse. Raises as `warehouse_health`."""
+    with _connected(stores) as health:
+        return health.open_gaps() if health.has_events else None
+
+
 @contextmanager
 def warehouse_health(stores: StoreSettings) -> Iterator[WarehouseHealth]:
     """A warehouse that has its tables, to be asked; no table is made.
@@ -100,10 +122,17 @@ def warehouse_health(stores: StoreSettings) -> Iterator[WarehouseHealth]:
         TemporaryError: it is down.
         AuditLogsError: nothing was ever loaded into it.
     """
-    warehouse = Warehouse.of(stores)
-    with warehouse.translated_errors(), connect(client_of(warehouse).config.credentials) as connection:
-        health = WarehouseHealth(connection, stores.postgres_schema)
+    with _connected(stores) as health:
         if not health.has_events:
             hint = "the first start of pipelines/run.py makes it"
             raise AuditLogsError(f"there is no table {stores.postgres_schema}.audit_logs yet", hint=hint)
         yield health
+
+
+@contextmanager
+def _connected(stores: StoreSettings) -> Iterator[WarehouseHealth]:
+    warehouse = Warehouse.of(stores)
+    with warehouse.translated_errors(), connect(client_of(warehouse).config.credentials) as connection:
+        with transaction_on(connection) as cursor:
+            cursor.execute(STATEMENT_TIMEOUT_SQL)
+        yield WarehouseHealth(connection, stores.postgres_schema)

@@ -202,15 +202,3 @@ def test_an_answer_that_does_not_end_is_given_up(api: Api, ask: Ask, monkeypatch
 
     with pytest.raises(BadAnswerError, match="does not end"):
         ask()
-
-
-@pytest.mark.parametrize("status", [200, 400, 403, 404, 502])
-def test_a_token_that_an_answer_shows_is_not_told(api: Api, ask: Ask, status: int) -> None:
-    """A proxy's page may quote the request."""
-    api.faults.append(Fault(times=None, status=status, body=f"<html>Authorization: Bearer {TOKEN}</html>"))
-
-    with pytest.raises(AuditLogsError) as caught:
-        ask()
-
-    assert "[the token]" in str(caught.value)
-    assert TOKEN not in str(caught.value)

@@ -32,11 +32,11 @@ def test_every_setting_is_in_the_example_with_a_comment(example: str) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_with_token_and_account_is_valid(example: str) -> None:
+def test_an_example_with_token_and_account_is_valid(example: str, tmp_path: Path) -> None:
     """A user sets two values and runs."""
     values = {name: value for name, value in dotenv_values(PROJECT_ROOT / example).items() if value}
 
-    settings = read_settings({**values, **REQUIRED}, now=datetime.now(UTC))
+    settings = read_settings({**values, **REQUIRED}, now=datetime.now(UTC), root=tmp_path)
 
     assert settings.warnings == ()
     assert (settings.stores.postgres is None) == (example == "config.example.env")

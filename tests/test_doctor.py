@@ -39,7 +39,7 @@ ALL = [
     "owner",
     "rights",
 ]
-ALL += ["key", "timescaledb", "writer", "safety lag", "lake"]
+ALL += ["key", "timescaledb", "writer", "safety lag", "gaps", "lake"]
 
 
 def _checks(done: Finished, status: str) -> list[str]:
@@ -70,7 +70,7 @@ def test_where_all_is_well_every_line_is_ok_and_nothing_is_changed(
     done = command(DOCTOR, "--json")
 
     assert (new.code, done.code) == (0, 0), new.out + done.out
-    assert _checks(new, "ok") == _checks(done, "ok") == ALL
+    assert _checks(new, "ok") == _checks(done, "ok") == ALL, new.out + done.out
     assert (untouched, loaded) == (still_untouched, _contents(stores))
     secrets = [stores.environment["CLOUDFLARE_API_TOKEN"], stores.environment["PG_PASSWORD"]]
     assert not [secret for secret in secrets if secret in new.out + new.err + done.out + done.err]
@@ -166,7 +166,7 @@ def test_a_bucket_is_tried_out_and_left_as_it_was(command: Command, stores: Stor
 
     left = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=f"{stores.schema}/")
     assert done.code == 0, done.out
-    assert _checks(done, "ok") == [*ALL, "conditions"]
+    assert _checks(done, "ok") == [*ALL, "conditions"], done.out
     assert left.get("Contents", []) == []
 
 

@@ -1,12 +1,13 @@
 """Secrets can come from files, by Docker's convention or as systemd's credentials; each mistake is one line."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from pipelines.dlt_context import _destinations
-from pipelines.secret_files import SECRETS
+from pipelines.secret_files import SECRETS, readable_by_others
 from pipelines.settings import SettingsError, read_environment
 from simulator.api import Api
 
@@ -141,7 +142,7 @@ def test_a_run_with_secrets_from_files_loads_and_shows_none(
 
     assert done.code == 0, done.err
     assert stores.ids() == (sorted(ids(events)),) * 2
-    assert "settings.unknown" not in done.err
+    assert "settings.warning" not in done.err
     assert environment["CLOUDFLARE_API_TOKEN"] not in done.out + done.err
     assert environment["PG_PASSWORD"] not in done.out + done.err
 
@@ -154,3 +155,44 @@ def test_commands_say_in_one_line_which_file_is_wrong(command: Command) -> None:
 
         assert (done.code, "Traceback" in done.err) == (2, False), done.err
         assert "PG_PASSWORD_FILE (/nowhere) cannot be read: No such file" in done.err
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+@pytest.mark.parametrize("name", [".env", ".dlt/secrets.toml", "password", "token", "seal.key"])
+def test_a_file_with_secrets_that_others_may_read_is_warned_of(tmp_path: Path, name: str, mode: int) -> None:
+    """With the command that mends it; nothing is said of one that is its owner's alone."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("secret")
+    named = {"PG_PASSWORD_FILE": "password", "CLOUDFLARE_API_TOKEN_FILE": "token", "SEAL_KEY_FILE": "seal.key"}
+
+    file.chmod(mode)
+    (warning,) = readable_by_others(named, tmp_path)
+    file.chmod(0o600)
+
+    assert warning.endswith(f"(mode {mode:o}): chmod 600 {file}")
+    assert list(readable_by_others(named, tmp_path)) == []
+
+
+def test_what_systemd_hands_over_is_not_warned_of(tmp_path: Path) -> None:
+    """It guards the folder."""
+    (tmp_path / "password").write_text("secret")
+    (tmp_path / "password").chmod(0o644)
+    environment = {"PG_PASSWORD_FILE": str(tmp_path / "password"), "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    assert list(readable_by_others(environment, tmp_path)) == []
+
+
+@pytest.mark.integration
+def test_job_and_doctor_warn_of_it(command: Command, environment: Mapping[str, str], tmp_path: Path) -> None:
+    """A token's file of an account, too."""
+    (tmp_path / "token").write_text(environment["CLOUDFLARE_API_TOKEN"])
+    (tmp_path / "token").chmod(0o644)
+    accounts = f'[[accounts]]\nid = "{environment["CLOUDFLARE_ACCOUNT_ID"]}"\ntoken_file = "{tmp_path / "token"}"\n'
+    (tmp_path / "accounts.toml").write_text(accounts)
+    changes = {"ACCOUNTS_FILE": str(tmp_path / "accounts.toml"), "CLOUDFLARE_ACCOUNT_ID": None}
+
+    job, doctor = command("pipelines/run.py", "--once", **changes), command("pipelines/doctor.py", **changes)
+
+    assert re.search(rf"WARNING settings\.warning .*chmod 600 {tmp_path / 'token'}", job.err), job.err
+    assert re.search(rf"^warn  settings .*chmod 600 {tmp_path / 'token'}", doctor.out), doctor.out

@@ -202,7 +202,8 @@ def test_nothing_is_cut_or_left_out_however_narrow_the_terminal_is(width: int) -
     counts |= {"hours_with_gaps": 17, "quarantined": 10_000}
     keys = [{"account_id": account, "api_version": "v1"} for account in (ACCOUNT, OTHER_ACCOUNT)]
     delays = {"delay_seconds": {"median": 345.0, "nearly_all": 86_399.0}}
-    warehouse = {"last_load": None, "recommended_lag_seconds": 300, "bytes": 1, "estimated_events": 1}
+    warehouse: dict[str, Any] = {"last_load": None, "recommended_lag_seconds": 300, "bytes": 1, "estimated_events": 1}
+    warehouse |= {"gaps": None, "repairs": []}
     status = {
         "safety_lag_seconds": 900.0,
         "warehouse": {**warehouse, "streams": [key | cursor | counts | delays for key in keys]},

@@ -53,13 +53,21 @@ FROM (
 SELECT count(*) AS events FROM {schema}.audit_logs
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= date_trunc('day', now(), 'UTC');
 
--- [gaps]
--- Of each hour of the last 90 days that was compared, how it was found last.
-SELECT count(*) AS hours, count(*) FILTER (WHERE status = 'gap') AS gaps FROM (
-    SELECT DISTINCT ON (hour) status FROM {schema}.audit_completeness
-    WHERE account_id = $1 AND api_version = $2 AND hour >= now() - INTERVAL '90 days'
-    ORDER BY hour, checked_at DESC
-) AS hours;
+-- [compared]
+-- Hours of the last 90 days.
+SELECT count(DISTINCT hour) AS hours FROM {schema}.audit_completeness
+WHERE account_id = $1 AND api_version = $2 AND hour >= now() - INTERVAL '90 days';
+
+-- [open gaps]
+-- Hours of all times that were found wrong when they were compared last, the newest 10,000. Reads the checks that found
+-- a gap by their own index, and of each such hour the newest check by the key.
+SELECT account_id, api_version, hour, missing_in_warehouse, missing_in_lake, doubled_in_lake, coalesce(differing, 0) AS differing
+FROM {schema}.audit_completeness AS gap
+WHERE status = 'gap' AND checked_at = (
+    SELECT max(newest.checked_at) FROM {schema}.audit_completeness AS newest
+    WHERE newest.account_id = gap.account_id AND newest.api_version = gap.api_version AND newest.hour = gap.hour
+)
+ORDER BY hour DESC LIMIT 10000;
 
 -- [quarantined]
 -- 10,000 is as far as it counts.

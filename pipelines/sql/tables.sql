@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_completeness (
     PRIMARY KEY (account_id, api_version, hour, checked_at)
 );
 
+-- Which hours have a gap is asked every minute, and by doctor and status.
+CREATE INDEX IF NOT EXISTS audit_completeness_gaps ON {schema}.audit_completeness (hour) WHERE status = 'gap';
+
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs_quarantine (
     digest      text        NOT NULL,
     account_id  text        NOT NULL,

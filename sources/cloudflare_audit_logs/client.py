@@ -21,7 +21,6 @@ from .answers import Answer, excerpt, parse_answer
 from .budget import Budget
 from .connections import Connections
 from .errors import (
-    AuditLogsError,
     BadAnswerError,
     ClockError,
     RateLimitedError,
@@ -107,7 +106,7 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        return self._retrying()(lambda: self._ask(path, params))
+        return self._retrying()(lambda: parse_answer(self._fetch(path, params)))
 
     def knows_token(self, account_id: str) -> bool:
         """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
@@ -128,13 +127,6 @@ class AuditLogsClient:
         if unknown_paths > 1:
             raise UnknownPathError("nothing of the API is at this address", hint="check CLOUDFLARE_API_URL")
         return False
-
-    def _ask(self, path: str, params: Mapping[str, str | int]) -> Answer:
-        try:
-            return parse_answer(self._fetch(path, params))
-        except AuditLogsError as error:  # which may quote a page that shows the request that it answers
-            error.detail = error.detail.replace(self._token, "[the token]")
-            raise
 
     def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
         if self._budget is not None:

@@ -1,7 +1,7 @@
 """What went wrong with accounts, told in a line for all that met the same: a wrong token is one mistake, not sixty."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sources.cloudflare_audit_logs.errors import AccountError
 from sources.cloudflare_audit_logs.streams import Stream
@@ -18,7 +18,8 @@ MOST_NAMED = 5
 class AccountFailures:
     """Gathers failures, and logs them."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._untold: dict[tuple[str, str], list[Stream]] = {}
         """By error and retry, in their words."""
         self._since = 0.0
@@ -26,12 +27,12 @@ class AccountFailures:
     def note(self, stream: Stream, error: AccountError, retry: str) -> None:
         """Takes one in."""
         if not self._untold:
-            self._since = time.monotonic()
+            self._since = self._monotonic()
         self._untold.setdefault((str(error), retry), []).append(stream)
 
     def tell(self, *, at_once: bool) -> None:
         """Logs what has waited long enough, or all."""
-        if not self._untold or not (at_once or time.monotonic() >= self._since + GATHERING_SECONDS):
+        if not self._untold or not (at_once or self._monotonic() >= self._since + GATHERING_SECONDS):
             return
         for (error, retry), streams in self._untold.items():
             accounts = _named(list(dict.fromkeys(stream.account_id for stream in streams)))

@@ -7,7 +7,6 @@ settings, 75 try again later.
 import argparse
 import json
 import os
-import signal
 import sys
 import threading
 from collections import Counter
@@ -15,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines.api import Clock, open_api, utc_now
+from pipelines.aside import aside
 from pipelines.destination import Destination
 from pipelines.dlt_hooks import verify_hooks
 from pipelines.embedded_postgres import embedded_postgres, ensure_running
@@ -29,7 +29,7 @@ from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop
 from pipelines.measurements import Measurements
 from pipelines.memory import keep_small
-from pipelines.notify import Supervisor, notify
+from pipelines.notify import Supervisor
 from pipelines.progress import Progress, longest_silence_seconds
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.remembered import remembered_configuration
@@ -37,6 +37,7 @@ from pipelines.report import Report, as_json, as_text, exit_code
 from pipelines.running import Running
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.shards import WHOLE, Shard
+from pipelines.stopping import stop_on_signals
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for warning in settings.warnings:
         log.warning("settings.unknown", warning=warning)
     try:
-        report = run(settings, once=options.once, shard=options.shard, stop=_stop_on_signals())
+        report = run(settings, once=options.once, shard=options.shard, stop=stop_on_signals(LONGEST_STOP_SECONDS))
     except AuditLogsError as error:
         log.error("run.failed", error=error)
         return 75 if isinstance(error, TemporaryError) else 1
@@ -106,7 +107,8 @@ def run(
 
         def on_progress(report: Report) -> None:
             progress.note()
-            supervisor.follow(report)
+            with aside("notify"):
+                supervisor.follow(report)
             show_progress(report)
 
         loop = Loop(
@@ -212,27 +214,6 @@ def _progress() -> Iterator[Callable[[Report], None]]:
         yield show
 
 
-def _stop_on_signals() -> threading.Event:
-    """The first SIGTERM or SIGINT lets the loads in hand finish, for a minute; a second one ends us at once."""
-    stop = threading.Event()
-
-    def end_now(*_: Any) -> None:
-        log.error("run.stopped", hint="a load took too long to finish; the next start goes on from the destinations")
-        os._exit(75)
-
-    def request_stop(number: int, _: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGALRM, end_now)
-        signal.alarm(LONGEST_STOP_SECONDS)
-        log.info("run.stopping", signal=signal.Signals(number).name)
-        notify("STOPPING=1")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, request_stop)
-    return stop
-
-
 def _leave_alone() -> None:
     """A server of the user's own is not ours to start."""
 
@@ -257,5 +238,14 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _main() -> NoReturn:
+    try:
+        code = main()
+    except Exception:  # noqa: BLE001  # a defect: told as ever
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    _end(code)
+
+
 if __name__ == "__main__":
-    _end(main())
+    _main()

@@ -12,6 +12,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .embedded_postgres import embedded_postgres
 from .logs import configure_logs, log
+from .passing import can_pass
 from .settings import (
     PostgresSettings,
     Settings,
@@ -82,6 +83,6 @@ def _run(run: Callable[[], int]) -> int:
         return 2
     except (AuditLogsError, OSError) as error:
         log.error("command.failed", error=error)
-        return 75 if isinstance(error, TemporaryError) else 1
+        return 75 if isinstance(error, TemporaryError) or can_pass(error) else 1
     except KeyboardInterrupt:
         return 130

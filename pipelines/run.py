@@ -30,6 +30,7 @@ from pipelines.loop import Loop
 from pipelines.measurements import Measurements
 from pipelines.memory import keep_small
 from pipelines.notify import Supervisor
+from pipelines.passing import can_pass
 from pipelines.progress import Progress, longest_silence_seconds
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.remembered import remembered_configuration
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         hint = f"check {settings.stores.data_dir}, its rights and space, or set DATA_DIR"
         log.error("run.failed", error=error, hint=hint)
-        return 1
+        return 75 if can_pass(error) else 1
     if not options.once:
         return 0
     print(json.dumps(as_json(report)) if options.json else as_text(report))

@@ -83,6 +83,6 @@ def _run(run: Callable[[], int]) -> int:
         return 2
     except (AuditLogsError, OSError) as error:
         log.error("command.failed", error=error)
-        return 75 if isinstance(error, TemporaryError) or can_pass(error) else 1
+        return 75 if isinstance(error, TemporaryError) or (isinstance(error, OSError) and can_pass(error)) else 1
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,4 @@
-"""Tells errors that can pass by themselves (exit 75) from those that somebody has to act on (exit 1). Decided here alone.
+"""Tells errors that can pass by themselves (exit 75) from those that need an operator (exit 1). Decided here alone.
 
 By what the system, PostgreSQL or the S3 store calls it, never by its words. Who cannot be told apart counts as passing:
 a connection that PostgreSQL refuses has no SQLSTATE in libpq, be it for a wrong password or for a restart.

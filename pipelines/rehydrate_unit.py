@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 from adbc_driver_manager.dbapi import Connection
 
+from sources.cloudflare_audit_logs.errors import BrokenObjectError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Window
 

@@ -164,7 +164,7 @@ def test_a_mark_of_the_sweep_that_says_nonsense_costs_a_sweep(
         file.write_text(mark)
     api.world.add(ACCOUNT, "v1", [event_at(ago(hours=20), id="late")])
 
-    swept = command("pipelines/run.py", "--once")
+    swept = command("pipelines/run.py", "--once", SWEEP_INTERVAL_SECONDS="1")
 
     assert len(files) >= 2  # of both stores
     assert swept.code == 0, swept.err

@@ -28,5 +28,5 @@ def aside(what: str, monotonic: Callable[[], float] = time.monotonic) -> Iterato
 
 def words_of(error: BaseException) -> str:
     """An error in one line; one of others with its type."""
-    text = str(error) if isinstance(error, AuditLogsError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, AuditLogsError) else f"{type(error).__name__}: {error}".removesuffix(": ")
     return " ".join(text.split())[:500]

@@ -49,6 +49,7 @@ def test_a_window_is_not_read_on_when_both_stores_have_failed(api: Api, poll: Po
     """Of 201 requests there are those of the step that was loaded, and of the one that was read meanwhile."""
     api.world.add(ACCOUNT, "v1", spread(4_000, DAY, DAY + timedelta(hours=20)))
     asked = len(api.requests)
+    api.behaviour.latency_seconds = 0.3  # they fail while the next part is being read
 
     report = poll(limits=SMALL, **SETTINGS)
 

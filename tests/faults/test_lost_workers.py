@@ -112,6 +112,37 @@ def test_a_worker_that_is_killed_in_a_backfill_loses_nothing(
     assert stores.ids() == (wanted, wanted)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_another_worker_that_comes_soon_after_the_last_was_lost_goes_on(
+    environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
+) -> None:
+    """At whatever moment it was lost: within a minute, the command takes the new one and ends well."""
+    seed = secrets.randbits(32)
+    dice = random.Random(seed)
+    print(f"seed {seed}")
+    command(*BACKFILL)
+    command(*REHYDRATE)
+    with dask_cluster(tmp_path / "cluster", environment) as cluster:
+        for number in range(6):
+            stores.query("TRUNCATE {schema}.audit_logs_rehydrated")
+            log, moment = tmp_path / "rehydrate.log", dice.uniform(1, 3)
+            with (
+                log.open("wb") as output,
+                process_of(environment, *REHYDRATE, "--scheduler", cluster.url, output=output) as rehydrate,
+            ):
+                time.sleep(moment)
+                cluster.workers[number].kill()
+                time.sleep(dice.uniform(0, 4))
+                cluster.wait_for_worker(cluster.start_worker(environment))
+                code = rehydrate.wait(100)
+
+            print(f"killed after {moment:.2f} s: exit {code}")
+            assert code == 0, log.read_text()
+            assert [row["event_id"] for row in stores.query(REHYDRATED)] == wanted
+
+
+@pytest.mark.long
 def test_a_worker_that_is_killed_in_a_rehydration_loses_nothing(
     environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
 ) -> None:
@@ -132,6 +163,7 @@ def test_a_worker_that_is_killed_in_a_rehydration_loses_nothing(
     assert [row["event_id"] for row in stores.query(REHYDRATED)] == sorted(wanted)
 
 
+@pytest.mark.long
 def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(
     environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
 ) -> None:
@@ -152,6 +184,7 @@ def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(
     assert len(wanted) == 6_000
 
 
+@pytest.mark.long
 def test_a_cluster_that_has_lost_all_its_workers_is_told(
     api: Api, environment: dict[str, str], wanted: list[str], stores: Stores, tmp_path: Path
 ) -> None:

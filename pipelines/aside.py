@@ -11,7 +11,7 @@ from .logs import log
 TOLD_AGAIN_SECONDS = 600
 """A metric that fails is asked for in each cycle; a line each time would hide all others."""
 
-_told_at: dict[tuple[str, str], float] = {}
+_told_at: dict[tuple[str, type[Exception]], float] = {}
 
 
 @contextmanager
@@ -20,10 +20,10 @@ def aside(what: str, monotonic: Callable[[], float] = time.monotonic) -> Iterato
     try:
         yield
     except Exception as error:  # noqa: BLE001  # that is its purpose
-        words, now = words_of(error), monotonic()
-        if now - _told_at.get((what, words), -TOLD_AGAIN_SECONDS) >= TOLD_AGAIN_SECONDS:
-            _told_at[what, words] = now
-            log.warning(f"{what}.failed", error=words, hint="no event depends on it; it is tried again")
+        key, now = (what, type(error)), monotonic()
+        if now - _told_at.get(key, -TOLD_AGAIN_SECONDS) >= TOLD_AGAIN_SECONDS:
+            _told_at[key] = now
+            log.warning(f"{what}.failed", error=words_of(error), hint="no event depends on it; it is tried again")
 
 
 def words_of(error: BaseException) -> str:

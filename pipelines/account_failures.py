@@ -4,7 +4,7 @@ A version that is refused while the account can be read in another one is a warn
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Stream
@@ -25,9 +25,9 @@ Told = tuple[AuditLogsError, dict[str, str]]
 class AccountFailures:
     """Gathers failures, and logs them."""
 
-    def __init__(self, asked: Iterable[Stream] = ()) -> None:
+    def __init__(self, asked: Iterable[Stream] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
         """A refusal is told when the account's other versions among these have answered or failed."""
-        self._asked = frozenset(asked)
+        self._asked, self._monotonic = frozenset(asked), monotonic
         self._untold: dict[Stream, Told] = {}
         self._refused: set[Stream] = set()
         """Versions whose refusal was told."""
@@ -36,7 +36,7 @@ class AccountFailures:
     def note(self, stream: Stream, error: AuditLogsError, retry: str = "") -> None:
         """Takes one in; `retry` says when it is tried again, if it is."""
         if not self._untold:
-            self._since = time.monotonic()
+            self._since = self._monotonic()
         self._untold[stream] = error, {"retry": retry} if retry else {}
 
     def note_readable(self, stream: Stream) -> None:
@@ -47,7 +47,7 @@ class AccountFailures:
 
     def tell(self, failures: Failures, readable: Collection[Stream], *, at_once: bool, is_last: bool = False) -> None:
         """Logs what has waited long enough, or all. Undecided refusals wait on, unless nothing more is to come."""
-        if not self._untold or not (at_once or time.monotonic() >= self._since + GATHERING_SECONDS):
+        if not self._untold or not (at_once or self._monotonic() >= self._since + GATHERING_SECONDS):
             return
         due = [s for s in self._untold if is_last or not is_undecided(s, failures, readable, self._asked)]
         told = {stream: self._untold.pop(stream) for stream in due}

@@ -42,6 +42,11 @@ SHORTEST_TOKEN = 30
 _LOOKS_LIKE_A_TOKEN = "is to say where the token is; what is there looks like a token itself, and is nothing else"  # noqa: S105  # no token
 
 
+LEAST_OVERLAP = timedelta(seconds=1)
+"""Of a window with the one before it, whatever the safety lag: nothing is assumed of `since` and `before` being
+inclusive, and an event may become visible that has the time of the cursor itself."""
+
+
 @dataclass(frozen=True)
 class Account:
     """How one account is read."""
@@ -66,7 +71,7 @@ class Account:
     @property
     def safety_lag(self) -> timedelta:
         """How far before its cursor a poll begins."""
-        return timedelta(seconds=self.safety_lag_seconds)
+        return max(timedelta(seconds=self.safety_lag_seconds), LEAST_OVERLAP)
 
 
 def read_defaults(read: SettingReader, now: datetime) -> Account:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from typing import Protocol
 
 from sources.cloudflare_audit_logs.answers import Answer
 from sources.cloudflare_audit_logs.budget import Budget, Budgets
@@ -17,7 +17,6 @@ from sources.cloudflare_audit_logs.traffic import Traffic
 
 from .accounts import Account
 from .logs import log
-from .reading import FetchPages
 from .settings import Settings
 
 Clock = Callable[[], datetime]
@@ -28,6 +27,15 @@ LONG_WAIT_SECONDS = 5
 
 class StopRequestedError(Exception):
     """Someone asked us to stop while we waited for the API."""
+
+
+class FetchUntil(Protocol):
+    """A `FetchPages` that is ended by the event of whoever reads as well."""
+
+    def __call__(
+        self, stream: Stream, window: Window, direction: str, until: threading.Event | None = None
+    ) -> Iterator[Page]:
+        """Reads a window page by page; `StopRequestedError` when the event is set."""
 
 
 def utc_now() -> datetime:
@@ -78,24 +86,23 @@ def client_for(
 @contextmanager
 def open_api(
     settings: Settings, stop: threading.Event, clock: Clock, budgets: Budgets, traffic: Traffic | None = None
-) -> Iterator[FetchPages]:
+) -> Iterator[FetchUntil]:
     """Windows read page by page, decoded, each account with its token and as its settings say; for several threads.
 
-    `stop` ends it between two pages, and while it waits: `StopRequestedError`.
+    `stop` ends it between two pages, and, for those who gave no event of their own, while it waits:
+    `StopRequestedError`.
     """
     connections = Connections()
 
-    @cache
-    def client_of(account: Account) -> AuditLogsClient:
+    def fetch_pages(
+        stream: Stream, window: Window, direction: str, until: threading.Event | None = None
+    ) -> Iterator[Page]:
+        account, until = settings.account(stream.account_id), until or stop
         budget = budgets.of(account.token_name)
-        return client_for(settings, account, stop, clock, budget=budget, traffic=traffic, connections=connections)
-
-    def fetch_pages(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
-        account = settings.account(stream.account_id)
-        client = client_of(account)
+        client = client_for(settings, account, until, clock, budget=budget, traffic=traffic, connections=connections)
 
         def get(path: str, params: Mapping[str, str | int]) -> Answer:
-            if stop.is_set():
+            if stop.is_set() or until.is_set():
                 raise StopRequestedError
             return client.get(path, params)
 

@@ -11,6 +11,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from .embedded_postgres import embedded_postgres
 from .entry import INTERRUPTED, end_quietly_on_signals, interrupt_on_signals
 from .logs import configure_logs, log
+from .passing import can_pass
 from .settings import (
     PostgresSettings,
     Settings,
@@ -77,7 +78,7 @@ def _run(run: Callable[[], int]) -> int:
         return 2
     except (AuditLogsError, OSError) as error:
         log.error("command.failed", error=error)
-        return 75 if isinstance(error, TemporaryError) else 1
+        return 75 if isinstance(error, TemporaryError) or (isinstance(error, OSError) and can_pass(error)) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:

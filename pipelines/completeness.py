@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, TIME
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -199,9 +199,7 @@ class LakeSide:
     def _noting_what_is_broken(self, window: Window) -> Iterator[None]:
         try:
             yield
-        except TemporaryError:
-            raise
-        except AuditLogsError as error:
+        except BrokenObjectError as error:
             self.broken[hour_of(window)] = error
 
 

@@ -9,10 +9,9 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 import distributed
@@ -20,7 +19,7 @@ from distributed.versions import VersionMismatchWarning
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
-from .dask_worker import Ending, Job, begin, do_unit
+from .dask_worker import Job, begin, do_unit, end
 from .logs import log
 from .settings import Settings, UsageError
 from .units import BrokenUnitError, OpenUnit, Pool, UnfitWorkerError
@@ -34,12 +33,13 @@ RETRIES = 2
 """After errors that nobody thought of."""
 
 _LOOK_SECONDS = 2
+_SOON_SECONDS = 0.2
 _PACKAGES = ("python", "dask", "distributed", "cloudpickle", "tornado", "cloudflare-audit-pipeline")
 
 
 @contextmanager
 def dask_pool(scheduler: str, open_unit: OpenUnit, settings: Settings, *, asks_api: bool) -> Iterator[Pool[Any, Any]]:
-    """The workers that the scheduler has, and those that come while the block runs.
+    """The workers that the scheduler has, and those that come while the block runs; any of them may be lost.
 
     Raises:
         TemporaryError: it cannot be reached, or has no worker.
@@ -47,24 +47,26 @@ def dask_pool(scheduler: str, open_unit: OpenUnit, settings: Settings, *, asks_a
     """
     job = Job(uuid.uuid4().hex, open_unit, asks_api, whereabouts(settings, asks_api=asks_api))
     client = _connected(scheduler)
-    executor: Executor = client.get_executor(pure=False, retries=RETRIES)
+    crew = _Crew(client, job)
     try:
-        _tell_versions(client)
-        client.register_plugin(Ending(job), name=job.name)
-        _begin_on_all(client, job)
-        crew = _Crew(client)
-        yield Pool(lambda unit: _submit(executor, job, crew.processes, unit), crew.width)
+        try:
+            _tell_versions(client)
+            _begin_on_all(client, job)
+        except OSError as error:
+            raise _lost_scheduler(error) from error
+        yield Pool(crew.submit, crew.width)
     finally:
-        _end_in_time(client, executor, job)
+        _end_in_time(client, crew)
 
 
 class _Crew:
-    """The cluster's workers, looked at now and then."""
+    """The cluster's workers, looked at now and then, and the units that they have in hand."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._looked = self._seen = float("-inf")
-        self.processes = self._threads = 1
+    def __init__(self, client: Any, job: Job) -> None:
+        self._client, self._job = client, job
+        self._looked, self._seen = float("-inf"), time.monotonic()
+        self._processes = self._threads = 1
+        self._units: set[Any] = set()
 
     def width(self) -> int:
         """How many units they can do at once.
@@ -82,9 +84,37 @@ class _Crew:
         threads: dict[str, int] = self._client.nthreads()
         self._looked = now
         if threads:
-            self._seen, self.processes, self._threads = now, len(threads), sum(threads.values())
+            self._seen, self._processes, self._threads = now, len(threads), sum(threads.values())
         elif now - self._seen > PATIENCE_SECONDS:
             raise TemporaryError("the Dask cluster has lost all its workers", hint="start some, then run this again")
+
+    def submit(self, unit: Any) -> "Future[Any]":
+        """Gives a unit to whichever worker is free."""
+        future = self._client.submit(do_unit, self._job, self._processes, unit, pure=False, retries=RETRIES)
+        self._units.add(future)
+        outcome: Future[Any] = Future()
+        # Each is waited for in a thread that ends with the process. Dask's own executor never answers for a unit whose
+        # result was lost with its worker, and which fails when it is done again.
+        threading.Thread(target=self._wait_for, args=(future, outcome), daemon=True).start()
+        return outcome
+
+    def _wait_for(self, unit: Any, outcome: "Future[Any]") -> None:
+        """Hands its result on, or what became of it if there is none."""
+        try:
+            outcome.set_result(unit.result())
+        except Exception as error:  # noqa: BLE001  # whatever a unit raises
+            if isinstance(error, (CancelledError, OSError)) and unit.status != "error":
+                outcome.set_exception(_lost_scheduler(error))
+            else:
+                hint = "see the workers' logs"
+                outcome.set_result(BrokenUnitError("it failed on its Dask worker", detail=_line(error), hint=hint))
+        finally:
+            self._units.discard(unit)
+
+    def end(self) -> None:
+        """Cancels what is pending and closes what the workers opened."""
+        self._client.cancel(list(self._units))
+        self._client.run(end, self._job, on_error="ignore")
 
 
 def _connected(scheduler: str) -> Any:
@@ -126,46 +156,49 @@ def _tell_versions(client: Any) -> None:
 
 
 def _begin_on_all(client: Any, job: Job) -> None:
-    found: dict[str, AuditLogsError | Exception | None] = client.run(begin, job, on_error="return")
-    unfit = {address: error for address, error in found.items() if error is not None}
+    """Begins the job on every worker; once more, if one is lost meanwhile, on those that are left."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while unreached := _begin(client, job):
+        if time.monotonic() > give_up_at:
+            hint = "the scheduler must be able to connect to each worker"
+            raise TemporaryError("Dask workers cannot be reached", detail=unreached, hint=hint)
+        time.sleep(_SOON_SECONDS)
+
+
+def _begin(client: Any, job: Job) -> str:
+    """Begins the job on the workers that there are; returns those that did not answer, in words."""
+    found: dict[str, Exception | None] = client.run(begin, job, on_error="return")
+    errors = {address: error for address, error in found.items() if error is not None}
+    unreached = {address: error for address, error in errors.items() if isinstance(error, OSError)}
+    unfit = {address: error for address, error in errors.items() if address not in unreached}
     if unfit:
-        detail = "; ".join(f"{address}: {_line(error)}" for address, error in unfit.items())
         hint = "every worker needs the .env of this host"
-        raise UnfitWorkerError(f"{len(unfit)} of {len(found)} Dask workers do not suit", detail=detail, hint=hint)
+        problem = f"{len(unfit)} of {len(found)} Dask workers do not suit"
+        raise UnfitWorkerError(problem, detail=_lines(unfit), hint=hint)
+    return _lines(unreached)
 
 
-def _submit(executor: Executor, job: Job, processes: int, unit: Any) -> "Future[Any]":
-    told: Future[Any] = Future()
-    executor.submit(do_unit, job, processes, unit).add_done_callback(partial(_tell, told))
-    return told
+def _lost_scheduler(error: BaseException) -> TemporaryError:
+    hint = "run this again: what is done stays done"
+    return TemporaryError("the Dask scheduler was lost, or has ended this", detail=_line(error), hint=hint)
 
 
-def _tell(told: "Future[Any]", future: "Future[Any]") -> None:
-    """Hands a result on, or what became of the unit if there is none."""
-    if future.cancelled():
-        lost = "the Dask scheduler was lost, or has ended this"
-        told.set_exception(TemporaryError(lost, hint="run this again: what is done stays done"))
-    elif error := future.exception():
-        told.set_result(
-            BrokenUnitError("it failed on its Dask worker", detail=_line(error), hint="see the workers' logs")
-        )
-    else:
-        told.set_result(future.result())
-
-
-def _end_in_time(client: Any, executor: Executor, job: Job) -> None:
-    """Cancels what is pending and closes what the workers opened, as far as the cluster still answers."""
+def _end_in_time(client: Any, crew: _Crew) -> None:
+    """Ends the job as far as the cluster still answers."""
 
     def finish() -> None:
         with suppress(Exception):  # we leave, whatever it says
-            executor.shutdown(wait=False)
-            client.unregister_worker_plugin(job.name)
+            crew.end()
 
     thread = threading.Thread(target=finish, daemon=True)
     thread.start()
     thread.join(TIMEOUT_SECONDS)
     with suppress(OSError):
         client.close(timeout=TIMEOUT_SECONDS)
+
+
+def _lines(errors: Mapping[str, BaseException]) -> str:
+    return "; ".join(f"{address}: {_line(error)}" for address, error in errors.items())
 
 
 def _line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from distributed import WorkerPlugin, get_worker
+from distributed import Reschedule, WorkerPlugin, get_worker
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
@@ -89,9 +89,11 @@ _one_at_a_time = threading.Lock()
 def do_unit(job: Job, processes: int, unit: Any) -> Any:
     """A task of Dask: the result of a unit, or its error. `processes` share the tokens' budgets."""
     try:
-        running = _running(job)
+        running = _running(job, get_worker())
         running.shared.budgets.divide_by(processes)
         return running.do(unit)
+    except StopRequestedError:  # this worker is being stopped: that is not the unit's fault
+        raise Reschedule from None
     except AuditLogsError as error:
         if is_of_all_units(error):
             error.message = f"{get_worker().address}: {error.message}"
@@ -102,17 +104,23 @@ def do_unit(job: Job, processes: int, unit: Any) -> Any:
         raise
 
 
-async def begin(job: Job) -> AuditLogsError | None:
-    """Before the first unit: whether this worker suits, and why not."""
+async def begin(job: Job, dask_worker: Any) -> AuditLogsError | None:
+    """Before the first unit: why this worker does not suit, if it does not. An OSError is thus never ours."""
     try:
-        await asyncio.to_thread(_running, job)
+        await asyncio.to_thread(_running, job, dask_worker)
     except AuditLogsError as error:
         mask_error(error)
         return error
     return None
 
 
-class Ending(WorkerPlugin):
+async def end(job: Job, dask_worker: Any) -> None:
+    """After the last unit."""
+    if job.name in dask_worker.plugins:
+        await dask_worker.plugin_remove(job.name)
+
+
+class _Ending(WorkerPlugin):
     """Removed after the last unit, or because the worker is told to stop: ends a job in this process."""
 
     def __init__(self, job: Job) -> None:
@@ -125,12 +133,13 @@ class Ending(WorkerPlugin):
             await asyncio.to_thread(running.close, waits=True)
 
 
-def _running(job: Job) -> _Running:
+def _running(job: Job, worker: Any) -> _Running:
     with _one_at_a_time:
         if job.name not in _jobs:
             for other in _jobs.values():  # whose command may have been killed
                 other.close(waits=False)
             _jobs[job.name] = _Running(job)
+            worker.loop.add_callback(worker.plugin_add, _Ending(job), name=job.name)
         return _jobs[job.name]
 
 
@@ -145,7 +154,7 @@ def _settings_for(job: Job) -> Settings:
     try:
         settings = read_settings(read_environment(), now=datetime.now(UTC), asks_api=job.asks_api)
         here = whereabouts(settings, asks_api=job.asks_api)
-    except (SettingsError, AuditLogsError) as error:
+    except (SettingsError, AuditLogsError, OSError) as error:
         raise UnfitWorkerError(
             "the worker's settings are not right", detail="; ".join(str(error).splitlines())
         ) from None

@@ -22,7 +22,7 @@ from dlt.destinations import filesystem
 from dlt.destinations.impl.filesystem.configuration import FilesystemDestinationClientConfiguration
 from dlt.destinations.impl.filesystem.filesystem import CURRENT_VERSION, FilesystemClient
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError
 from sources.cloudflare_audit_logs.files import read_groups
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream
@@ -48,6 +48,7 @@ from .partitions import (
     place_of,
     quarantine_path,
 )
+from .passing import can_pass
 from .shards import WHOLE, Shard, sibling_pattern
 from .store import Refused
 
@@ -224,11 +225,13 @@ class Lake:
             yield
         except IsADirectoryError as error:
             hint = "something else writes into the lake: move it away"
-            raise AuditLogsError("there is a folder where an object should be", detail=str(error), hint=hint) from error
+            problem = "there is a folder where an object should be"
+            raise BrokenObjectError(problem, detail=str(error), hint=hint) from error
         except STORE_ERRORS as error:
             file = getattr(error, "filename", None)
             hint = f"check {file}, its rights and space" if file else "check S3_ENDPOINT, S3_BUCKET and its keys"
-            raise TemporaryError("the lake is not available", detail=" ".join(str(error).split()), hint=hint) from error
+            kind = TemporaryError if can_pass(error) else AuditLogsError
+            raise kind("the lake is not available", detail=" ".join(str(error).split()), hint=hint) from error
 
     def open(self, client: LakeClient, *, takes_lock: bool) -> None:
         """Takes the writer's lock of a folder, or asks a bucket for its dialect. Safe to repeat.
@@ -342,4 +345,4 @@ def reading(path: str) -> Iterator[None]:
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         hint = f"{repair_command(path)} sets it aside and brings its events back"
         problem = f"the object {path} is not Parquet of our columns"
-        raise AuditLogsError(problem, detail=str(error), hint=hint) from error
+        raise BrokenObjectError(problem, detail=str(error), hint=hint) from error

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -103,9 +103,7 @@ class LakeReader:
     def _why_unreadable(self, path: str) -> AuditLogsError | None:
         try:
             self._read(path, QUARANTINE_SCHEMA.names, QUARANTINE_SCHEMA)
-        except TemporaryError:
-            raise
-        except AuditLogsError as error:
+        except BrokenObjectError as error:
             return error
         return None
 

@@ -19,7 +19,8 @@ from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, R
 from sources.cloudflare_audit_logs.streams import Window
 
 from .account_failures import AccountFailures
-from .api import StopRequestedError
+from .api import FetchUntil, StopRequestedError
+from .aside import aside
 from .destination import Destination
 from .logs import log
 from .measurements import LoadedStep
@@ -27,11 +28,11 @@ from .pass_plan import Group, PassPlan
 from .passes import Load, Pass
 from .pauses import Pauses
 from .readers import DOUBTFUL, Readers
-from .reading import DEFAULT_LIMITS, FetchPages, Step, StepLimits, StreamReading
+from .reading import DEFAULT_LIMITS, Step, StepLimits
 from .reconciler import Reconciler
 from .report import Report
 from .settings import Settings
-from .spool import Spool, SpooledReading
+from .spool import Spool
 from .workers import Workers
 
 PATIENCE_SECONDS = 10
@@ -49,7 +50,7 @@ class Loop:
     def __init__(
         self,
         settings: Settings,
-        fetch_pages: FetchPages,
+        fetch_pages: FetchUntil,
         destinations: Sequence[Destination],
         report: Report,
         *,
@@ -59,47 +60,56 @@ class Loop:
         stop: threading.Event,
         on_progress: Callable[[Report], None] = lambda _: None,
         limits: StepLimits = DEFAULT_LIMITS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Writes into the report, and shows it whenever something was finished, or nothing is left to do."""
         self._report, self._spool = report, spool
         self._settings, self._fetch_pages, self._destinations = settings, fetch_pages, destinations
         self._clock, self._stop, self._on_progress, self._limits = clock, stop, on_progress, limits
+        self._monotonic = monotonic
         self._plan = PassPlan(settings, destinations, clock())
-        self._pauses = Pauses(settings)
-        self._reconciler = Reconciler(settings, clock, stop, report.traffic, budgets)
-        self._workers: Workers[Destination | Reconciler, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS)
-        self._readers: Readers[tuple[Pass, Stream]] = Readers()
+        self._pauses = Pauses(settings, monotonic)
+        self._reconciler = Reconciler(settings, clock, report.traffic, budgets, monotonic)
+        self._workers: Workers[Destination, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS, monotonic)
+        self._readers: Readers[tuple[Pass, Stream]] = Readers(monotonic)
         self._passes: list[Pass] = []
-        self._called_at = self._next_poll = time.monotonic()
+        self._called_at = self._next_poll = monotonic()
         self._due: set[Destination] = set()
         """Called to a poll that they have not begun yet."""
         self._sweep_is_due = self._sweep_may_step = self._reconcile_is_due = False
-        self._account_failures = AccountFailures(settings.streams)
+        self._account_failures = AccountFailures(settings.streams, monotonic)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, *, once: bool) -> None:
         """Polls at every interval until stopped, or once. A long window is read and loaded without a pause."""
         with self._workers, self._readers:
-            while not self._stop.is_set():
-                if time.monotonic() >= self._next_poll:
-                    self._call_to_poll(once=once)
-                self._begin_passes()
-                self._begin_reconciling()
-                has_moved = [self._collect(), self._collect_parts(), *map(self._hand_over, self._by_age())]
-                self._begin_reading()
-                self._tell_account_failures(at_once=not self._readers.futures)
-                if any(has_moved):
-                    self._on_progress(self._report)
-                elif in_hand := [*self._workers.futures, *self._readers.futures]:
-                    wait(in_hand, 0.5, FIRST_COMPLETED)
-                elif once and not self._passes and not self._sweep_is_due and not self._reconcile_is_due:
-                    break
-                else:
-                    self._on_progress(self._report)
-                    self._stop.wait(_SOON_SECONDS if once else max(0, self._next_poll - time.monotonic()))
+            try:
+                self._run(once=once)
+            finally:
+                self._end_reading(self._passes)
+                self._reconciler.end()
         self._collect()
         self._tell_account_failures(at_once=True, is_last=True)
+
+    def _run(self, *, once: bool) -> None:
+        while not self._stop.is_set():
+            if self._monotonic() >= self._next_poll:
+                self._call_to_poll(once=once)
+            self._begin_passes()
+            self._begin_reconciling()
+            has_moved = [self._collect(), self._collect_parts(), *map(self._hand_over, self._by_age())]
+            self._begin_reading()
+            self._tell_account_failures(at_once=not self._readers.futures)
+            if any(has_moved):
+                self._show_progress()
+            elif in_hand := [*self._workers.futures, *self._readers.futures, *self._reconciler.futures]:
+                wait(in_hand, 0.5, FIRST_COMPLETED)
+            elif once and not self._passes and not self._sweep_is_due and not self._reconcile_is_due:
+                return
+            else:
+                self._show_progress()
+                self._stop.wait(_SOON_SECONDS if once else max(0, self._next_poll - self._monotonic()))
 
     def _begin_reading(self) -> None:
         """Gives the readers that are free something to read, of each pass in turn."""
@@ -144,7 +154,7 @@ class Loop:
     def _hand_over(self, entry: Pass) -> bool:
         """Hands what is due to the destinations; False if it has to wait. Meanwhile, the next step is read."""
         busy = {destination for destination in entry.loads if self._workers.is_busy(destination)}
-        is_patient = time.monotonic() < (entry.due_since or 0.0) + PATIENCE_SECONDS
+        is_patient = self._monotonic() < (entry.due_since or 0.0) + PATIENCE_SECONDS
         if busy and (busy == entry.loads.keys() or is_patient):
             return False
         for destination in busy:
@@ -172,17 +182,17 @@ class Loop:
             except AuditLogsError as error:
                 self._fail(owner, error)
                 continue
-            if isinstance(owner, Reconciler):
-                self._report.add_gaps(result)
-            elif subject is not None:
+            if subject is not None:
                 self._note_load(owner, *subject, *result)
-        return bool(ended)
+        gaps = self._reconciler.collect()
+        self._report.add_gaps(gaps or [])
+        return bool(ended) or gaps is not None
 
     def _submit(self, destination: Destination, subject: tuple[Pass, Step] | None, task: Callable[[], Any]) -> None:
         def run() -> tuple[Any, float]:
-            begun = time.monotonic()
+            begun = self._monotonic()
             try:
-                return task(), time.monotonic() - begun
+                return task(), self._monotonic() - begun
             except AuditLogsError:
                 destination.close()
                 raise
@@ -194,14 +204,14 @@ class Loop:
     def _call_to_poll(self, *, once: bool) -> None:
         """Calls the destinations that are there to a poll, and opens those that are not open."""
         if not self._due:
-            self._called_at = time.monotonic()
+            self._called_at = self._monotonic()
         for destination in self._destinations:
             if self._pauses.include(destination) or self._cannot_begin(destination):
                 continue
             self._due.add(destination)
             if not destination.is_open and not self._workers.is_busy(destination):
                 self._submit(destination, None, destination.open)
-        self._next_poll = math.inf if once else time.monotonic() + self._settings.poll_interval_seconds
+        self._next_poll = math.inf if once else self._monotonic() + self._settings.poll_interval_seconds
         self._sweep_is_due = self._sweep_may_step = bool(self._settings.sweep_interval)
         self._reconcile_is_due = self._reconciler.is_due
 
@@ -219,7 +229,7 @@ class Loop:
     def _begin_passes(self) -> None:
         """Begins the polls of those called that are open, together unless one lets the others wait; then a sweep."""
         ready = {d for d in self._due if not self._lets_wait(d)}
-        if ready and (ready == self._due or time.monotonic() > self._called_at + PATIENCE_SECONDS):
+        if ready and (ready == self._due or self._monotonic() > self._called_at + PATIENCE_SECONDS):
             self._due -= ready
             now = self._clock()
             self._begin(self._plan.polls(self._streams, ready, self._in_poll, now), now, is_sweep=False)
@@ -245,8 +255,8 @@ class Loop:
     def _is_quiet(self) -> bool:
         """Whether nothing is left to do but to wait for accounts that are slow."""
         polls = [entry for entry in self._passes if not entry.is_sweep]
-        is_idle = not self._due and self._workers.are_idle
-        return is_idle and all(time.monotonic() > entry.created + PATIENCE_SECONDS for entry in polls)
+        is_idle = not self._due and self._workers.are_idle and not self._reconciler.futures
+        return is_idle and all(self._monotonic() > entry.created + PATIENCE_SECONDS for entry in polls)
 
     def _begin_reconciling(self) -> None:
         """Compares hours that are due, when nothing else is."""
@@ -255,21 +265,25 @@ class Loop:
             refused = self._report.refused_versions
             begins = dict(self._plan.held_begins(s for s in self._streams if s not in refused))
             if begins:
-                self._workers.submit(self._reconciler, None, partial(self._reconciler.reconcile, begins))
+                self._reconciler.begin(begins)
 
     def _begin(self, windows: Mapping[Group, Mapping[Stream, Window]], now: datetime, *, is_sweep: bool) -> None:
         """One pass for each group of destinations that share a reading."""
         for group, its_windows in windows.items():
             loads: dict[Destination, Load] = {d: d.load_late if is_sweep else d.load for d in group}
             entry = Pass(
-                its_windows, self._open_reading, self._queue_of, loads, self._limits, begun=now, is_sweep=is_sweep
+                its_windows,
+                self._fetch_pages,
+                self._spool,
+                self._settings,
+                loads,
+                queue_of=self._queue_of,
+                limits=self._limits,
+                begun=now,
+                is_sweep=is_sweep,
+                monotonic=self._monotonic,
             )
             self._passes.append(entry)
-
-    def _open_reading(self, stream: Stream, window: Window, limits: StepLimits) -> SpooledReading:
-        direction = self._settings.account(stream.account_id).direction
-        reading = StreamReading(self._fetch_pages, stream, window, direction=direction, limits=limits.in_memory)
-        return SpooledReading(self._spool, reading, limits)
 
     def _token_of(self, stream: Stream) -> str:
         return self._settings.account(stream.account_id).token_name
@@ -286,27 +300,28 @@ class Loop:
 
     # --- what went wrong --------------------------------------------------------------------------------------------
 
-    def _fail(self, destination: Destination | Reconciler, error: AuditLogsError) -> None:
+    def _fail(self, destination: Destination, error: AuditLogsError) -> None:
         """Leaves a destination alone for a while, each time longer; then it is opened again."""
-        if isinstance(destination, Reconciler):
-            destination.pause()
-            log.warning("reconcile.failed", error=error, hint="it is tried again later")
-            return
         self._due.discard(destination)
         for entry in self._passes:
             entry.loads.pop(destination, None)
-            if not entry.loads:
-                entry.give_up()
+        self._end_reading([entry for entry in self._passes if not entry.loads])
         seconds = self._pauses.after_failure(destination)
         self._report.add_failure(destination.name, error)
         log.error("destination.failed", destination=destination.name, error=error, retry_in_seconds=f"{seconds:.0f}")
 
     def _abandon(self, error: AuditLogsError) -> None:
         """Gives up everything that is being read (the clock is off, say)."""
-        self._passes.clear()
+        self._end_reading(self._passes)
         self._sweep_is_due = self._reconcile_is_due = False
         self._report.stopped_by = error
         log.error("poll.abandoned", error=error)
+
+    def _end_reading(self, unwanted: Sequence[Pass]) -> None:
+        """Ends what nobody waits for: no further request is sent for it."""
+        for entry in list(unwanted):
+            entry.stop.set()
+            self._passes.remove(entry)
 
     def _note_failure(self, stream: Stream, error: AccountError, took_seconds: float) -> None:
         """Leaves an account alone for a while; and with it all of a token that is shut out."""
@@ -320,7 +335,8 @@ class Loop:
 
     def _tell_account_failures(self, *, at_once: bool, is_last: bool = False) -> None:
         report = self._report
-        self._account_failures.tell(report.accounts_failed, report.readable, at_once=at_once, is_last=is_last)
+        with aside("account_failures"):
+            self._account_failures.tell(report.accounts_failed, report.readable, at_once=at_once, is_last=is_last)
 
     def _shut_out(self, token_name: str, error: RateLimitedError, seconds: float) -> None:
         """All accounts of a token that is rate limited wait: each would only be told so, too."""
@@ -341,3 +357,7 @@ class Loop:
         positions = {stream: position for stream in step.parts if (position := destination.position(stream))}
         load = LoadedStep(destination.name, step, new, positions, entry.is_sweep, entry.begun, self._clock(), seconds)
         self._report.add_load(load)
+
+    def _show_progress(self) -> None:
+        with aside("progress"):
+            self._on_progress(self._report)

@@ -11,14 +11,15 @@ from .logs import log
 from .masking import masked
 from .report import Report, as_text
 
-_PATIENCE_SECONDS = 5
+_PATIENCE_SECONDS = 0.2
+"""For one that reads slowly: the loop, and those who ask the API, wait here."""
 
 
-def notify(*lines: str) -> None:
-    """Sends `NAME=value` lines."""
+def notify(*lines: str) -> bool:
+    """Sends `NAME=value` lines. False if they are to be sent again."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return
+        return True
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_PATIENCE_SECONDS)
@@ -26,9 +27,11 @@ def notify(*lines: str) -> None:
             sender.send(masked("\n".join(lines)).encode())
     except (FileNotFoundError, ConnectionRefusedError) as error:
         log.warning("notify.failed", error=error, hint="nobody listens at NOTIFY_SOCKET: nothing more is told")
-        del os.environ["NOTIFY_SOCKET"]
+        os.environ.pop("NOTIFY_SOCKET", None)
     except OSError as error:
         log.warning("notify.failed", error=error, hint="it is told again with the next progress")
+        return False
+    return True
 
 
 class Supervisor:
@@ -47,8 +50,7 @@ class Supervisor:
     def follow(self, report: Report) -> None:
         """How far the run is."""
         if (report.has_result or self._is_idle) and not self._is_ready:
-            self._is_ready = True
-            notify("READY=1", *self._watchdog())
+            self._is_ready = notify("READY=1", *self._watchdog())
         notify(f"STATUS={as_text(report)}")
 
     def _watchdog(self) -> list[str]:

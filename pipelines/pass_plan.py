@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
+from .accounts import LEAST_OVERLAP
 from .destination import Destination
 from .reading import Step
 from .settings import Settings
@@ -74,7 +75,7 @@ class PassPlan:
                 polled_since = self._poll_window(destination, stream, now).since
                 window = self._sweeps.window(destination.name, stream, polled_since, now)
                 if window and position.begin < window.before:
-                    yield destination, Window(max(window.since, position.begin), window.before)
+                    yield destination, Window(max(window.since, position.begin), window.before + LEAST_OVERLAP)
 
 
 def _by_group(windows: Mapping[Stream, Mapping[Destination, Window]]) -> dict[Group, dict[Stream, Window]]:

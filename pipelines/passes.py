@@ -1,17 +1,21 @@
 """A pass: the windows of some streams, read in parts side by side, which are put together into steps to be loaded."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 
 from sources.cloudflare_audit_logs import Batch, Stream
 from sources.cloudflare_audit_logs.streams import Window
 
+from .api import FetchUntil
 from .destination import Destination
 from .readers import THREADS
-from .reading import Part, Step, StepLimits
-from .spool import SpooledReading
+from .reading import Part, Step, StepLimits, StreamReading
+from .settings import Settings
+from .spool import Spool, SpooledReading
 
 Load = Callable[[Step], Mapping[Stream, Batch]]
 """Loads a step into a destination, and returns what was new."""
@@ -29,26 +33,45 @@ class Pass:
     def __init__(
         self,
         windows: Mapping[Stream, Window],
-        open_reading: Callable[[Stream, Window, StepLimits], SpooledReading],
-        queue_of: Callable[[Stream], str],
+        fetch_pages: FetchUntil,
+        spool: Spool,
+        settings: Settings,
         loads: dict[Destination, Load],
-        limits: StepLimits,
         *,
+        queue_of: Callable[[Stream], str],
+        limits: StepLimits,
         begun: datetime,
         is_sweep: bool,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.begun, self.is_sweep = begun, is_sweep
+        self.begun, self.is_sweep, self._monotonic = begun, is_sweep, monotonic
+        self.stop = threading.Event()
+        """Set when nobody waits for what is read any more: it ends between two pages, and while it waits."""
         self.loads = loads
         """How each destination that takes part loads its steps."""
         self._queue_of, self._limits = queue_of, limits
         self._limits_of_part = limits.shared_by(min(len(windows), THREADS))
-        self._readings = {s: open_reading(s, window, self._limits_of_part) for s, window in windows.items()}
+        self._readings = {
+            stream: SpooledReading(
+                spool,
+                StreamReading(
+                    partial(fetch_pages, until=self.stop),
+                    stream,
+                    window,
+                    direction=settings.account(stream.account_id).direction,
+                    limits=self._limits_of_part.in_memory,
+                ),
+                self._limits_of_part,
+                clock=monotonic,
+            )
+            for stream, window in windows.items()
+        }
         self._reading: set[Stream] = set()
         self._waiting: dict[str, deque[Stream]] = {}
         """To be read on, by queue: a token's streams are in one."""
         for stream in windows:
             self._queue(stream)
-        self.created = time.monotonic()
+        self.created = monotonic()
         self._step = Step()
         self._step_begun: float | None = None
         self.due_since: float | None = None
@@ -74,14 +97,14 @@ class Pass:
     def is_due(self) -> bool:
         """Whether a step is to be loaded: a full one, the last one, or one that has waited for others long enough."""
         if self.due_since is None and (self.is_read or self._step.is_full(self._limits) or self._has_gathered()):
-            self.due_since = time.monotonic()
+            self.due_since = self._monotonic()
         return self.due_since is not None
 
     def _has_gathered(self) -> bool:
         if self.is_sweep or self._step_begun is None:
             return False
         seconds = GATHERING_SECONDS if self._step.finished else LONG_GATHERING_SECONDS
-        return time.monotonic() >= self._step_begun + seconds
+        return self._monotonic() >= self._step_begun + seconds
 
     def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, SpooledReading] | None:
         """Of the queue that waits longest and that has room: its name, a stream, and the reading of its next part."""
@@ -99,7 +122,7 @@ class Pass:
         """Takes in what was read."""
         self._reading.discard(stream)
         if self._step_begun is None:
-            self._step_begun = time.monotonic()
+            self._step_begun = self._monotonic()
         self._step.add(stream, part)
         if not part.is_last:
             self._queue(stream)
@@ -108,7 +131,7 @@ class Pass:
         """The stream could not be read on."""
         self._reading.discard(stream)
 
-    def give_up(self, which: Callable[[Stream], bool] = lambda _: True) -> list[Stream]:
+    def give_up(self, which: Callable[[Stream], bool]) -> list[Stream]:
         """Such streams that wait to be read are not read any more."""
         waiting = [stream for queue in self._waiting.values() for stream in queue]
         self._waiting.clear()

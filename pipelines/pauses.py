@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from datetime import datetime
 
 from sources.cloudflare_audit_logs.errors import AccountError, RateLimitedError, RefusedError
@@ -20,18 +20,19 @@ FAILED_PAUSE_FACTOR = 2
 class Pauses:
     """Kept in memory alone: whoever starts anew tries all of them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._longest_seconds = settings.backoff_max_seconds
         self._until: dict[Hashable, float] = {}
         self._failures: Counter[Hashable] = Counter()
 
     def include(self, subject: Hashable) -> bool:
         """Whether it is left alone now."""
-        return self._until.get(subject, 0.0) > time.monotonic()
+        return self._until.get(subject, 0.0) > self._monotonic()
 
     def pause(self, subject: Hashable, seconds: float) -> None:
         """Leaves it alone for so long."""
-        self._until[subject] = time.monotonic() + seconds
+        self._until[subject] = self._monotonic() + seconds
 
     def after_failure(self, destination: Hashable) -> float:
         """Leaves a destination alone, each time longer; returns the seconds."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sources.cloudflare_audit_logs.client import LONGEST_ANSWER
 
+from .aside import aside
 from .loop import TASK_DEADLINE_SECONDS
 from .settings import Settings
 
@@ -31,7 +32,8 @@ class Progress:
     def note(self) -> None:
         """There was some now."""
         self._noted_at = self._clock()
-        self._on_progress()
+        with aside("progress"):
+            self._on_progress()
 
     @property
     def silent_seconds(self) -> float:

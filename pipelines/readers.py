@@ -33,7 +33,8 @@ class Read(NamedTuple, Generic[Subject]):
 class Readers(Generic[Subject]):
     """Reads for whoever asks, as long as there is room. Leaving the context waits for nobody."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._executor = ThreadPoolExecutor(THREADS, "reader")
         self._in_hand: dict[Future[Any], tuple[str, Subject, float]] = {}
         self._of_queue: Counter[str] = Counter()
@@ -61,11 +62,11 @@ class Readers(Generic[Subject]):
     def submit(self, queue: str, subject: Subject, read: Callable[[], Any]) -> None:
         """Begins to read."""
         self._of_queue[queue] += 1
-        self._in_hand[self._executor.submit(read)] = queue, subject, time.monotonic()
+        self._in_hand[self._executor.submit(read)] = queue, subject, self._monotonic()
 
     def collect(self) -> Iterator[Read[Subject]]:
         """Yields what has ended since the last time."""
         for future in [future for future in self._in_hand if future.done()]:
             queue, subject, begun = self._in_hand.pop(future)
             self._of_queue[queue] -= 1
-            yield Read(subject, future, time.monotonic() - begun)
+            yield Read(subject, future, self._monotonic() - begun)

@@ -1,21 +1,25 @@
 """Beside the loop: compares API, warehouse and lake, hour by hour, when an hour is as old as the settings say.
 
 What has been compared, the table `audit_completeness` says; nothing is kept elsewhere. Stretches of hours, of each
-account in turn, without retries: what fails is tried again later, and holds up nothing.
+account in turn, without retries: what fails, in whatever way, is told and tried again later, and holds up nothing.
 """
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from sources.cloudflare_audit_logs.budget import Budgets
 from sources.cloudflare_audit_logs.errors import AccountError
 from sources.cloudflare_audit_logs.streams import Stream, Window
 from sources.cloudflare_audit_logs.traffic import Traffic
 
-from .api import Clock, open_api
+from .api import Clock, StopRequestedError, open_api
+from .aside import words_of
+from .background import Background
 from .completeness import ApiSide, Completeness, HourCheck
 from .lake_reads import read_lake
 from .logs import log
@@ -44,21 +48,28 @@ LOOK_BACK = timedelta(days=30)
 PAUSE_SECONDS = 600
 """Between two looks whether an hour has become due, and after a failure."""
 
+DEADLINE_SECONDS = 900
+"""A comparison that takes longer hangs."""
+
 _PATIENCE_SECONDS = 60
 """Longer waits for the API's budget are spent elsewhere."""
 
 
 class Reconciler:
-    """Compares what is due. `is_due` is asked by the loop, `reconcile` runs in a thread, one call at a time."""
-
-    name = "reconciler"
+    """Compares what is due, in a thread that neither holds up nor ends the loop, whatever happens in it."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, stop: threading.Event, traffic: Traffic, budgets: Budgets
+        self,
+        settings: Settings,
+        clock: Clock,
+        traffic: Traffic,
+        budgets: Budgets,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """It takes what the polls leave of their budgets, but for a tenth."""
         self._settings = replace(settings, max_retries=0)
-        self._clock, self._stop, self._traffic = clock, stop, traffic
+        self._clock, self._traffic, self._monotonic = clock, traffic, monotonic
+        self._background = Background[list[HourCheck]]("comparison", DEADLINE_SECONDS, monotonic)
         self._budgets = Budgets(share=SHARE_OF_BUDGET, patience_seconds=_PATIENCE_SECONDS, beside=budgets)
         self._next = 0.0
         self._turn: list[Stream] = []
@@ -71,44 +82,63 @@ class Reconciler:
 
     @property
     def is_due(self) -> bool:
-        """Whether there may be something to compare."""
-        return bool(self._ages) and time.monotonic() >= self._next
+        """True if there may be something to compare."""
+        return bool(self._ages) and self._monotonic() >= self._next and self._background.has_room
 
-    def pause(self) -> None:
-        """Nothing is due for a while."""
-        self._next = time.monotonic() + PAUSE_SECONDS
+    @property
+    def futures(self) -> list["Future[list[HourCheck]]"]:
+        """The comparison in hand."""
+        return self._background.futures
 
-    def reconcile(self, begins: Mapping[Stream, datetime]) -> list[HourCheck]:
-        """Compares stretches that are due, of each stream in turn, for a while; returns the hours that have a gap.
+    def begin(self, begins: Mapping[Stream, datetime]) -> None:
+        """Begins to compare; `begins` are the streams that both stores hold, and from when on."""
+        self._background.begin(partial(self._reconcile, begins))
 
-        Args:
-            begins: the streams that both stores hold, and from when on.
+    def collect(self) -> list[HourCheck] | None:
+        """The hours with gaps that a comparison found which has ended; None if none has. Tells one that failed."""
+        ended = self._background.collect()
+        if ended is None:
+            return None
+        if error := ended.exception():
+            self._pause()
+            if not isinstance(error, StopRequestedError):
+                log.warning("reconcile.failed", error=words_of(error), hint="it is tried again later")
+            return []
+        return ended.result()
 
-        Raises:
-            AuditLogsError: a store could not be read; to be tried again later.
-        """
-        give_up_at = time.monotonic() + min(SHARE_OF_INTERVAL * self._settings.poll_interval_seconds, LONGEST_SECONDS)
+    def end(self) -> None:
+        """Tells a comparison in hand to stop; what it has found is kept."""
+        self._background.end(patience_seconds=5)
+
+    def _pause(self) -> None:
+        self._next = self._monotonic() + PAUSE_SECONDS
+
+    def _reconcile(self, begins: Mapping[Stream, datetime], stop: threading.Event) -> list[HourCheck]:
+        """Compares stretches that are due, of each stream in turn, for a while; returns the hours that have a gap."""
+        patience = min(SHARE_OF_INTERVAL * self._settings.poll_interval_seconds, LONGEST_SECONDS)
+        give_up_at = self._monotonic() + patience
         store = Warehouse.of(self._settings.stores, clock=self._clock)
         with (
             read_warehouse(store, client_of(store)) as warehouse,
             read_lake() as lake,
-            open_api(self._settings, self._stop, self._clock, self._budgets, self._traffic) as fetch_pages,
+            open_api(self._settings, stop, self._clock, self._budgets, self._traffic) as fetch_pages,
         ):
             is_all = self._settings.is_all_asked_for
             completeness = Completeness(warehouse, lake, clock=self._clock, is_all_asked_for=is_all)
             for stream, window in self._due_stretches(begins, warehouse):
+                self._rests[stream] = self._monotonic() + PAUSE_SECONDS  # if this fails: the others are next
                 try:
                     api = ApiSide.read(fetch_pages, stream, window, with_contents=False)
                 except AccountError as error:
-                    self._rests[stream] = time.monotonic() + PAUSE_SECONDS
                     hint = "it is tried again later"
                     log.warning("reconcile.failed", account=stream.account_id, error=error, hint=hint)
                     continue
                 self._gaps += _tell(stream, window, completeness.check(stream, window, api))
-                if self._stop.is_set() or time.monotonic() > give_up_at:
+                del self._rests[stream]
+                if stop.is_set() or self._monotonic() > give_up_at:
                     break
             else:
-                self.pause()
+                self._pause()
         gaps, self._gaps = self._gaps, []
         return gaps
 
@@ -123,7 +153,7 @@ class Reconciler:
             stream = self._turn.pop(0)
             self._turn.append(stream)
             left -= 1
-            if self._rests.get(stream, 0.0) > time.monotonic():
+            if self._rests.get(stream, 0.0) > self._monotonic():
                 continue
             window = Window(max(begins[stream], now - max(self._ages) - LOOK_BACK), now)
             checked = {hour: row["checked_at"] for hour, row in warehouse.latest_checks(stream, window).items()}

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 from adbc_driver_manager.dbapi import Connection
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.errors import BrokenObjectError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Window
 
@@ -104,9 +104,7 @@ def _bring_without_duckdb(
             if write is not None:
                 write(events)
             brought.events += events.num_rows
-    except TemporaryError:
-        raise
-    except AuditLogsError as error:
+    except BrokenObjectError as error:
         log.error("lake.broken", error=error, path=partition.path)
         return Brought(broken=[partition.path])
     return brought

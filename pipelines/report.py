@@ -11,6 +11,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, RefusedError, T
 from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import Traffic
 
+from .aside import aside
 from .completeness import HourCheck
 from .logs import log
 from .measurements import LoadedStep, Measurements
@@ -59,7 +60,8 @@ class Report:
 
     def add_read(self, step: Step) -> None:
         """Counts what was read; accounts that were read to the end have not failed any more."""
-        self.measured.add_read(step)
+        with aside("measurements"):
+            self.measured.add_read(step)
         self.read += step.events
         self.stopped_by = None
         self.accounts_read.update(step.finished)
@@ -74,17 +76,20 @@ class Report:
 
     def add_failure(self, destination: str, error: AuditLogsError) -> None:
         """Notes a destination that could not be opened or loaded."""
-        self.measured.add_failure(destination)
+        with aside("measurements"):
+            self.measured.add_failure(destination)
         self.destinations_failed[destination] = error
 
     def add_gaps(self, gaps: Sequence[HourCheck]) -> None:
         """Counts the hours in which a comparison found something missing."""
-        self.measured.add_gaps(gaps)
+        with aside("measurements"):
+            self.measured.add_gaps(gaps)
         self.gaps += len(gaps)
 
     def add_load(self, load: LoadedStep) -> None:
         """Counts what a step brought to a destination, which has not failed any more."""
-        self.measured.add_load(load)
+        with aside("measurements"):
+            self.measured.add_load(load)
         self.destinations_failed.pop(load.destination, None)
         if load.new:
             self._add_new(load.destination, load.new, is_late=load.is_sweep)

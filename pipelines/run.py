@@ -9,8 +9,6 @@ from pipelines.entry import end  # first: from here on, a signal ends it quietly
 # isort: split
 import argparse
 import json
-import os
-import signal
 import sys
 import threading
 from collections import Counter
@@ -18,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines.api import Clock, open_api, utc_now
+from pipelines.aside import aside
 from pipelines.destination import Destination
 from pipelines.dlt_hooks import verify_hooks
 from pipelines.embedded_postgres import embedded_postgres, ensure_running
@@ -32,7 +30,8 @@ from pipelines.logs import configure_logs, log
 from pipelines.loop import Loop
 from pipelines.measurements import Measurements
 from pipelines.memory import keep_small
-from pipelines.notify import Supervisor, notify
+from pipelines.notify import Supervisor
+from pipelines.passing import can_pass
 from pipelines.progress import Progress, longest_silence_seconds
 from pipelines.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.report import Report, as_json, as_text, exit_code
@@ -40,6 +39,7 @@ from pipelines.running import Running
 from pipelines.settings import Settings, SettingsError, read_environment, read_settings
 from pipelines.shards import WHOLE, Shard
 from pipelines.spool import Spool, open_spool
+from pipelines.stopping import stop_on_signals
 from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
@@ -62,14 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for warning in settings.warnings:
         log.warning("settings.warning", warning=warning)
     try:
-        report = run(settings, once=options.once, shard=options.shard, stop=_stop_on_signals())
+        report = run(settings, once=options.once, shard=options.shard, stop=stop_on_signals(LONGEST_STOP_SECONDS))
     except AuditLogsError as error:
         log.error("run.failed", error=error)
         return 75 if isinstance(error, TemporaryError) else 1
     except OSError as error:
         hint = f"check {settings.stores.data_dir}, its rights and space, or set DATA_DIR"
         log.error("run.failed", error=error, hint=hint)
-        return 1
+        return 75 if can_pass(error) else 1
     if not options.once:
         return 0
     print(json.dumps(as_json(report)) if options.json else as_text(report))
@@ -109,7 +109,8 @@ def run(
 
         def on_progress(report: Report) -> None:
             progress.note()
-            supervisor.follow(report)
+            with aside("notify"):
+                supervisor.follow(report)
             show_progress(report)
 
         loop = Loop(
@@ -220,27 +221,6 @@ def _progress() -> Iterator[Callable[[Report], None]]:
         yield show
 
 
-def _stop_on_signals() -> threading.Event:
-    """The first SIGTERM or SIGINT lets the loads in hand finish, for a minute; a second one ends us at once."""
-    stop = threading.Event()
-
-    def end_now(*_: Any) -> None:
-        log.error("run.stopped", hint="a load took too long to finish; the next start goes on from the destinations")
-        os._exit(75)
-
-    def request_stop(number: int, _: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGALRM, end_now)
-        signal.alarm(LONGEST_STOP_SECONDS)
-        log.info("run.stopping", signal=signal.Signals(number).name)
-        notify("STOPPING=1")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, request_stop)
-    return stop
-
-
 def _leave_alone() -> None:
     """A server of the user's own is not ours to start."""
 
@@ -258,5 +238,14 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _main() -> int:
+    """The exit code, even of a defect: the interpreter would wait for readers that wait for an answer."""
+    try:
+        return main()
+    except Exception:  # noqa: BLE001  # told as ever
+        sys.excepthook(*sys.exc_info())
+        return 1
+
+
 if __name__ == "__main__":
-    end(main())
+    end(_main())

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import dlt
+import pyarrow as pa
 from dlt.common.configuration.exceptions import ConfigFieldMissingException
-from dlt.common.exceptions import DltException
+from dlt.common.exceptions import DltException, TransientException
 from dlt.common.schema import Schema
 
 from sources.cloudflare_audit_logs import SOURCE_NAME
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .file_lock import take_file_lock
+from .passing import can_pass
 from .settled import settle_configuration
 from .store import Refused, Store
 
@@ -120,14 +122,15 @@ class ScratchPipeline:
                 yield
         except AuditLogsError:
             raise
-        except (DltException, OSError, ValueError) as error:
+        except (DltException, OSError, ValueError, pa.ArrowException) as error:
             cause = _root_cause(error)
             if isinstance(cause, AuditLogsError):
                 raise cause from error
             detail = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
             file = getattr(cause, "filename", None) or self._pipelines_dir
             hint = f"check {file}, its rights and space" if isinstance(cause, OSError) else ""
-            raise TemporaryError(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
+            kind = TemporaryError if isinstance(cause, TransientException) or can_pass(cause) else AuditLogsError
+            raise kind(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
 
 
 def client_of(store: Store, destination: Any = None) -> Any:

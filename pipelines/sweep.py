@@ -14,6 +14,8 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .logs import log
 
+_FIRST_YEAR = 2000
+
 
 class Mark(NamedTuple):
     """How far a destination has been swept."""
@@ -62,10 +64,10 @@ class SweepPlan:
         if known is not None:
             return known
         try:
-            swept, cursor = self._file(destination, stream).read_text().split()
-            return Mark(datetime.fromisoformat(swept), datetime.fromisoformat(cursor))
+            swept, cursor = map(_time_of, self._file(destination, stream).read_text().split())
         except (OSError, ValueError):
             return None
+        return Mark(swept, cursor)
 
     def _set(self, destination: str, stream: Stream, mark: Mark) -> None:
         self._marks[destination, stream] = mark
@@ -80,3 +82,11 @@ class SweepPlan:
 
     def _file(self, destination: str, stream: Stream) -> Path:
         return self._folder / destination / stream.name
+
+
+def _time_of(text: str) -> datetime:
+    """Raises ValueError for what no sweep has written: the API keeps events of 18 months."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None or time.year < _FIRST_YEAR:
+        raise ValueError(text)
+    return time

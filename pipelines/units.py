@@ -9,7 +9,7 @@ from itertools import count, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from sources.cloudflare_audit_logs.budget import Budgets
-from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, BrokenObjectError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .account_failures import AccountFailures
@@ -167,6 +167,5 @@ def _outcome(future: "Future[Result | AuditLogsError]") -> Result | AuditLogsErr
 
 
 def is_of_all_units(error: AuditLogsError) -> bool:
-    """Whether the other units would meet it, too."""
-    is_passing = isinstance(error, TemporaryError) and not isinstance(error, AccountError)
-    return is_passing or isinstance(error, UnfitWorkerError)
+    """True if the other units would meet it, too: a store is down, or refuses us."""
+    return not isinstance(error, AccountError | BrokenObjectError | BrokenUnitError)

@@ -28,6 +28,7 @@ from .dlt_hooks import verify_hooks
 from .known import EventKey, event_keys
 from .logs import log
 from .own_destination import OwnDestination
+from .passing import can_pass
 from .postgres import INSUFFICIENT_PRIVILEGE, NOT_AS_ASKED_FOR, as_owner, connect, message_of
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
@@ -216,7 +217,8 @@ class Warehouse:
                 raise AuditLogsError(
                     "the warehouse is not as it should be", detail=message_of(error), hint=hint
                 ) from error
-            raise TemporaryError("the warehouse is not available", detail=message_of(error), hint=self._hint) from error
+            kind = TemporaryError if can_pass(error) else AuditLogsError
+            raise kind("the warehouse is not available", detail=message_of(error), hint=self._hint) from error
 
     @property
     def oldest_kept(self) -> datetime | None:

@@ -26,8 +26,8 @@ class Finished(NamedTuple, Generic[Owner, Subject]):
 class Workers(Generic[Owner, Subject]):
     """Runs the tasks of each owner in a thread of its own. Leaving the context waits for what is in hand."""
 
-    def __init__(self, deadline_seconds: float) -> None:
-        self._deadline_seconds = deadline_seconds
+    def __init__(self, deadline_seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._deadline_seconds, self._monotonic = deadline_seconds, monotonic
         self._executors: dict[Owner, ThreadPoolExecutor] = {}
         self._tasks: dict[Owner, tuple[Future[Any], Subject, float]] = {}
 
@@ -49,7 +49,7 @@ class Workers(Generic[Owner, Subject]):
 
     def busy_seconds(self, owner: Owner) -> float:
         """How long this owner has been at its task; 0 without one."""
-        return time.monotonic() - self._tasks[owner][2] if owner in self._tasks else 0.0
+        return self._monotonic() - self._tasks[owner][2] if owner in self._tasks else 0.0
 
     def subject_of(self, owner: Owner) -> Subject:
         """What the task is about that this owner has in hand."""
@@ -63,7 +63,7 @@ class Workers(Generic[Owner, Subject]):
     def submit(self, owner: Owner, subject: Subject, task: Callable[[], Any]) -> None:
         """Gives the owner, who must not be busy, a task."""
         executor = self._executors.setdefault(owner, ThreadPoolExecutor(1))
-        self._tasks[owner] = executor.submit(self._run, task), subject, time.monotonic()
+        self._tasks[owner] = executor.submit(self._run, task), subject, self._monotonic()
 
     def collect(self) -> Iterator[Finished[Owner, Subject]]:
         """Yields the tasks that have ended since the last time."""

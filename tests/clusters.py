@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,17 @@ class Cluster:
     folder: Path
     scheduler: "subprocess.Popen[bytes]"
     workers: "list[subprocess.Popen[bytes]]"
+    start_worker: Callable[[Mapping[str, str]], int]
+    """Adds one, returns its number, and does not wait for it."""
 
     @property
     def logs(self) -> str:
         """Of all of them."""
         return "\n".join(log.read_text() for log in sorted(self.folder.glob("*.log")))
+
+    def wait_for_worker(self, number: int) -> None:
+        """Until the scheduler has it."""
+        _wait_for(r"Registered to:\s+(\w+://\S+)", self.folder / f"worker{number}.log", self.workers[number])
 
 
 @contextmanager
@@ -37,16 +43,21 @@ def dask_cluster(
         at = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
         scheduler, log = _start(stack, folder / "scheduler.log", {}, "scheduler", *at, **changes)
         url = _wait_for(r"Scheduler at:\s+(\w+://\S+)", log, scheduler)
-        started = []
-        for number, environment in enumerate(environments):
-            own = ["--nthreads", "1", "--local-directory", str(folder / f"worker{number}"), *options]
+        workers: list[subprocess.Popen[bytes]] = []
+
+        def start_worker(environment: Mapping[str, str]) -> int:
+            name = f"worker{len(workers)}"
+            own = ["--nthreads", "1", "--local-directory", str(folder / name), *options]
             arguments = ["worker", url, "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", *own]
-            started.append(_start(stack, folder / f"worker{number}.log", environment, *arguments, **changes))
-        for process, log in started:
-            _wait_for(r"Registered to:\s+(\w+://\S+)", log, process)
-        yield Cluster(url, folder, scheduler, [process for process, _ in started])
+            workers.append(_start(stack, folder / f"{name}.log", environment, *arguments, **changes)[0])
+            return len(workers) - 1
+
+        cluster = Cluster(url, folder, scheduler, workers, start_worker)
+        for number in list(map(start_worker, environments)):
+            cluster.wait_for_worker(number)
+        yield cluster
         if scheduler.poll() is None:  # a worker without one ends in its own time
-            for process in (*(worker for worker, _ in started), scheduler):
+            for process in (*workers, scheduler):
                 if process.poll() is None:
                     process.terminate()
                     process.wait(30)

@@ -210,16 +210,16 @@ MISTAKES = {
         _schema, 1, "there is no table", "fail  rights", "set PG_OWNER_USER and PG_OWNER_PASSWORD"
     ),
     "an old PostgreSQL": Mistake(_old_postgres, 1, "is too old", "fail  postgresql", "is too old"),
-    "a wrong bucket": Mistake(_bucket, 75, "check S3_ENDPOINT, S3_BUCKET", "fail  lake", "NoSuchBucket"),
+    "a wrong bucket": Mistake(_bucket, 1, "check S3_ENDPOINT, S3_BUCKET", "fail  lake", "NoSuchBucket"),
     "a wrong key of the bucket": Mistake(
-        _bucket_key, 75, "does not match the signature", "fail  lake", "does not match the signature"
+        _bucket_key, 1, "does not match the signature", "fail  lake", "does not match the signature"
     ),
     "no key of the bucket": Mistake(
         _no_bucket_key, 1, "set S3_ACCESS_KEY and S3_SECRET_KEY", "fail  lake", "set S3_ACCESS_KEY and S3_SECRET_KEY"
     ),
     "a port in use": Mistake(_port, 1, "METRICS_PORT", "fail  port", "METRICS_PORT", options=()),
     "a full disk": Mistake(_full_disk, 75, "File too large", "fail  disk", "check its rights and space"),
-    "an unreadable folder": Mistake(_folder, 75, "Permission denied", "fail  lake", "Permission denied"),
+    "an unreadable folder": Mistake(_folder, 1, "Permission denied", "fail  lake", "Permission denied"),
     "a malformed .env": Mistake(
         _env_file, 2, ".env, line 1: write it as NAME=value", "", ".env, line 1: write it as NAME=value", doctor_code=2
     ),

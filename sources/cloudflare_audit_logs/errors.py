@@ -19,6 +19,10 @@ class TemporaryError(AuditLogsError):
     """Passes by itself: trying again later is all there is to do (exit 75)."""
 
 
+class BrokenObjectError(AuditLogsError):
+    """One object of the lake is none of ours. The others go on."""
+
+
 class AccountError(AuditLogsError):
     """One account could not be read. The others go on."""
 

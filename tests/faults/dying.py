@@ -78,10 +78,7 @@ def main() -> int:
 
 
 def _arm(point: Point, nth: int, signal_number: signal.Signals | None) -> None:
-    module_name, _, path = point.function.partition(":")
-    *owner_path, name = path.split(".")
-    owner = functools.reduce(getattr, owner_path, importlib.import_module(module_name))
-    original, passed = getattr(owner, name), [0]
+    passed = [0]
 
     def pass_point(when: str, arguments: tuple[Any, ...]) -> None:
         is_it = when == point.when and (point.argument is None or point.argument in arguments)
@@ -92,7 +89,15 @@ def _arm(point: Point, nth: int, signal_number: signal.Signals | None) -> None:
             os.kill(os.getpid(), signal_number)
             time.sleep(1)  # the signal may take a moment to reach this thread, which must not go on meanwhile
 
-    setattr(owner, name, _watched(original, pass_point))
+    replace(point.function, lambda original: _watched(original, pass_point))
+
+
+def replace(function: str, by: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Puts another function in the place of one that is named as above."""
+    module_name, _, path = function.partition(":")
+    *owner_path, name = path.split(".")
+    owner = functools.reduce(getattr, owner_path, importlib.import_module(module_name))
+    setattr(owner, name, by(getattr(owner, name)))
 
 
 def _watched(original: Callable[..., Any], pass_point: Callable[[str, tuple[Any, ...]], None]) -> Callable[..., Any]:

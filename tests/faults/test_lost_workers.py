@@ -1,6 +1,9 @@
-"""A worker of a Dask cluster that is killed loses nothing and doubles nothing; a unit that kills is given up."""
+"""A worker of a Dask cluster that is lost loses nothing and doubles nothing; a unit that kills is given up."""
 
+import random
+import secrets
 import signal
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +15,7 @@ from tests.clusters import dask_cluster
 from tests.conftest import Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ids, spread
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = pytest.mark.integration
 
 Command = Callable[..., Finished]
 
@@ -32,6 +35,53 @@ def wanted(api: Api, environment: dict[str, str]) -> list[str]:
     return sorted(ids(events[0]) | ids(events[1]))
 
 
+@pytest.mark.parametrize(
+    ("how", "times"),
+    [
+        (signal.SIGKILL, 2),
+        pytest.param(signal.SIGKILL, 30, marks=[pytest.mark.long, pytest.mark.timeout(1_200)]),
+        pytest.param(signal.SIGTERM, 8, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
+)
+def test_one_of_two_workers_may_be_lost_at_any_moment(
+    environment: dict[str, str],
+    command: Command,
+    stores: Stores,
+    wanted: list[str],
+    tmp_path: Path,
+    how: signal.Signals,
+    times: int,
+) -> None:
+    """While the command looks around, registers, sends, waits, gathers or ends: the other one does the work, exit 0."""
+    seed = secrets.randbits(32)
+    dice = random.Random(seed)
+    print(f"seed {seed}")
+    command(*BACKFILL)
+    with dask_cluster(tmp_path / "cluster", environment, environment) as cluster:
+        begun = time.monotonic()
+        command(*REHYDRATE, "--scheduler", cluster.url)
+        undisturbed = time.monotonic() - begun
+        crew = [0, 1]
+        for _ in range(times):
+            stores.query("TRUNCATE {schema}.audit_logs_rehydrated")
+            moment, victim = dice.uniform(0, undisturbed), dice.randrange(2)
+            log = tmp_path / "rehydrate.log"
+            with (
+                log.open("wb") as output,
+                process_of(environment, *REHYDRATE, "--scheduler", cluster.url, output=output) as rehydrate,
+            ):
+                time.sleep(moment)
+                cluster.workers[crew[victim]].send_signal(how)
+                code = rehydrate.wait(100)
+            crew[victim] = cluster.start_worker(environment)
+            cluster.wait_for_worker(crew[victim])
+
+            print(f"{how.name} after {moment:.2f} of {undisturbed:.2f} s: exit {code}")
+            assert code == 0, log.read_text()
+            assert [row["event_id"] for row in stores.query(REHYDRATED)] == wanted
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("requests", [3, 20, 60])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_that_is_killed_in_a_backfill_loses_nothing(
@@ -62,6 +112,37 @@ def test_a_worker_that_is_killed_in_a_backfill_loses_nothing(
     assert stores.ids() == (wanted, wanted)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_another_worker_that_comes_soon_after_the_last_was_lost_goes_on(
+    environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
+) -> None:
+    """At whatever moment it was lost: within a minute, the command takes the new one and ends well."""
+    seed = secrets.randbits(32)
+    dice = random.Random(seed)
+    print(f"seed {seed}")
+    command(*BACKFILL)
+    command(*REHYDRATE)
+    with dask_cluster(tmp_path / "cluster", environment) as cluster:
+        for number in range(6):
+            stores.query("TRUNCATE {schema}.audit_logs_rehydrated")
+            log, moment = tmp_path / "rehydrate.log", dice.uniform(1, 3)
+            with (
+                log.open("wb") as output,
+                process_of(environment, *REHYDRATE, "--scheduler", cluster.url, output=output) as rehydrate,
+            ):
+                time.sleep(moment)
+                cluster.workers[number].kill()
+                time.sleep(dice.uniform(0, 4))
+                cluster.wait_for_worker(cluster.start_worker(environment))
+                code = rehydrate.wait(100)
+
+            print(f"killed after {moment:.2f} s: exit {code}")
+            assert code == 0, log.read_text()
+            assert [row["event_id"] for row in stores.query(REHYDRATED)] == wanted
+
+
+@pytest.mark.long
 def test_a_worker_that_is_killed_in_a_rehydration_loses_nothing(
     environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
 ) -> None:
@@ -82,6 +163,7 @@ def test_a_worker_that_is_killed_in_a_rehydration_loses_nothing(
     assert [row["event_id"] for row in stores.query(REHYDRATED)] == sorted(wanted)
 
 
+@pytest.mark.long
 def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(
     environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
 ) -> None:
@@ -102,6 +184,7 @@ def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(
     assert len(wanted) == 6_000
 
 
+@pytest.mark.long
 def test_a_cluster_that_has_lost_all_its_workers_is_told(
     api: Api, environment: dict[str, str], wanted: list[str], stores: Stores, tmp_path: Path
 ) -> None:

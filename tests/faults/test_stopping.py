@@ -1,5 +1,7 @@
 """SIGTERM and SIGINT let the load in hand finish, in bounded time; a second one ends at once, and loses nothing."""
 
+import random
+import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -121,3 +123,51 @@ def test_a_signal_while_an_account_does_not_answer_ends_well_at_once(api: Api, e
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(10) == 0
+
+
+HELD = """
+import os, signal, threading
+from pipelines import logs, run
+
+def hold(self, *, once):
+    lock, is_held = __import__("logging").getLogger().handlers[0].lock, threading.Event()
+    threading.Thread(target=lambda: (lock.acquire(), is_held.set(), threading.Event().wait()), daemon=True).start()
+    is_held.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.write(1, b"went on")
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(60)
+
+run.Loop.run = hold
+run.main([])
+"""
+
+
+def test_a_signals_handler_waits_for_no_lock(environment: Mapping[str, str], tmp_path: Path) -> None:
+    """Somebody is in the middle of a line of the log, and stays there: the second signal ends us all the same."""
+    out = tmp_path / "out"
+    with out.open("wb") as output, process_of(environment, "-c", HELD, output=output) as loop:
+        assert loop.wait(30) == -signal.SIGTERM
+
+    assert b"went on" in out.read_bytes()
+
+
+def test_a_loop_that_is_told_while_it_talks_without_end_stops_well(
+    api: Api, environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    """At any moment of it."""
+    seed = secrets.randbits(32)
+    dice = random.Random(seed)
+    print(f"seed {seed}")
+    api.faults.append(Fault(status=500, times=None, body="{}"))
+    noisy = {"POLL_INTERVAL_SECONDS": "0.1", "CLOUDFLARE_MAX_RETRIES": "0", "CLOUDFLARE_BACKOFF_MAX_SECONDS": "0.01"}
+    log = tmp_path / "log"
+    for _ in range(3):
+        with log.open("wb") as output, process_of(environment, "pipelines/run.py", output=output, **noisy) as loop:
+            wait_until(lambda: "account.failed" in log.read_text())
+            time.sleep(dice.random())
+            loop.terminate()
+
+            assert loop.wait(20) == 0, log.read_text()
+        assert log.read_text().count("run.stopping signal=SIGTERM") == 1
+        assert "Traceback" not in log.read_text()

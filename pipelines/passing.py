@@ -1,0 +1,57 @@
+"""Tells errors that can pass by themselves (exit 75) from those that need an operator (exit 1). Decided here alone.
+
+By what the system, PostgreSQL or the S3 store calls it, never by its words. Who cannot be told apart counts as passing:
+a connection that PostgreSQL refuses has no SQLSTATE in libpq, be it for a wrong password or for a restart.
+"""
+
+import errno
+from typing import Any
+
+_LASTING_ERRNOS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOSYS,
+}
+
+_PASSING_SQLSTATES = ("08", "25", "40", "53", "55", "57", "58", "XX000")
+"""Connection, a server that only reads for now, deadlock, resources, locks and objects in use, an operator's restart,
+the system, internal: all others blame what was asked, what is there, or the rights."""
+
+_LASTING_S3_STATUSES = {301, 400, 401, 403, 404, 405, 411, 501}
+_PASSING_S3_CODES = {
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "NoSuchKey",
+    "NoSuchUpload",
+    "IncompleteBody",
+    "BadDigest",
+}
+"""In spite of their status."""
+
+_LASTING_BOTOCORE = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
+
+
+def can_pass(error: BaseException) -> bool:
+    """True if trying again later may be all there is to do."""
+    if (answer := _s3_answer(error)) is not None:
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return answer.get("Error", {}).get("Code") in _PASSING_S3_CODES or status not in _LASTING_S3_STATUSES
+    if type(error).__module__.startswith("botocore."):
+        return type(error).__name__ not in _LASTING_BOTOCORE
+    if isinstance(error, OSError):
+        return not isinstance(error, PermissionError) and error.errno not in _LASTING_ERRNOS
+    if hasattr(error, "sqlstate") or hasattr(error, "pgcode"):
+        sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        return sqlstate is None or sqlstate.startswith(_PASSING_SQLSTATES)
+    return isinstance(error, MemoryError)
+
+
+def _s3_answer(error: BaseException) -> dict[str, Any] | None:
+    """What an S3 store answered; s3fs translates botocore's errors and keeps them as the cause."""
+    answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return answer if isinstance(answer, dict) else None

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 
 from sources.cloudflare_audit_logs.answers import Answer
 from sources.cloudflare_audit_logs.budget import Budget, Budgets
@@ -12,7 +12,9 @@ from sources.cloudflare_audit_logs.client import AuditLogsClient
 from sources.cloudflare_audit_logs.connections import Connections
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
+from sources.cloudflare_audit_logs.reach import Reach
 from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.stretches import read_whole
 from sources.cloudflare_audit_logs.traffic import Traffic
 
 from .accounts import Account
@@ -90,24 +92,29 @@ def open_api(
         budget = budgets.of(account.token_name)
         return client_for(settings, account, stop, clock, budget=budget, traffic=traffic, connections=connections)
 
-    def fetch_pages(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
+    @cache
+    def reach_of(stream: Stream) -> Reach:
+        return Reach(settings.account(stream.account_id).per_page)
+
+    def ask(
+        stream: Stream, window: Window, direction: str, per_page: int, is_patient: Callable[[], bool]
+    ) -> Iterator[Page]:
         account = settings.account(stream.account_id)
         client = client_of(account)
 
         def get(path: str, params: Mapping[str, str | int]) -> Answer:
             if stop.is_set():
                 raise StopRequestedError
-            return client.get(path, params)
+            return client.get(path, params, is_patient=is_patient())
 
+        hide_user_logs = account.hide_user_logs
         for slices in read_window(
-            get,
-            stream,
-            window,
-            direction=direction,
-            per_page=account.per_page,
-            hide_user_logs=account.hide_user_logs,
+            get, stream, window, direction=direction, per_page=per_page, hide_user_logs=hide_user_logs
         ):
             yield decode_page(slices, stream, clock())
+
+    def fetch_pages(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
+        return read_whole(partial(ask, stream), window, reach_of(stream), direction)
 
     try:
         yield fetch_pages

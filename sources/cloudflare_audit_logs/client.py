@@ -4,7 +4,8 @@ The token goes to the configured host alone: redirects are not followed, and no 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -16,7 +17,7 @@ import requests
 import tenacity
 import urllib3
 
-from .answers import Answer, excerpt, parse_answer
+from .answers import Answer, excerpt, is_envelope, parse_answer
 from .budget import Budget
 from .connections import Connections
 from .errors import (
@@ -25,6 +26,7 @@ from .errors import (
     ClockError,
     RateLimitedError,
     RefusedError,
+    TooMuch,
     UnavailableError,
     UnknownPathError,
 )
@@ -49,7 +51,13 @@ LONGEST_RETRY_AFTER = timedelta(hours=1)
 _MALFORMED_TOKEN = b"Invalid format for Authorization header"
 """Of an HTTP 400: the text is no token at all, but a global API key, say."""
 
-_RETRIED = (UnavailableError, BadAnswerError)
+_WINDOW_STATUSES = {400, 408, 413, 414, 422, 500, 504, 524}
+"""Of answers to a window that may be too long, too full, too deep or too slow: a smaller one may be answered."""
+
+_OF_THE_TOKEN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+"""The API's word on a token or an account; HTML with such a status is somebody else's."""
+
+_SLOW = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)
 
 
 class AuditLogsClient:
@@ -78,7 +86,6 @@ class AuditLogsClient:
         self._connections = connections or Connections()
         self._retrying = partial(
             tenacity.Retrying,  # one for each request: it keeps notes for each thread that it ever ran in
-            retry=tenacity.retry_if_exception_type(_RETRIED),
             stop=tenacity.stop_after_attempt(1 + max_retries),
             wait=tenacity.wait_exponential_jitter(
                 multiplier=backoff_seconds, max=backoff_max_seconds, jitter=backoff_seconds
@@ -96,8 +103,10 @@ class AuditLogsClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._connections.close()
 
-    def get(self, path: str, params: Mapping[str, str | int]) -> Answer:
+    def get(self, path: str, params: Mapping[str, str | int], *, is_patient: bool = True) -> Answer:
         """The API's answer to one GET, after retries of what may pass (5xx, no connection, a broken body).
+
+        With `is_patient=False`, what may have been too much is not asked again: the reader asks for less instead.
 
         Raises:
             RefusedError: 4xx but 429.
@@ -105,7 +114,8 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        return self._retrying()(lambda: self._ask(path, params))
+        retrying = self._retrying(retry=tenacity.retry_if_exception(partial(_may_pass, is_patient=is_patient)))
+        return retrying(lambda: self._ask(path, params))
 
     def knows_token(self, account_id: str) -> bool:
         """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
@@ -128,9 +138,16 @@ class AuditLogsClient:
         return False
 
     def _ask(self, path: str, params: Mapping[str, str | int]) -> Answer:
+        body = self._fetch(path, params)
+        with self._masking_the_token():
+            return parse_answer(body)
+
+    @contextmanager
+    def _masking_the_token(self) -> Iterator[None]:
+        """An error may quote a page that shows the request that it answers."""
         try:
-            return parse_answer(self._fetch(path, params))
-        except AuditLogsError as error:  # which may quote a page that shows the request that it answers
+            yield
+        except AuditLogsError as error:
             error.detail = error.detail.replace(self._token, "[the token]")
             raise
 
@@ -141,7 +158,8 @@ class AuditLogsClient:
         if self._budget is not None:
             self._budget.note(response.headers)
         self._check_clock(response)
-        self._check_status(response, body)
+        with self._masking_the_token():
+            self._check_status(response, body)
         return body
 
     def _send(self, url: str, params: Mapping[str, str | int]) -> tuple[requests.Response, bytes]:
@@ -156,7 +174,10 @@ class AuditLogsClient:
                 code, headers = str(response.status_code), response.headers
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             hint = "check CLOUDFLARE_API_URL, and the network from here to there"
-            raise UnavailableError("the API cannot be reached", detail=_cause(error), hint=hint) from error
+            slow: TooMuch = "window" if isinstance(error, _SLOW) else ""
+            raise UnavailableError(
+                "the API cannot be reached", detail=_cause(error), hint=hint, too_much=slow
+            ) from error
         finally:
             self._traffic.note(code, headers, self._token_name)
         return response, body
@@ -178,6 +199,7 @@ class AuditLogsClient:
         if status == HTTPStatus.OK:
             return
         said = f"HTTP {status}: {excerpt(body)}"
+        too_much: TooMuch = "window" if status in _WINDOW_STATUSES else ""
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             until = self._clock() + self._retry_after(response)
             raise RateLimitedError(
@@ -185,6 +207,9 @@ class AuditLogsClient:
                 until=until,
                 hint="one token has 1,200 requests in 5 minutes, shared with the dashboard",
             )
+        if status in _OF_THE_TOKEN and not is_envelope(body):
+            hint = "a proxy, a firewall or a challenge page is in the way, or CLOUDFLARE_API_URL is wrong"
+            raise UnavailableError("what answered is not the API", detail=said, hint=hint)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or _MALFORMED_TOKEN in body:
             hint = PERMISSION_HINT.format(token_name=self._token_name)
             raise RefusedError("the API refuses the token for this account", detail=said, hint=hint)
@@ -192,9 +217,9 @@ class AuditLogsClient:
             hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"
             raise UnknownPathError("the API does not know this account", detail=said, hint=hint)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
-            raise UnavailableError("the API is not available", detail=said)
+            raise UnavailableError("the API is not available", detail=said, too_much=too_much)
         if status >= HTTPStatus.BAD_REQUEST:
-            raise RefusedError("the API refuses the request", detail=said)
+            raise RefusedError("the API refuses the request", detail=said, too_much=too_much)
         raise BadAnswerError("the API answered without events", detail=said, hint="check CLOUDFLARE_API_URL")
 
     def _retry_after(self, response: requests.Response) -> timedelta:
@@ -207,6 +232,13 @@ class AuditLogsClient:
         return wait if timedelta() <= wait <= LONGEST_RETRY_AFTER else RATE_LIMIT_BLOCK
 
 
+def _may_pass(error: BaseException, *, is_patient: bool) -> bool:
+    """True of what is worth asking again as it is; an answer that is too large comes again as large."""
+    if not isinstance(error, (UnavailableError, BadAnswerError)) or error.too_much == "page":
+        return False
+    return is_patient or not error.too_much
+
+
 def _read(response: requests.Response, give_up_at: float) -> bytes:
     """The body, unless it trickles: the timeout of requests is for each packet, and would never come."""
     chunks, size = [], 0
@@ -214,9 +246,13 @@ def _read(response: requests.Response, give_up_at: float) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > LARGEST_ANSWER:
-            raise BadAnswerError("the API's answer does not end", detail=f"{size:,} bytes so far")
+            hint = "a smaller page is asked for by itself; CLOUDFLARE_PER_PAGE sets the largest"
+            raise BadAnswerError(
+                "the API's answer does not end", detail=f"{size:,} bytes so far", hint=hint, too_much="page"
+            )
         if time.monotonic() > give_up_at:
-            raise UnavailableError("the API takes too long to answer", detail=f"{size} bytes so far")
+            detail = f"{size} bytes so far"
+            raise UnavailableError("the API takes too long to answer", detail=detail, too_much="window")
     if response.raw.length_remaining:
         raise UnavailableError("the API's answer was cut off", detail=f"{response.raw.length_remaining} bytes missing")
     return b"".join(chunks)

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from sources.cloudflare_audit_logs.errors import AccountError, RateLimitedError
+from sources.cloudflare_audit_logs.errors import AccountError, HiddenEventsError, RateLimitedError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -74,13 +75,17 @@ def _fill(
     stream: Stream, window: Window, fetch_pages: FetchPages, sidecars: dict[str, Sidecar], completeness: Completeness
 ) -> Done:
     """Reads a window and loads it, a step after the other, into both stores; then compares it."""
-    done, keys = Done(), [EVENT_SCHEMA.empty_table().select(KEYS)]
-    for part in StreamReading(fetch_pages, stream, window).parts():
-        step = Step()
-        step.add(stream, part)
-        for name, sidecar in sidecars.items():
-            done.new[name] += sum(batch.events for batch in sidecar.load(step).values())
-        keys += [page.events.select(KEYS) for page in part.pages]
-        done.read += step.events
-    done.gaps = [check for check in completeness.check(stream, window, ApiSide(keys)) if check.is_gap]
+    done, keys, hidden = Done(), [EVENT_SCHEMA.empty_table().select(KEYS)], list[datetime]()
+    try:
+        for part in StreamReading(fetch_pages, stream, window).parts():
+            step = Step()
+            step.add(stream, part)
+            for name, sidecar in sidecars.items():
+                done.new[name] += sum(batch.events for batch in sidecar.load(step).values())
+            keys += [page.events.select(KEYS) for page in part.pages]
+            done.read += step.events
+    except HiddenEventsError as error:
+        hidden = error.instants
+        log.error("backfill.hidden", account=stream.account_id, version=stream.api_version, error=error)
+    done.gaps = [check for check in completeness.check(stream, window, ApiSide(keys, hidden)) if check.is_gap]
     return done

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, HiddenEventsError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
@@ -104,7 +104,13 @@ class Repair:
     def _quarantined_of_api(self, stream: Stream, window: Window) -> list[pa.Table]:
         if self.fetch_pages is None or not self.is_asked_for(stream):
             return []
-        return [page.quarantined for page in self.fetch_pages(stream, window, "asc")]
+        tables = []
+        try:
+            for page in self.fetch_pages(stream, window, "asc"):
+                tables.append(page.quarantined)
+        except HiddenEventsError as error:
+            log.error("repair.hidden", account=stream.account_id, version=stream.api_version, error=error)
+        return tables
 
     def _fill(self, stream: Stream, window: Window, check: HourCheck, *, asks_api: bool) -> None:
         from_api = EVENT_SCHEMA.empty_table()

@@ -153,8 +153,8 @@ class ApiSide:
         columns = EVENT_SCHEMA.names if with_contents else KEYS
         tables, hidden = [EVENT_SCHEMA.empty_table().select(columns)], list[datetime]()
         try:
-            for page in fetch_exactly(fetch_pages)(stream, window, "asc"):
-                tables.append(page.events.select(columns))
+            pages = fetch_exactly(fetch_pages)(stream, window, "asc")
+            tables.extend(page.events.select(columns) for page in pages)
         except HiddenEventsError as error:
             hidden = error.instants
         return cls(tables, hidden)

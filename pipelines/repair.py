@@ -104,10 +104,9 @@ class Repair:
     def _quarantined_of_api(self, stream: Stream, window: Window) -> list[pa.Table]:
         if self.fetch_pages is None or not self.is_asked_for(stream):
             return []
-        tables = []
+        tables: list[pa.Table] = []
         try:
-            for page in self.fetch_pages(stream, window, "asc"):
-                tables.append(page.quarantined)
+            tables.extend(page.quarantined for page in self.fetch_pages(stream, window, "asc"))
         except HiddenEventsError as error:
             log.error("repair.hidden", account=stream.account_id, version=stream.api_version, error=error)
         return tables

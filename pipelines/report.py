@@ -46,6 +46,10 @@ class Report:
     def add_read(self, step: Step) -> None:
         """Counts what was read; accounts that were read to the end have not failed any more."""
         self.measured.add_read(step)
+        for stream, event_ids in self.measured.conflicts.note(step).items():
+            about = {"account": stream.account_id, "version": stream.api_version, "events": len(event_ids)}
+            hint = "the first one stays, as of every key; compare them with the API: reconcile.py --content"
+            log.warning("read.conflicting", **about, first_id=event_ids[0], hint=hint)
         self.read += step.events
         self.stopped_by = None
         self.accounts_read.update(step.finished)

@@ -66,7 +66,7 @@ class Server:
 
     def _refuse(self, window: Window, per_page: int, found: int, start: int) -> None:
         is_too_full = self.fullest is not None and found > self.fullest
-        is_too_deep = self.says_so and self.most is not None and start >= self.most
+        is_too_deep = self.says_so and self.most is not None and start + per_page > self.most
         if window.before - window.since > self.longest or is_too_full or is_too_deep or per_page > self.largest_page:
             message = "too much"
             raise RefusedError(message, too_much="window")

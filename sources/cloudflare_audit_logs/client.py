@@ -207,7 +207,7 @@ class AuditLogsClient:
                 until=until,
                 hint="one token has 1,200 requests in 5 minutes, shared with the dashboard",
             )
-        if status in _OF_THE_TOKEN and not is_envelope(body):
+        if status in _OF_THE_TOKEN and body.strip() and not is_envelope(body):
             hint = "a proxy, a firewall or a challenge page is in the way, or CLOUDFLARE_API_URL is wrong"
             raise UnavailableError("what answered is not the API", detail=said, hint=hint)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or _MALFORMED_TOKEN in body:

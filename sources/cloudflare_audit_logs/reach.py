@@ -33,6 +33,8 @@ class Reach:
     depth: int = DEPTH
     most_shown: int = 0
     """The most events that one query has shown: a limit of results is no lower."""
+    has_shown_order: bool = False
+    """Events more than a second apart came oldest first, as asked."""
     is_in_doubt: bool = False
     """Smaller queries are being tried: none is worth a retry."""
     _trial: Literal["page", "span"] | None = None

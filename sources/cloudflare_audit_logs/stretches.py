@@ -69,6 +69,7 @@ class _Stretch:
     fresh: int = 0
     """Events that the reading did not see before."""
     newest: datetime | None = None
+    oldest: datetime | None = None
     tables: list[pa.Table] = field(default_factory=list)
     """The keys of its events."""
     is_cut: bool = False
@@ -165,7 +166,10 @@ class _Reading:
                 # Pages that drift show some events twice: those say nothing of the order.
                 seen = {key for keys in stretch.tables for key in _keys(keys)}
                 self._is_ordered = _is_in_order(_without(events, seen), newest)
+            is_far = bounds["max"] - (stretch.oldest or bounds["min"]) > EDGE
+            self._reach.has_shown_order |= self._is_ordered and is_far
             stretch.newest = max(newest or bounds["max"], bounds["max"])
+            stretch.oldest = min(stretch.oldest or bounds["min"], bounds["min"])
         stretch.add(page)
         stretch.fresh += events.num_rows
         if events.num_rows or page.quarantined.num_rows:
@@ -174,7 +178,8 @@ class _Reading:
     def _is_deep_enough(self, stretch: _Stretch) -> bool:
         is_deep = stretch.shown + stretch.per_page > self._reach.depth
         has_more = stretch.last >= min(stretch.per_page, COMMON_CAP)
-        return self._has_moved(stretch) and has_more and (is_deep or stretch.per_page != self._reach.page)
+        may_end = has_more and (is_deep or stretch.per_page != self._reach.page)
+        return may_end and self._reach.has_shown_order and self._has_moved(stretch)
 
     def _has_moved(self, stretch: _Stretch) -> bool:
         return self._is_ordered and stretch.newest is not None and stretch.newest > self._position
@@ -196,6 +201,8 @@ class _Reading:
         Raises:
             AccountError: the stretch failed, and there is nothing smaller to ask for.
         """
+        if self._has_moved(stretch) and not self._reach.has_shown_order:
+            self._is_ordered = self._is_nothing_before(stretch)
         if stretch.error is not None:
             self._go_on_after(stretch, stretch.error)
         elif stretch.is_cut:
@@ -290,6 +297,20 @@ class _Reading:
                 return False
             raise
         return True
+
+    def _is_nothing_before(self, stretch: _Stretch) -> bool:
+        """Events of a single second say nothing of the order: asks for what should have come before them."""
+        is_short = not (stretch.error or stretch.ends_on_full_page)
+        if is_short or stretch.oldest is None or stretch.oldest <= stretch.asked.since:
+            return True
+        before = Window(stretch.asked.since, stretch.oldest)
+        try:
+            page = next(self._ask(before, "asc", 1, lambda: False), None)
+        except AccountError as error:
+            if error.too_much:
+                return False
+            raise
+        return page is None or not pc.any(pc.less(page.events["timestamp"], stretch.oldest)).as_py()
 
     def _remember(self, stretch: _Stretch) -> None:
         since = self._position - EDGE

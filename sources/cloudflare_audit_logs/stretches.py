@@ -7,37 +7,23 @@ key. An end on full pages is not believed: it is asked once more from there. A q
 the reading.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Generator, Iterator
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import AccountError, HiddenEventsError
 from .events import Page
 from .reach import Reach
 from .streams import Window
+from .stretch import COMMON_CAP, EDGE, EPOCH, TICK, EventKey, Stretch, is_in_order, keys_of, without
 
 Ask = Callable[[Window, str, int, Callable[[], bool]], Iterator[Page]]
 """Queries a window: its direction, the events of a page, whether what may be too much is retried. Yields pages."""
 
-_Key = tuple[str, int]
-"""Event id and microseconds: what tells the events of a stream apart."""
-
-EDGE = timedelta(seconds=1)
-"""Events are told apart by id this far back: a server may round times, or not include `since` itself."""
-
-TICK = timedelta(microseconds=1)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 PROBE = timedelta(seconds=1)
 """The window of the one request that shows whether anything is answered at all."""
-
-COMMON_CAP = 100
-"""Of a page. A number of results that is a multiple of it may be a limit of the server's."""
 
 
 def read_whole(ask: Ask, window: Window, reach: Reach, direction: str) -> Iterator[Page]:
@@ -54,45 +40,6 @@ def read_whole(ask: Ask, window: Window, reach: Reach, direction: str) -> Iterat
         if is_whole:
             return
     yield from _Reading(ask, window, reach).pages()
-
-
-@dataclass
-class _Stretch:
-    """One query, and what came of it."""
-
-    asked: Window
-    per_page: int
-    shown: int = 0
-    pages: int = 0
-    last: int = 0
-    largest: int = 0
-    fresh: int = 0
-    """Events that the reading did not see before."""
-    newest: datetime | None = None
-    oldest: datetime | None = None
-    tables: list[pa.Table] = field(default_factory=list)
-    """The keys of its events."""
-    is_cut: bool = False
-    """We stopped, at its depth."""
-    error: AccountError | None = None
-
-    def add(self, page: Page) -> None:
-        """Takes note of a page as it came."""
-        self.last = page.events.num_rows + page.quarantined.num_rows
-        self.largest, self.shown, self.pages = max(self.largest, self.last), self.shown + self.last, self.pages + 1
-        self.tables.append(page.events.select(["event_id", "timestamp"]))
-
-    @property
-    def length(self) -> timedelta:
-        """That of its window."""
-        return self.asked.before - self.asked.since
-
-    @property
-    def ends_on_full_page(self) -> bool:
-        """True if its end may be a limit of the server's: the last page was full, or all are a round number."""
-        is_like_others = self.pages > 1 and self.last >= self.largest
-        is_full = self.last >= self.per_page or is_like_others
-        return self.shown > 0 and (is_full or self.shown % COMMON_CAP == 0)
 
 
 class _Instant(NamedTuple):
@@ -112,7 +59,7 @@ class _Reading:
         self._position = window.since - TICK
         """Everything up to this time was read, of what is shown in order."""
         self._edge = EDGE
-        self._recent: set[_Key] = set()
+        self._recent: set[EventKey] = set()
         """The keys of what was read from an edge before the position on."""
         self._is_ordered = True
         self._suspect: int | None = None
@@ -125,7 +72,7 @@ class _Reading:
         """All that the API shows."""
         while not self._is_done:
             since = max(self._window.since, self._position - self._edge)
-            stretch = _Stretch(self._reach.window(since, self._window.before), self._reach.page)
+            stretch = Stretch(self._reach.window(since, self._window.before), self._reach.page)
             yield from self._read(stretch)
             self._note(stretch)
             self._go_on(stretch)
@@ -135,7 +82,7 @@ class _Reading:
 
     # --- one stretch ------------------------------------------------------------------------------------------------
 
-    def _read(self, stretch: _Stretch) -> Iterator[Page]:
+    def _read(self, stretch: Stretch) -> Iterator[Page]:
         try:
             for page in self._ask(stretch.asked, "asc", stretch.per_page, lambda: self._is_patient(stretch)):
                 if not stretch.pages:
@@ -152,20 +99,20 @@ class _Reading:
         if not stretch.pages:
             self._reach.note_answer(stretch.length, 0)
 
-    def _is_patient(self, stretch: _Stretch) -> bool:
+    def _is_patient(self, stretch: Stretch) -> bool:
         return stretch.pages > 0 or self._reach.is_patient
 
-    def _take(self, stretch: _Stretch, page: Page) -> Iterator[Page]:
+    def _take(self, stretch: Stretch, page: Page) -> Iterator[Page]:
         """Yields what the page has that the stretch before did not show."""
         events, newest = page.events, stretch.newest
         if events.num_rows:
             bounds = pc.min_max(events["timestamp"]).as_py()
             if bounds["min"] <= self._position:
-                events = _without(events, self._recent)
-            if self._is_ordered and not _is_in_order(events, newest):
+                events = without(events, self._recent)
+            if self._is_ordered and not is_in_order(events, newest):
                 # Pages that drift show some events twice: those say nothing of the order.
-                seen = {key for keys in stretch.tables for key in _keys(keys)}
-                self._is_ordered = _is_in_order(_without(events, seen), newest)
+                seen = {key for keys in stretch.tables for key in keys_of(keys)}
+                self._is_ordered = is_in_order(without(events, seen), newest)
             is_far = bounds["max"] - (stretch.oldest or bounds["min"]) > EDGE
             self._reach.has_shown_order |= self._is_ordered and is_far
             stretch.newest = max(newest or bounds["max"], bounds["max"])
@@ -175,18 +122,18 @@ class _Reading:
         if events.num_rows or page.quarantined.num_rows:
             yield Page(events, page.quarantined)
 
-    def _is_deep_enough(self, stretch: _Stretch) -> bool:
+    def _is_deep_enough(self, stretch: Stretch) -> bool:
         is_deep = stretch.shown + stretch.per_page > self._reach.depth
         has_more = stretch.last >= min(stretch.per_page, COMMON_CAP)
         may_end = has_more and (is_deep or stretch.per_page != self._reach.page)
         return may_end and self._reach.has_shown_order and self._has_moved(stretch)
 
-    def _has_moved(self, stretch: _Stretch) -> bool:
+    def _has_moved(self, stretch: Stretch) -> bool:
         return self._is_ordered and stretch.newest is not None and stretch.newest > self._position
 
     # --- what follows -----------------------------------------------------------------------------------------------
 
-    def _note(self, stretch: _Stretch) -> None:
+    def _note(self, stretch: Stretch) -> None:
         """What the stretch says of those before it: there is more than they showed."""
         if stretch.fresh and self._suspect is not None:
             self._reach.note_depth(self._suspect)
@@ -195,7 +142,7 @@ class _Reading:
             self._instant = None
         self._suspect = None
 
-    def _go_on(self, stretch: _Stretch) -> None:
+    def _go_on(self, stretch: Stretch) -> None:
         """Decides where the next stretch begins, and how much it asks for.
 
         Raises:
@@ -217,14 +164,14 @@ class _Reading:
         else:
             self._look_closer(stretch, is_refused=False)
 
-    def _has_shown_more(self, stretch: _Stretch) -> bool:
+    def _has_shown_more(self, stretch: Stretch) -> bool:
         """True if the API has shown more events at once than this time: no limit of results ended this stretch.
 
         An end that can be asked once more is asked, whatever was shown before.
         """
         return not self._has_moved(stretch) and not stretch.fresh and stretch.shown < self._reach.most_shown
 
-    def _go_on_after(self, stretch: _Stretch, error: AccountError) -> None:
+    def _go_on_after(self, stretch: Stretch, error: AccountError) -> None:
         if self._has_moved(stretch):
             if error.too_much == "window":
                 self._reach.note_depth(stretch.shown)
@@ -234,12 +181,12 @@ class _Reading:
         else:
             self._ask_for_less(stretch, error)
 
-    def _move(self, stretch: _Stretch, time: datetime | None, edge: timedelta = EDGE) -> None:
+    def _move(self, stretch: Stretch, time: datetime | None, edge: timedelta = EDGE) -> None:
         """The next stretch begins at a time."""
         self._position, self._edge = time or self._position, edge
         self._remember(stretch)
 
-    def _pass(self, stretch: _Stretch) -> None:
+    def _pass(self, stretch: Stretch) -> None:
         """The stretch was read to its end, and if it came behind an instant, nothing shows that this held more."""
         self._settle()
         self._is_done = stretch.asked.before >= self._window.before
@@ -252,13 +199,15 @@ class _Reading:
             is_round = instant.shown % COMMON_CAP == 0 and instant.shown >= self._reach.most_shown
             self._hidden += [instant.time] if instant.is_refused or is_round else []
 
-    def _look_closer(self, stretch: _Stretch, *, is_refused: bool) -> None:
+    def _look_closer(self, stretch: Stretch, *, is_refused: bool) -> None:
         """No later time was reached: asks once more, then from the instant itself on, then from behind it."""
         self._remember(stretch)
         if stretch.fresh:
             return
         if self._instant is None and self._edge == EDGE:
             self._edge = TICK
+        elif is_refused and stretch.shown < COMMON_CAP and self._reach.page > 1:
+            self._reach.shrink(stretch.length, page_alone=True)  # the page may be what reaches beyond a low limit
         elif self._instant is None:
             self._instant = _Instant(self._position, stretch.shown, is_refused)
             self._position, self._edge = self._position + TICK, timedelta()
@@ -270,7 +219,7 @@ class _Reading:
             self._settle()
             self._is_done = True
 
-    def _divide(self, stretch: _Stretch) -> None:
+    def _divide(self, stretch: Stretch) -> None:
         """Without an order of time, a limit shows by this alone: parts of the window show more than the whole."""
         self._remember(stretch)
         if stretch.shown < self._reach.most_shown:
@@ -279,7 +228,7 @@ class _Reading:
             self._hidden.append(stretch.asked.since)
             self._pass(stretch)
 
-    def _ask_for_less(self, stretch: _Stretch, error: AccountError) -> None:
+    def _ask_for_less(self, stretch: Stretch, error: AccountError) -> None:
         """Makes the next query smaller, once a very small one has shown that anything is answered at all."""
         self._remember(stretch)
         is_page = error.too_much == "page"
@@ -298,7 +247,7 @@ class _Reading:
             raise
         return True
 
-    def _is_nothing_before(self, stretch: _Stretch) -> bool:
+    def _is_nothing_before(self, stretch: Stretch) -> bool:
         """Events of a single second say nothing of the order: asks for what should have come before them."""
         is_short = not (stretch.error or stretch.ends_on_full_page)
         if is_short or stretch.oldest is None or stretch.oldest <= stretch.asked.since:
@@ -312,17 +261,17 @@ class _Reading:
             raise
         return page is None or not pc.any(pc.less(page.events["timestamp"], stretch.oldest)).as_py()
 
-    def _remember(self, stretch: _Stretch) -> None:
+    def _remember(self, stretch: Stretch) -> None:
         since = self._position - EDGE
-        lowest = (since - _EPOCH) // TICK
+        lowest = (since - EPOCH) // TICK
         self._recent = {key for key in self._recent if key[1] >= lowest}
         for keys in stretch.tables:
-            self._recent.update(_keys(keys.filter(pc.greater_equal(keys["timestamp"], since))))
+            self._recent.update(keys_of(keys.filter(pc.greater_equal(keys["timestamp"], since))))
 
 
 def _newest_first(ask: Ask, window: Window, reach: Reach) -> Generator[Page, None, bool]:
     """Yields a window newest first; returns whether it came whole."""
-    stretch = _Stretch(window, reach.page)
+    stretch = Stretch(window, reach.page)
     try:
         for page in ask(window, "desc", reach.page, lambda: stretch.pages > 0 or reach.is_patient):
             stretch.add(page)
@@ -332,23 +281,3 @@ def _newest_first(ask: Ask, window: Window, reach: Reach) -> Generator[Page, Non
             raise
         return False
     return not stretch.ends_on_full_page
-
-
-def _is_in_order(events: pa.Table, newest: datetime | None) -> bool:
-    """True if the events come oldest first, behind what came before, but for an edge: times may be rounded."""
-    if not events.num_rows:
-        return True
-    times, edge = events["timestamp"].combine_chunks().cast(pa.int64()), EDGE // TICK
-    first = times[0].as_py() if newest is None else (newest - _EPOCH) // TICK
-    if pc.min(times).as_py() < first - edge:
-        return False
-    steps = pc.min(pc.subtract(times[1:], times[:-1])).as_py()
-    return steps is None or steps >= -edge
-
-
-def _without(events: pa.Table, keys: Collection[_Key]) -> pa.Table:
-    return events.filter(pa.array([key not in keys for key in _keys(events)], pa.bool_())) if keys else events
-
-
-def _keys(events: pa.Table) -> list[_Key]:
-    return list(zip(events["event_id"].to_pylist(), events["timestamp"].cast(pa.int64()).to_pylist(), strict=True))

@@ -116,9 +116,9 @@ def test_pages_that_take_too_long_are_made_smaller(api: Api, poll: Poll, stores:
     """The timeout is what refuses them."""
     events = burst(600)
     api.world.add(ACCOUNT, "v1", events)
-    api.behaviour.slow_page, api.behaviour.slow_seconds = 300, 2
+    api.behaviour.slow_page, api.behaviour.slow_seconds = 300, 6
 
-    report = poll(CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="1", CLOUDFLARE_MAX_RETRIES="0")
+    report = poll(CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="4", CLOUDFLARE_MAX_RETRIES="0")
 
     assert report.accounts_failed == {}
     assert stores.ids() == (sorted(ids(events)),) * 2

@@ -51,12 +51,12 @@ def parse_answer(body: bytes) -> Answer:
 
 
 def is_envelope(body: bytes) -> bool:
-    """True if a body has the form of the API's answers: what a proxy or a challenge page says is not the API's word."""
+    """True if a body is a JSON object, as the API's are: what a challenge page says is not the API's word."""
     try:
         tree = msgspec.json.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return False
-    return isinstance(tree, dict) and ("success" in tree or "errors" in tree)
+    return isinstance(tree, dict)
 
 
 def excerpt(body: bytes, length: int = 200) -> str:

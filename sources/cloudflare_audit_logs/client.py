@@ -106,7 +106,8 @@ class AuditLogsClient:
     def get(self, path: str, params: Mapping[str, str | int], *, is_patient: bool = True) -> Answer:
         """The API's answer to one GET, after retries of what may pass (5xx, no connection, a broken body).
 
-        With `is_patient=False`, what may have been too much is not asked again: the reader asks for less instead.
+        With `is_patient=False`, what may have been too much is not asked again, and a quarter of the timeout is waited
+        for: the reader asks for less instead.
 
         Raises:
             RefusedError: 4xx but 429.
@@ -115,7 +116,8 @@ class AuditLogsClient:
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
         retrying = self._retrying(retry=tenacity.retry_if_exception(partial(_may_pass, is_patient=is_patient)))
-        return retrying(lambda: self._ask(path, params))
+        timeout_seconds = self._timeout_seconds / (1 if is_patient else 4)
+        return retrying(lambda: self._ask(path, params, timeout_seconds))
 
     def knows_token(self, account_id: str) -> bool:
         """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
@@ -126,7 +128,7 @@ class AuditLogsClient:
         unknown_paths = 0
         for owner in (f"accounts/{account_id}", "user"):
             try:
-                self._fetch(f"{owner}/tokens/verify", {})
+                self._fetch(f"{owner}/tokens/verify", {}, self._timeout_seconds)
             except UnknownPathError:
                 unknown_paths += 1
             except RefusedError:
@@ -137,8 +139,8 @@ class AuditLogsClient:
             raise UnknownPathError("nothing of the API is at this address", hint="check CLOUDFLARE_API_URL")
         return False
 
-    def _ask(self, path: str, params: Mapping[str, str | int]) -> Answer:
-        body = self._fetch(path, params)
+    def _ask(self, path: str, params: Mapping[str, str | int], timeout_seconds: float) -> Answer:
+        body = self._fetch(path, params, timeout_seconds)
         with self._masking_the_token():
             return parse_answer(body)
 
@@ -151,10 +153,10 @@ class AuditLogsClient:
             error.detail = error.detail.replace(self._token, "[the token]")
             raise
 
-    def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
+    def _fetch(self, path: str, params: Mapping[str, str | int], timeout_seconds: float) -> bytes:
         if self._budget is not None:
             self._budget.wait(self._sleep)
-        response, body = self._send(f"{self._base_url}/{path}", params)
+        response, body = self._send(f"{self._base_url}/{path}", params, timeout_seconds)
         if self._budget is not None:
             self._budget.note(response.headers)
         self._check_clock(response)
@@ -162,13 +164,15 @@ class AuditLogsClient:
             self._check_status(response, body)
         return body
 
-    def _send(self, url: str, params: Mapping[str, str | int]) -> tuple[requests.Response, bytes]:
+    def _send(
+        self, url: str, params: Mapping[str, str | int], timeout_seconds: float
+    ) -> tuple[requests.Response, bytes]:
         code: str = NO_ANSWER
         headers: Mapping[str, str] = {}
-        give_up_at = time.monotonic() + LONGEST_ANSWER * self._timeout_seconds
+        give_up_at = time.monotonic() + LONGEST_ANSWER * timeout_seconds
         try:
             with self._connections.session.get(
-                url, params=params, auth=self._auth, timeout=self._timeout_seconds, allow_redirects=False, stream=True
+                url, params=params, auth=self._auth, timeout=timeout_seconds, allow_redirects=False, stream=True
             ) as response:
                 body = _read(response, give_up_at)
                 code, headers = str(response.status_code), response.headers

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Protocol
 
 from sources.cloudflare_audit_logs.answers import Answer
@@ -12,7 +13,9 @@ from sources.cloudflare_audit_logs.client import AuditLogsClient
 from sources.cloudflare_audit_logs.connections import Connections
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
+from sources.cloudflare_audit_logs.reach import Reach
 from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.stretches import read_whole
 from sources.cloudflare_audit_logs.traffic import Traffic
 
 from .accounts import Account
@@ -94,6 +97,10 @@ def open_api(
     """
     connections = Connections()
 
+    @cache
+    def reach_of(stream: Stream) -> Reach:
+        return Reach(settings.account(stream.account_id).per_page)
+
     def fetch_pages(
         stream: Stream, window: Window, direction: str, until: threading.Event | None = None
     ) -> Iterator[Page]:
@@ -101,20 +108,17 @@ def open_api(
         budget = budgets.of(account.token_name)
         client = client_for(settings, account, until, clock, budget=budget, traffic=traffic, connections=connections)
 
-        def get(path: str, params: Mapping[str, str | int]) -> Answer:
-            if stop.is_set() or until.is_set():
-                raise StopRequestedError
-            return client.get(path, params)
+        def ask(window: Window, direction: str, per_page: int, is_patient: Callable[[], bool]) -> Iterator[Page]:
+            def get(path: str, params: Mapping[str, str | int]) -> Answer:
+                if stop.is_set() or until.is_set():
+                    raise StopRequestedError
+                return client.get(path, params, is_patient=is_patient())
 
-        for slices in read_window(
-            get,
-            stream,
-            window,
-            direction=direction,
-            per_page=account.per_page,
-            hide_user_logs=account.hide_user_logs,
-        ):
-            yield decode_page(slices, stream, clock())
+            hide = account.hide_user_logs
+            for slices in read_window(get, stream, window, direction=direction, per_page=per_page, hide_user_logs=hide):
+                yield decode_page(slices, stream, clock())
+
+        return read_whole(ask, window, reach_of(stream), direction)
 
     try:
         yield fetch_pages

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from sources.cloudflare_audit_logs.errors import AccountError, RateLimitedError
+from sources.cloudflare_audit_logs.errors import AccountError, HiddenEventsError, RateLimitedError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -76,11 +77,15 @@ def open_backfill(settings: Settings, shared: Shared, name: str) -> Iterator[Cal
 def _fill(unit: Unit, steps: Iterable[Step], sidecars: dict[str, Sidecar], completeness: Completeness) -> Done:
     """Loads what is read of a window, a step after the other, into both stores; then compares it."""
     stream, window = unit
-    done, keys = Done(), [EVENT_SCHEMA.empty_table().select(KEYS)]
-    for step in steps:
-        for name, sidecar in sidecars.items():
-            done.new[name] += sum(batch.events for batch in sidecar.load(step).values())
-        keys += [page.keys for page in step.parts[stream].pages]
-        done.read += step.events
-    done.gaps = [check for check in completeness.check(stream, window, ApiSide(keys)) if check.is_gap]
+    done, keys, hidden = Done(), [EVENT_SCHEMA.empty_table().select(KEYS)], list[datetime]()
+    try:
+        for step in steps:
+            for name, sidecar in sidecars.items():
+                done.new[name] += sum(batch.events for batch in sidecar.load(step).values())
+            keys += [page.keys for page in step.parts[stream].pages]
+            done.read += step.events
+    except HiddenEventsError as error:
+        hidden = error.instants
+        log.error("backfill.hidden", account=stream.account_id, version=stream.api_version, error=error)
+    done.gaps = [check for check in completeness.check(stream, window, ApiSide(keys, hidden)) if check.is_gap]
     return done

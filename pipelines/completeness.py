@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, HiddenEventsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, TIME
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
@@ -75,6 +75,8 @@ class HourCheck:
     """Rows of the lake's object that belong into another one."""
     lost: int = 0
     """So many more there were when the hour was last found complete."""
+    hidden: int = 0
+    """Instants at which the API holds more events than it shows: nobody has the others."""
 
     @property
     def hour(self) -> datetime:
@@ -90,7 +92,7 @@ class HourCheck:
     def is_gap(self) -> bool:
         """Whether a store does not hold each event once, as it should."""
         found = [*(self.missing.get(store) for store in STORES), self.doubled, *(self.differing or {}).values()]
-        return self.broken is not None or self.stray > 0 or self.lost > 0 or any(found)
+        return self.broken is not None or self.stray > 0 or self.lost > 0 or self.hidden > 0 or any(found)
 
     @property
     def problems(self) -> list[str]:
@@ -98,6 +100,7 @@ class HourCheck:
         counts = {f"missing in the {store}": len(self.missing.get(store, [])) for store in STORES}
         counts |= {"doubled in the lake": len(self.doubled)}
         counts |= {"in the wrong object": self.stray, "fewer than when it was complete": self.lost}
+        counts |= {"instants of which the API does not show all events": self.hidden}
         counts |= {f"differ in the {store}": len(keys) for store, keys in (self.differing or {}).items()}
         broken = [f"broken: {self.broken.message}"] if self.broken else []
         return [f"{count:,} {what}" for what, count in counts.items() if count] + broken
@@ -135,8 +138,9 @@ class Side(Protocol):
 class ApiSide:
     """What the API shows of a stream in a window that was read whole."""
 
-    def __init__(self, events: Iterable[pa.Table]) -> None:
-        """Of the events on its pages, or of their keys alone."""
+    def __init__(self, events: Iterable[pa.Table], hidden: Sequence[datetime] = ()) -> None:
+        """Of the events on its pages, or of their keys alone; at the `hidden` instants, the API does not show all."""
+        self.hidden = Counter(map(_hour, hidden))
         rows = pa.concat_tables(events)
         # Pages that drift show an event twice; that is the API's way of paging, not a double.
         numbers = pa.array(range(rows.num_rows), pa.int64())
@@ -147,8 +151,13 @@ class ApiSide:
     def read(cls, fetch_pages: FetchPages, stream: Stream, window: Window, *, with_contents: bool) -> "ApiSide":
         """Asks the API; raises AccountError if the window could not be read to its end."""
         columns = EVENT_SCHEMA.names if with_contents else KEYS
-        pages = fetch_exactly(fetch_pages)(stream, window, "asc")
-        return cls([EVENT_SCHEMA.empty_table().select(columns), *(page.events.select(columns) for page in pages)])
+        tables, hidden = [EVENT_SCHEMA.empty_table().select(columns)], list[datetime]()
+        try:
+            pages = fetch_exactly(fetch_pages)(stream, window, "asc")
+            tables.extend(page.events.select(columns) for page in pages)
+        except HiddenEventsError as error:
+            hidden = error.instants
+        return cls(tables, hidden)
 
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:  # noqa: ARG002  # a side's signature
         """Of the window that was read."""
@@ -252,6 +261,7 @@ class Completeness:
             found = {name: tallies[name].get(hour, NOTHING) for name in asked}
             check = HourCheck(stream, part, checked_at, {name: tally.events for name, tally in found.items()})
             check.stray = lake.stray.get(hour, 0)
+            check.hidden = api.hidden[hour] if api is not None else 0
             check.api_digest = found["api"].digest if "api" in found and self._is_all_asked_for(stream) else None
             if self._with_contents:
                 _compare_contents(check, asked)
@@ -298,6 +308,10 @@ class Completeness:
         rows = [check.as_row() for check in checks if check.is_whole]
         if rows:
             self._warehouse.record(pa.Table.from_pylist(rows, schema=_CHECK_SCHEMA))
+
+
+def _hour(time: datetime) -> datetime:
+    return time.replace(minute=0, second=0, microsecond=0)
 
 
 def _compare_keys(check: HourCheck, sides: Mapping[str, Side]) -> None:

@@ -12,6 +12,7 @@ from sources.cloudflare_audit_logs import Batch, Position
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .completeness import STORES, HourCheck
+from .conflicts import Conflicts
 from .reading import Part, Step
 
 DURATIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
@@ -80,6 +81,7 @@ class Measurements:
         self.gaps: Counter[Stream] = Counter()
         self.open_gaps: Counter[Stream] | None = None
         """Hours whose newest comparison found a gap; None before they were read."""
+        self.conflicts = Conflicts()
         self._flows: defaultdict[tuple[str, Stream], Flow] = defaultdict(Flow)
         self._polls: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATIONS))
         self._loads: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATIONS))

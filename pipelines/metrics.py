@@ -152,6 +152,13 @@ METRICS = (
         _by_stream(lambda report, stream: report.measured.fetched.get(stream, 0)),
     ),
     Described(
+        "cloudflare_audit_events_conflicting_total",
+        CounterMetricFamily,
+        STREAM,
+        "Events read with the id and time of another one that differs: the first stays.",
+        _by_stream(lambda report, stream: report.measured.conflicts.counts.get(stream, 0)),
+    ),
+    Described(
         "cloudflare_audit_events_stored_total",
         CounterMetricFamily,
         FLOW,

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sources.cloudflare_audit_logs.errors import HiddenEventsError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.files import PageFile
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -28,8 +29,12 @@ def fetch_exactly(fetch_pages: FetchPages) -> FetchPages:
     """The same with the events of `[since, before)`, whether or not the API includes these times itself."""
 
     def fetch(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
-        for page in fetch_pages(stream, Window(window.since - _EDGE, window.before + _EDGE), direction):
-            yield Page(within(page.events, window), page.quarantined)
+        try:
+            for page in fetch_pages(stream, Window(window.since - _EDGE, window.before + _EDGE), direction):
+                yield Page(within(page.events, window), page.quarantined)
+        except HiddenEventsError as error:
+            if instants := [instant for instant in error.instants if window.since <= instant < window.before]:
+                raise HiddenEventsError(instants) from error
 
     return fetch
 
@@ -139,6 +144,8 @@ class StreamReading:
         self._newest: datetime | None = None
         self._is_unordered = False
         """It does not come oldest first, as asked: nothing is known to be reached before the window's end."""
+        self._hidden: HiddenEventsError | None = None
+        """All that the API shows was read, and it does not show all: the last part is followed by this error."""
 
     def parts(self) -> Iterator[Part]:
         """All of them."""
@@ -152,27 +159,35 @@ class StreamReading:
         Raises:
             AuditLogsError: it could not be read. It counts only when read whole: what came before stands.
         """
+        if self._hidden is not None:
+            raise self._hidden
         if self._pages is None and not self._is_ascending and (part := self._newest_first()):
             return part
         self._pages = self._pages or self._fetch_pages(self._stream, self._window, "asc")
         part = Part(self._window)
-        for page in self._pages:
-            self._add(part, page)
-            if part.is_full(self._limits):
-                part.reached = None if self._is_unordered else self._newest
-                return part
-        part.reached, part.is_last = self._newest, True
+        try:
+            for page in self._pages:
+                self._add(part, page)
+                if part.is_full(self._limits):
+                    part.reached = None if self._is_unordered else self._newest
+                    return part
+        except HiddenEventsError as error:
+            self._hidden = error
+        part.reached, part.is_last = self._newest, self._hidden is None
         return part
 
     def _newest_first(self) -> Part | None:
         """The window newest first; None if that is more than a part may hold."""
         part = Part(self._window)
-        for page in self._fetch_pages(self._stream, self._window, "desc"):
-            self._add(part, page)
-            if part.is_full(self._limits):
-                self._newest, self._is_unordered = None, False
-                return None
-        part.reached, part.is_last = self._newest, True
+        try:
+            for page in self._fetch_pages(self._stream, self._window, "desc"):
+                self._add(part, page)
+                if part.is_full(self._limits):
+                    self._newest, self._is_unordered = None, False
+                    return None
+        except HiddenEventsError as error:
+            self._hidden = error
+        part.reached, part.is_last = self._newest, self._hidden is None
         return part
 
     def _add(self, part: Part, page: Page) -> None:

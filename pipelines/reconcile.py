@@ -229,6 +229,7 @@ def _hour_as_json(check: HourCheck) -> dict[str, Any]:
         "broken": None if check.broken is None else str(check.broken),
         "stray": check.stray,
         "lost": check.lost,
+        "hidden": check.hidden,
     }
 
 

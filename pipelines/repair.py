@@ -6,14 +6,14 @@ that cannot be read is kept beside the new one.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, RefusedError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, HiddenEventsError, RefusedError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
@@ -127,7 +127,7 @@ class Repair:
         refused: dict[Stream, RefusedError] = {}
         for stream in filter(self.is_asked_for, streams):
             try:
-                shown[stream] = [page.quarantined for page in self.fetch_pages(stream, window, "asc")]
+                shown[stream] = list(_quarantined(self.fetch_pages, stream, window))
             except RefusedError as error:
                 refused[stream] = error
         alone = refused_versions(refused, shown)
@@ -214,6 +214,15 @@ class Repair:
             return None if changed is None else encode(changed)
 
         update(self.lake.objects, path, change_body)
+
+
+def _quarantined(fetch_pages: FetchPages, stream: Stream, window: Window) -> Iterator[pa.Table]:
+    """All that the API shows, even where it does not show all."""
+    try:
+        for page in fetch_pages(stream, window, "asc"):
+            yield page.quarantined
+    except HiddenEventsError as error:
+        log.error("repair.hidden", account=stream.account_id, version=stream.api_version, error=error)
 
 
 def _tell_without_api(stream: Stream, error: RefusedError) -> None:

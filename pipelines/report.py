@@ -58,10 +58,17 @@ class Report:
         failed = self.accounts_failed or self.destinations_failed or self.stopped_by
         return self.measured.has_loaded or bool(failed)
 
+    def _tell_conflicts(self, step: Step) -> None:
+        for stream, event_ids in self.measured.conflicts.note(step).items():
+            about = {"account": stream.account_id, "version": stream.api_version, "events": len(event_ids)}
+            hint = "the first one stays, as of every key; compare them with the API: reconcile.py --content"
+            log.warning("read.conflicting", **about, first_id=event_ids[0], hint=hint)
+
     def add_read(self, step: Step) -> None:
         """Counts what was read; accounts that were read to the end have not failed any more."""
         with aside("measurements"):
             self.measured.add_read(step)
+            self._tell_conflicts(step)
         self.read += step.events
         self.stopped_by = None
         self.accounts_read.update(step.finished)

@@ -4,20 +4,25 @@ While it runs, it takes orders: `POST /_simulator/faults`, `/_simulator/behaviou
 fields of `Fault`, `Behaviour` and of `{account_id, version, events: [{time, visible_at, raw}]}` as JSON.
 `GET /_simulator/requests` says who asked for what, when and with which token.
 
+What a server refuses or leaves out (`simulator/limits.py`): `--shows-at-most 10000 --end-of-results empty`, say.
+
 Many accounts: `--account-count 1000 --token-each --write-accounts FILE`, and `ACCOUNTS_FILE=FILE` for the loop.
 """
 
 import argparse
 import signal
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from .accounts import account_ids_of, token_of, write_accounts
-from .api import Api
+from .api import Api, Behaviour
+from .limits import Limits
 from .server import serving
 from .world import Plan, build_world
+
+_LIMITS = {limit.name: limit for limit in fields(Limits)}
 
 
 def main() -> None:
@@ -33,11 +38,13 @@ def main() -> None:
         before=now,
         seed=options.seed,
         delay=timedelta(seconds=options.delay_seconds),
+        padding=options.event_bytes,
     )
     minutes = timedelta(minutes=options.live_minutes)
     coming = replace(history, count=round(options.live_minutes * options.live_rate), since=now, before=now + minutes)
     tokens = {token_of(account_id): {account_id} for account_id in account_ids if options.token_each}
     api = Api(build_world(history, coming), token=options.token, clock=lambda: datetime.now(UTC), tokens=tokens)
+    api.behaviour = Behaviour(**{name: getattr(options, name) for name in _LIMITS})
     if options.write_accounts:
         write_accounts(options.write_accounts, account_ids, with_tokens=options.token_each)
     stop = threading.Event()
@@ -60,10 +67,17 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--write-accounts", type=Path, metavar="FILE", help="where their accounts.toml goes")
     parser.add_argument("--versions", default="v1,v2")
     parser.add_argument("--events", type=int, default=5000, help="that have happened, for each account and version")
+    parser.add_argument("--event-bytes", type=int, default=0, help="that each event is padded with")
     parser.add_argument("--history-hours", type=float, default=24)
     parser.add_argument("--live-rate", type=float, default=30, help="events a minute to come, likewise")
     parser.add_argument("--live-minutes", type=float, default=60, help="how long they come")
     parser.add_argument("--delay-seconds", type=float, default=2, help="the longest time until an event is visible")
+    for name, limit in _LIMITS.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(limit.default, bool):
+            parser.add_argument(option, action="store_true", help=f"see Limits.{name}")
+        else:
+            parser.add_argument(option, type=type(limit.default), default=limit.default, help=f"see Limits.{name}")
     if parser.parse_known_args()[0].account_count:
         parser.set_defaults(events=0, live_rate=0)
     return parser.parse_args()

@@ -1,18 +1,27 @@
 """Answers requests as the Cloudflare API does: envelopes, bounds, errors, limits; misbehaves on command. No sockets."""
 
-import base64
-import binascii
 import json
 import math
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from .limits import Limits
+from .parameters import (
+    LARGEST_PAGE,
+    BadRequestError,
+    bounded,
+    decode_cursor,
+    encode_cursor,
+    size_of,
+    time_of,
+    whole,
+)
 from .quota import Quota
 from .world import SimulatedEvent, World
 
@@ -22,10 +31,9 @@ _ROUTES = {
     "v2": re.compile(PREFIX + r"/accounts/([^/]+)/logs/audit"),
     "tokens": re.compile(PREFIX + r"/(?:accounts/)?([^/]+)/tokens/verify"),
 }
-_LARGEST_PAGE = 1000
-_DEFAULT_PAGE = 100
 _INVALID_TOKEN = {"code": 1000, "message": "Invalid API Token"}
 _FORBIDDEN = {"code": 10000, "message": "Authentication error"}
+_CHALLENGE = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body></body></html>"
 _NOT_FOUND = {"code": 7003, "message": "Could not route to the account, perhaps your object identifier is invalid?"}
 
 
@@ -68,10 +76,10 @@ class Fault:
 
 
 @dataclass
-class Behaviour:
+class Behaviour(Limits):
     """How this server is, within and outside what the API documents."""
 
-    page_cap: int = _LARGEST_PAGE
+    page_cap: int = LARGEST_PAGE
     """The server silently sends no more than this."""
     sends_result_info: bool = False
     """v1: the spec has none, some answers do."""
@@ -100,8 +108,12 @@ class Request:
     at: datetime
 
 
-class BadRequestError(Exception):
-    """A parameter that the API refuses."""
+class LimitError(BadRequestError):
+    """More than this server answers."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Api:
@@ -144,12 +156,17 @@ class Api:
             if fault and fault.times is not None:
                 fault.times -= 1
         reply = limited or self._misbehave(fault, lambda: self._answer(request))
+        reply.delay_seconds = self.behaviour.latency_seconds
         reply.headers = {**rate_headers, **reply.headers}
-        latency_seconds = fault.latency_seconds if fault else None
-        reply.delay_seconds = self.behaviour.latency_seconds if latency_seconds is None else latency_seconds
+        if fault and fault.latency_seconds is not None:
+            reply.delay_seconds = fault.latency_seconds
+        elif request.version in {"v1", "v2"}:
+            reply.delay_seconds += self.behaviour.latency_of_page(size_of(params))
         return reply
 
     def _answer(self, request: Request) -> Reply:
+        if self.behaviour.challenge:
+            return Reply(403, _CHALLENGE, {"Content-Type": "text/html"})
         if request.version == "tokens":
             active = b'{"errors":[],"messages":[],"result":{"id":"f267e341","status":"active"},"success":true}'
             is_known = request.token == self.token or request.token in self.tokens
@@ -162,33 +179,58 @@ class Api:
         try:
             return self._v1(request) if request.version == "v1" else self._v2(request)
         except BadRequestError as error:
-            return _failure(400, {"message": str(error)})
+            return _failure(error.status, {"message": str(error)})
 
     def _v1(self, request: Request) -> Reply:
-        size = min(_bounded(request.params, "per_page"), self.behaviour.page_cap)
-        page = _whole(request.params.get("page", "1"), "page", low=1)
-        events = self._events(request, datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-        pages = math.ceil(len(events) / size)
+        size = min(bounded(request.params, "per_page"), self.behaviour.page_cap)
+        page = whole(request.params.get("page", "1"), "page", low=1)
+        all_events = self._events(request, datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+        events = self._shown(request, all_events, (page - 1) * size)
+        counted = events if self.behaviour.end_of_results == "no_cursor" else all_events
+        pages = math.ceil(len(counted) / size)
         if self.behaviour.repeats_last_page:
             page = min(page, max(pages, 1))
-        info = {"page": page, "per_page": size, "count": len(events), "total_count": len(events), "total_pages": pages}
+        info = {
+            "page": page,
+            "per_page": size,
+            "count": len(counted),
+            "total_count": len(counted),
+            "total_pages": pages,
+        }
         shown = events[(page - 1) * size : page * size]
-        return _success(shown, info if self.behaviour.sends_result_info else None)
+        return self._success(shown, info if self.behaviour.sends_result_info else None)
 
     def _v2(self, request: Request) -> Reply:
         for name in ("since", "before"):
             if name not in request.params:
                 message = f"Invalid format for parameter {name}: query parameter '{name}' is required"
                 raise BadRequestError(message)
-        size = min(_bounded(request.params, "limit"), self.behaviour.page_cap)
-        events = self._events(request, None, None)
-        start = _decode_cursor(request.params["cursor"]) if request.params.get("cursor") else 0
+        size = min(bounded(request.params, "limit"), self.behaviour.page_cap)
+        all_events = self._events(request, None, None)
+        start = decode_cursor(request.params["cursor"]) if request.params.get("cursor") else 0
+        events = self._shown(request, all_events, start)
         shown = events[start : start + size]
-        has_more = start + size < len(events)
+        is_silent = self.behaviour.end_of_results == "no_cursor" or start >= len(events)
+        has_more = start + size < len(events if is_silent else all_events)
         if self.behaviour.repeats_cursor:
-            return _success(shown, {"count": str(len(shown)), "cursor": _encode_cursor(start)})
-        cursor = {"cursor": _encode_cursor(start + size)} if has_more else {}
-        return _success(shown, {"count": str(len(shown)), **cursor})
+            return self._success(shown, {"count": str(len(shown)), "cursor": encode_cursor(start)})
+        cursor = {"cursor": encode_cursor(start + size)} if has_more else {}
+        return self._success(shown, {"count": str(len(shown)), **cursor})
+
+    def _shown(self, request: Request, events: Sequence[SimulatedEvent], start: int) -> Sequence[SimulatedEvent]:
+        """What this server shows of the events of a range, from one of them on; raises LimitError."""
+        since = time_of(request.params, "since", datetime.min.replace(tzinfo=UTC))
+        before = time_of(request.params, "before", self.clock())
+        refusal = self.behaviour.refusal(since, before, size_of(request.params), len(events), start)
+        if refusal:
+            raise LimitError(refusal, self.behaviour.refuses_with)
+        return self.behaviour.shown(events)
+
+    def _success(self, events: Sequence[SimulatedEvent], result_info: Mapping[str, Any] | None) -> Reply:
+        info = b"" if result_info is None else b',"result_info":' + json.dumps(result_info).encode()
+        result = b"[" + b",".join(event.raw for event in events) + b"]"
+        result = b"null" if self.behaviour.null_result and not events else result
+        return Reply(body=b'{"errors":[],"messages":[],"result":' + result + info + b',"success":true}')
 
     def _events(self, request: Request, since: datetime | None, before: datetime | None) -> list[SimulatedEvent]:
         direction = request.params.get("direction", "desc")
@@ -197,8 +239,8 @@ class Api:
         events = self.world.visible(
             request.account_id,
             request.version,
-            _time(request.params, "since", since),
-            _time(request.params, "before", before),
+            time_of(request.params, "since", since),
+            time_of(request.params, "before", before),
             self.clock(),
             hide_user_logs=request.params.get("hide_user_logs") == "true",
         )
@@ -226,8 +268,8 @@ class Api:
         if not params.get("cursor"):
             return 1
         try:
-            size = min(_bounded(params, "limit"), self.behaviour.page_cap)
-            return _decode_cursor(params["cursor"]) // size + 1
+            size = min(bounded(params, "limit"), self.behaviour.page_cap)
+            return decode_cursor(params["cursor"]) // size + 1
         except BadRequestError:
             return 1
 
@@ -243,49 +285,5 @@ class Api:
         return reply
 
 
-def _success(events: list[SimulatedEvent], result_info: Mapping[str, Any] | None) -> Reply:
-    info = b"" if result_info is None else b',"result_info":' + json.dumps(result_info).encode()
-    result = b",".join(event.raw for event in events)
-    return Reply(body=b'{"errors":[],"messages":[],"result":[' + result + b"]" + info + b',"success":true}')
-
-
 def _failure(status: int, error: Mapping[str, Any]) -> Reply:
     return Reply(status, json.dumps({"errors": [error], "messages": [], "result": None, "success": False}).encode())
-
-
-def _bounded(params: Mapping[str, str], name: str) -> int:
-    return _whole(params.get(name, str(_DEFAULT_PAGE)), name, low=1, high=_LARGEST_PAGE)
-
-
-def _whole(text: str, name: str, low: int, high: float = math.inf) -> int:
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise BadRequestError(f"Invalid format for parameter {name}")
-    return int(text)
-
-
-def _time(params: Mapping[str, str], name: str, default: datetime | None) -> datetime:
-    text = params.get(name, "")
-    if not text and default is not None:
-        return default
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC) if len(text) == len("2026-01-31") else _parse(text)
-    except ValueError as error:
-        raise BadRequestError(f"Invalid format for parameter {name}") from error
-
-
-def _parse(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        raise ValueError(text)
-    return time
-
-
-def _encode_cursor(position: int) -> str:
-    return base64.urlsafe_b64encode(f"position {position}".encode()).decode()
-
-
-def _decode_cursor(text: str) -> int:
-    try:
-        return int(base64.urlsafe_b64decode(text).decode().removeprefix("position "))
-    except (ValueError, binascii.Error) as error:
-        raise BadRequestError("Invalid format for parameter cursor") from error

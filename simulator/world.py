@@ -74,6 +74,8 @@ class Plan:
     seed: int = 0
     delay: timedelta = timedelta(seconds=2)
     """The longest time from an event to its visibility."""
+    padding: int = 0
+    """Bytes that each event is padded with."""
 
 
 def build_world(*plans: Plan) -> World:
@@ -91,13 +93,14 @@ def _fill(world: World, plan: Plan, *, seed: str) -> None:
             make = _make_v1 if version == "v1" else _make_v2
             span = (plan.before - plan.since).total_seconds()
             times = sorted(plan.since + timedelta(seconds=dice.random() * span) for _ in range(plan.count))
-            world.add(account_id, version, [_event(dice, make, account_id, time, plan.delay) for time in times])
+            world.add(account_id, version, [_event(dice, make, account_id, time, plan) for time in times])
 
 
-def _event(dice: random.Random, make: Any, account_id: str, time: datetime, delay: timedelta) -> SimulatedEvent:
+def _event(dice: random.Random, make: Any, account_id: str, time: datetime, plan: Plan) -> SimulatedEvent:
     tree, is_user_level = make(dice, account_id, _written(dice, time))
-    raw = json.dumps(tree, separators=(",", ":")).encode()
-    return SimulatedEvent(time, raw, time + delay * dice.random(), is_user_level)
+    padding = {"padding": "x" * plan.padding} if plan.padding else {}
+    raw = json.dumps({**tree, **padding}, separators=(",", ":")).encode()
+    return SimulatedEvent(time, raw, time + plan.delay * dice.random(), is_user_level)
 
 
 def _written(dice: random.Random, time: datetime) -> str:

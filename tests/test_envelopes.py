@@ -33,6 +33,15 @@ def test_an_empty_page_is_an_answer() -> None:
     assert (answer.slices, answer.info) == ([], {})
 
 
+@pytest.mark.parametrize("rest", [b"", b',"errors":[]', b',"errors":null,"result_info":{"cursor":"c"}'])
+def test_null_is_an_empty_page_where_nothing_went_wrong(rest: bytes) -> None:
+    """Another list of Cloudflare's answers so. A `result` that is not there at all is none."""
+    answer = parse_answer(b'{"success":true,"result":null' + rest + b"}")
+
+    assert answer.slices == []
+    assert answer.info == ({"cursor": "c"} if b"cursor" in rest else {})
+
+
 def test_errors_beside_success_are_not_failures() -> None:
     """The published v2 answer has some."""
     answer = parse_answer(V2_PAGE)
@@ -47,7 +56,7 @@ def test_errors_beside_success_are_not_failures() -> None:
         b"",
         b"<html><body>502</body></html>",
         b'{"success":false,"errors":[{"code":10000,"message":"Authentication error"}],"result":[]}',
-        b'{"success":true,"result":null}',
+        b'{"success":true,"result":null,"errors":[{"code":1}]}',
         b'{"success":true}',
         b'{"result":[]}',
         b'{"success":true,"result":{}}',

@@ -233,6 +233,22 @@ def test_it_runs_as_a_process_of_its_own_and_takes_commands() -> None:
     assert abs(datetime.fromisoformat(logged[0]["at"]) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
+def test_its_limits_are_options_and_commands() -> None:
+    """As a process it begins with them; `POST /_simulator/behaviour` changes them."""
+    options = ("--shows-at-most", "5", "--end-of-results", "error", "--refuses-with", "422", "--event-bytes", "9000")
+    with simulator(*options) as (url, _):
+        account = f"{url}/accounts/{'a' * 32}/audit_logs"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        page = requests.get(account, params={"per_page": "4"}, headers=headers, timeout=9)
+        past = requests.get(account, params={"per_page": "5", "page": "2"}, headers=headers, timeout=9)
+        control = url.removesuffix("/client/v4") + "/_simulator/behaviour"
+        requests.post(control, json={"shows_at_most": 0, "largest_page": 3}, timeout=9)
+        large = requests.get(account, params={"per_page": "4"}, headers=headers, timeout=9)
+
+    assert (len(page.json()["result"]), len(page.json()["result"][0]["padding"])) == (4, 9_000)
+    assert (past.status_code, large.status_code) == (422, 422)
+
+
 def test_a_thousand_accounts_with_a_token_each_cost_next_to_nothing(tmp_path: Path) -> None:
     """The file names each account and the file of its token, both for this user alone."""
     file = tmp_path / "accounts.toml"

@@ -20,7 +20,8 @@ class Answer(NamedTuple):
 
 class _Envelope(msgspec.Struct):
     success: Any = None
-    result: list[msgspec.Raw] | None = None
+    errors: Any = None
+    result: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
     result_info: Any = None
 
 
@@ -35,15 +36,27 @@ def parse_answer(body: bytes) -> Answer:
     """
     try:
         envelope = _decode(body)
-        slices = None if envelope.result is None else [bytes(raw) for raw in envelope.result]
+        slices = [bytes(raw) for raw in envelope.result] if isinstance(envelope.result, list) else None
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         # One event with a lone surrogate or 1,000 levels of nesting must not block the others of its page.
         envelope, slices = _parse_leniently(body)
     if envelope.success is not True:
         raise BadAnswerError("the API answered 200 without success", detail=excerpt(body))
     if slices is None:
-        raise BadAnswerError("the API answered without a list of events", detail=excerpt(body))
+        # Some lists of Cloudflare's answer null where they have nothing.
+        if envelope.result is not None or envelope.errors:
+            raise BadAnswerError("the API answered without a list of events", detail=excerpt(body))
+        slices = []
     return Answer(slices, envelope.result_info if isinstance(envelope.result_info, dict) else {})
+
+
+def is_envelope(body: bytes) -> bool:
+    """True if a body is a JSON object, as the API's are: what a challenge page says is not the API's word."""
+    try:
+        tree = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return False
+    return isinstance(tree, dict)
 
 
 def excerpt(body: bytes, length: int = 200) -> str:

@@ -17,7 +17,7 @@ import tenacity
 import urllib3
 
 from .access import is_about_access
-from .answers import Answer, excerpt, parse_answer
+from .answers import Answer, excerpt, is_envelope, parse_answer
 from .budget import Budget
 from .connections import Connections
 from .errors import (
@@ -26,6 +26,7 @@ from .errors import (
     RateLimitedError,
     RefusedError,
     RefusedRequestError,
+    TooMuch,
     UnavailableError,
     UnknownPathError,
 )
@@ -50,7 +51,13 @@ LONGEST_RETRY_AFTER = timedelta(hours=1)
 _MALFORMED_TOKEN = b"Invalid format for Authorization header"
 """Of an HTTP 400: the text is no token at all, but a global API key, say."""
 
-_RETRIED = (UnavailableError, BadAnswerError)
+_WINDOW_STATUSES = {400, 408, 413, 414, 422, 500, 504, 524}
+"""Of answers to a window that may be too long, too full, too deep or too slow: a smaller one may be answered."""
+
+_OF_THE_TOKEN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+"""The API's word on a token or an account; HTML with such a status is somebody else's."""
+
+_SLOW = (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)
 
 
 class AuditLogsClient:
@@ -79,7 +86,6 @@ class AuditLogsClient:
         self._connections = connections or Connections()
         self._retrying = partial(
             tenacity.Retrying,  # one for each request: it keeps notes for each thread that it ever ran in
-            retry=tenacity.retry_if_exception_type(_RETRIED),
             stop=tenacity.stop_after_attempt(1 + max_retries),
             wait=tenacity.wait_exponential_jitter(
                 multiplier=backoff_seconds, max=backoff_max_seconds, jitter=backoff_seconds
@@ -97,8 +103,11 @@ class AuditLogsClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._connections.close()
 
-    def get(self, path: str, params: Mapping[str, str | int]) -> Answer:
+    def get(self, path: str, params: Mapping[str, str | int], *, is_patient: bool = True) -> Answer:
         """The API's answer to one GET, after retries of what may pass (5xx, no connection, a broken body).
+
+        With `is_patient=False`, what may have been too much is not asked again, and a quarter of the timeout is waited
+        for: the reader asks for less instead.
 
         Raises:
             RefusedError: 4xx but 429.
@@ -106,7 +115,9 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        return self._retrying()(lambda: parse_answer(self._fetch(path, params)))
+        retrying = self._retrying(retry=tenacity.retry_if_exception(partial(_may_pass, is_patient=is_patient)))
+        timeout_seconds = self._timeout_seconds / (1 if is_patient else 4)
+        return retrying(lambda: parse_answer(self._fetch(path, params, timeout_seconds)))
 
     def knows_token(self, account_id: str) -> bool:
         """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
@@ -117,7 +128,7 @@ class AuditLogsClient:
         unknown_paths = 0
         for owner in (f"accounts/{account_id}", "user"):
             try:
-                self._fetch(f"{owner}/tokens/verify", {})
+                self._fetch(f"{owner}/tokens/verify", {}, self._timeout_seconds)
             except UnknownPathError:
                 unknown_paths += 1
             except RefusedError:
@@ -128,29 +139,34 @@ class AuditLogsClient:
             raise UnknownPathError("nothing of the API is at this address", hint="check CLOUDFLARE_API_URL")
         return False
 
-    def _fetch(self, path: str, params: Mapping[str, str | int]) -> bytes:
+    def _fetch(self, path: str, params: Mapping[str, str | int], timeout_seconds: float) -> bytes:
         if self._budget is not None:
             self._budget.wait(self._sleep)
-        response, body = self._send(f"{self._base_url}/{path}", params)
+        response, body = self._send(f"{self._base_url}/{path}", params, timeout_seconds)
         if self._budget is not None:
             self._budget.note(response.headers)
         self._check_clock(response)
         self._check_status(response, body)
         return body
 
-    def _send(self, url: str, params: Mapping[str, str | int]) -> tuple[requests.Response, bytes]:
+    def _send(
+        self, url: str, params: Mapping[str, str | int], timeout_seconds: float
+    ) -> tuple[requests.Response, bytes]:
         code: str = NO_ANSWER
         headers: Mapping[str, str] = {}
-        give_up_at = time.monotonic() + LONGEST_ANSWER * self._timeout_seconds
+        give_up_at = time.monotonic() + LONGEST_ANSWER * timeout_seconds
         try:
             with self._connections.session.get(
-                url, params=params, auth=self._auth, timeout=self._timeout_seconds, allow_redirects=False, stream=True
+                url, params=params, auth=self._auth, timeout=timeout_seconds, allow_redirects=False, stream=True
             ) as response:
                 body = _read(response, give_up_at)
                 code, headers = str(response.status_code), response.headers
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             hint = "check CLOUDFLARE_API_URL, and the network from here to there"
-            raise UnavailableError("the API cannot be reached", detail=_cause(error), hint=hint) from error
+            slow: TooMuch = "window" if isinstance(error, _SLOW) else ""
+            raise UnavailableError(
+                "the API cannot be reached", detail=_cause(error), hint=hint, too_much=slow
+            ) from error
         finally:
             self._traffic.note(code, headers, self._token_name)
         return response, body
@@ -172,6 +188,7 @@ class AuditLogsClient:
         if status == HTTPStatus.OK:
             return
         said = f"HTTP {status}: {excerpt(body)}"
+        too_much: TooMuch = "window" if status in _WINDOW_STATUSES else ""
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             until = self._clock() + self._retry_after(response)
             raise RateLimitedError(
@@ -179,6 +196,9 @@ class AuditLogsClient:
                 until=until,
                 hint="one token has 1,200 requests in 5 minutes, shared with the dashboard",
             )
+        if status in _OF_THE_TOKEN and body.strip() and not is_envelope(body):
+            hint = "a proxy, a firewall or a challenge page is in the way, or CLOUDFLARE_API_URL is wrong"
+            raise UnavailableError("what answered is not the API", detail=said, hint=hint)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or _MALFORMED_TOKEN in body:
             hint = PERMISSION_HINT.format(token_name=self._token_name)
             raise RefusedError("the API refuses the token for this account", detail=said, hint=hint)
@@ -186,12 +206,12 @@ class AuditLogsClient:
             hint = "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_URL"
             raise UnknownPathError("the API does not know this account", detail=said, hint=hint)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
-            raise UnavailableError("the API is not available", detail=said)
+            raise UnavailableError("the API is not available", detail=said, too_much=too_much)
         if status >= HTTPStatus.BAD_REQUEST and is_about_access(status, body):
             hint = "check CLOUDFLARE_API_VERSION, and what this account and its token may do"
             raise RefusedError("the API refuses the account", detail=said, hint=hint)
         if status >= HTTPStatus.BAD_REQUEST:
-            raise RefusedRequestError("the API refuses the request", detail=said)
+            raise RefusedRequestError("the API refuses the request", detail=said, too_much=too_much)
         raise BadAnswerError("the API answered without events", detail=said, hint="check CLOUDFLARE_API_URL")
 
     def _retry_after(self, response: requests.Response) -> timedelta:
@@ -204,6 +224,13 @@ class AuditLogsClient:
         return wait if timedelta() <= wait <= LONGEST_RETRY_AFTER else RATE_LIMIT_BLOCK
 
 
+def _may_pass(error: BaseException, *, is_patient: bool) -> bool:
+    """True of what is worth asking again as it is; an answer that is too large comes again as large."""
+    if not isinstance(error, (UnavailableError, BadAnswerError)) or error.too_much == "page":
+        return False
+    return is_patient or not error.too_much
+
+
 def _read(response: requests.Response, give_up_at: float) -> bytes:
     """The body, unless it trickles: the timeout of requests is for each packet, and would never come."""
     chunks, size = [], 0
@@ -211,9 +238,13 @@ def _read(response: requests.Response, give_up_at: float) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > LARGEST_ANSWER:
-            raise BadAnswerError("the API's answer does not end", detail=f"{size:,} bytes so far")
+            hint = "a smaller page is asked for by itself; CLOUDFLARE_PER_PAGE sets the largest"
+            raise BadAnswerError(
+                "the API's answer does not end", detail=f"{size:,} bytes so far", hint=hint, too_much="page"
+            )
         if time.monotonic() > give_up_at:
-            raise UnavailableError("the API takes too long to answer", detail=f"{size} bytes so far")
+            detail = f"{size} bytes so far"
+            raise UnavailableError("the API takes too long to answer", detail=detail, too_much="window")
     if response.raw.length_remaining:
         raise UnavailableError("the API's answer was cut off", detail=f"{response.raw.length_remaining} bytes missing")
     return b"".join(chunks)

@@ -1,6 +1,11 @@
 """What can go wrong between the API and the stores: what failed, why, and what the operator does about it."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
+
+TooMuch = Literal["", "page", "window"]
+"""What may have been too much for the API to answer: nothing, the page, or the window (its length, depth or page)."""
 
 
 class AuditLogsError(Exception):
@@ -24,7 +29,11 @@ class BrokenObjectError(AuditLogsError):
 
 
 class AccountError(AuditLogsError):
-    """One account could not be read. The others go on."""
+    """One account could not be read. The others go on. `too_much` says whether asking for less may be answered."""
+
+    def __init__(self, message: str, *, detail: str = "", hint: str = "", too_much: TooMuch = "") -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.too_much = too_much
 
 
 class RefusedError(AccountError):
@@ -41,6 +50,18 @@ class UnknownPathError(RefusedError):
 
 class BadAnswerError(AccountError):
     """The API answered, but not with events: HTML, a cut body, `success:false`, a repeated page or page cursor."""
+
+
+class HiddenEventsError(AccountError):
+    """The window was read as far as the API shows it, but at these instants it holds more than the API shows."""
+
+    def __init__(self, instants: Sequence[datetime]) -> None:
+        super().__init__(
+            "the API holds more events of one instant than it shows",
+            detail=", ".join(instant.isoformat() for instant in instants),
+            hint="what it shows is loaded; no request gets at the others: ask Cloudflare for them",
+        )
+        self.instants = list(instants)
 
 
 class UnavailableError(AccountError, TemporaryError):

@@ -282,7 +282,14 @@ def _decode_zone(metadata: bytes) -> _MetadataZone:
 
 # --- times -----------------------------------------------------------------------------------------------------------
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?")
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(?::(\d\d)(?:\.(\d+))?)? ?([Zz]|([+-]\d\d)(?::?(\d\d))?)?", re.ASCII
+)
+"""RFC 3339, and what is written for it: no seconds, no zone, `+0530`, `+05`, a space before them."""
+
+_USUAL_LENGTHS = len("2026-11-20T10:00:00Z"), len("2026-11-20T10:00:00.123456Z")
+"""Texts of these lengths that end in Z, Arrow reads a column at a time, and as we do. Of other forms it reads some."""
+
 _LEAP_SECOND = "60"
 
 
@@ -293,29 +300,40 @@ EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo
 def parse_times(values: Sequence[Any]) -> pa.Array:
     """Times in UTC, cut (never rounded) to microseconds; null where there is no readable time."""
     texts = [value if isinstance(value, str) else None for value in values]
-    try:
-        times = pc.cast(pa.array(texts, pa.string()), TIME)
-    except (pa.ArrowInvalid, UnicodeError):
-        # One value of 7 to 9 fraction digits, or an odd one, makes Arrow refuse the column.
+    times = _usual_times(texts)
+    if times is None:
         times = pa.array([None if text is None else parse_time(text) for text in texts], TIME)
     is_possible = pc.and_(pc.greater_equal(times, EARLIEST), pc.less(times, LATEST))
     return pc.if_else(is_possible, times, pa.scalar(None, TIME))
 
 
 def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time with 0 or more fraction digits; without a zone it is UTC; None if it is not one."""
-    match = _RFC3339.fullmatch(text.strip())
+    """A time with 0 or more fraction digits; without a zone it is UTC; None if it is not one."""
+    match = _TIME.fullmatch(text.strip())
     if match is None:
         return None
-    day, minute, second, fraction, zone = match.groups()
+    day, minute, second, fraction, zone, hours, minutes = match.groups()
     is_leap = second == _LEAP_SECOND
-    second = "59" if is_leap else second
+    second = "59" if is_leap else second or "00"
     microseconds = f"{fraction or ''}000000"[:6]
-    zone = "+00:00" if zone is None or zone in "Zz" else zone
+    zone = "+00:00" if zone is None or zone in "Zz" else f"{hours}:{minutes or '00'}"
     try:
         time = datetime.fromisoformat(f"{day}T{minute}:{second}.{microseconds}{zone}").astimezone(UTC)
         return time + timedelta(seconds=1) if is_leap else time
     except (ValueError, OverflowError):
+        return None
+
+
+def _usual_times(texts: Sequence[str | None]) -> pa.Array | None:
+    """The times of a column, all of them in the usual form; None if one is not."""
+    try:
+        column = pa.array(texts, pa.string())
+        lengths = pc.min_max(pc.binary_length(column)).as_py()
+        shortest, longest = _USUAL_LENGTHS
+        is_usual = lengths["min"] is None or (shortest <= lengths["min"] and lengths["max"] <= longest)
+        ends_in_z = pc.all(pc.ends_with(column, "Z")).as_py() is not False
+        return pc.cast(column, TIME) if is_usual and ends_in_z else None
+    except (pa.ArrowInvalid, UnicodeError):
         return None
 
 

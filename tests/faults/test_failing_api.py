@@ -28,12 +28,12 @@ FAULTS = {
     "429 until a date": Fault(status=429, headers={"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}),
     "429 for an absurd time": Fault(status=429, headers={"Retry-After": "99999999999"}),
     "429 for nonsense": Fault(status=429, headers={"Retry-After": "soon"}),
-    **{f"{status}": Fault(status=status, body="error") for status in (500, 502, 503, 520, 521, 522, 523, 524)},
-    **{f"{status}": Fault(status=status, body="error") for status in (400, 401, 403, 404, 418)},
+    **{f"{status}": Fault(status=status, body="error") for status in (502, 503, 520, 521, 522, 523)},
+    **{f"{status}": Fault(status=status, body="error") for status in (401, 403, 404, 418)},
     "HTML": Fault(body="<html><body>A gateway</body></html>"),
     "nothing": Fault(body=""),
     "no success": Fault(body='{"success":false,"errors":[{"code":1}],"messages":[],"result":[]}'),
-    "no list": Fault(body='{"success":true,"errors":[],"result":null}'),
+    "no list": Fault(body='{"success":true,"errors":[{"code":1}],"result":null}'),
     "cut": Fault(cut=60),
     "cut in a gzip": Fault(cut=300),
     "cut within an event": Fault(body=f'{{"success":true,"result":[{EVENT},{{"id":"y'),
@@ -69,17 +69,46 @@ def test_a_page_that_goes_wrong_loses_nothing(api: Api, poll: Poll, stores: Stor
 
 
 def test_a_page_cursor_that_expires_in_the_middle_loses_nothing(api: Api, poll: Poll, stores: Stores) -> None:
-    """v2 refuses it with 400; the next poll starts at the window's beginning."""
+    """v2 refuses it with 400, and is asked anew from the newest time reached."""
     settings = {"CLOUDFLARE_API_VERSION": "v2", **PAGES}
     events = spread(90, ago(hours=5), ago(minutes=1), version="v2")
     api.world.add(ACCOUNT, "v2", events)
     expired = '{"success":false,"errors":[{"message":"Invalid format for parameter cursor"}],"result":null}'
     api.faults.append(Fault(page=3, times=1, status=400, body=expired))
 
-    broken, mended = poll(**settings), poll(**settings)
+    first, second = poll(**settings), poll(**settings)
 
-    assert (broken.new, mended.new["lake"]) == ({}, 90)
+    assert (first.accounts_failed, first.new["lake"], second.new["lake"]) == ({}, 90, 0)
     assert stores.ids() == (sorted(ids(events)),) * 2
+
+
+@pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "status", [400, *(pytest.param(code, marks=pytest.mark.long) for code in (422, 500, 504, 524))]
+)
+def test_second_pages_that_are_refused_are_no_obstacle(
+    api: Api, poll: Poll, stores: Stores, status: int, version: str
+) -> None:
+    """They may be too deep in the window: each page is then the first of a window of its own."""
+    events = spread(90, ago(hours=5), ago(minutes=1), version=version)
+    api.world.add(ACCOUNT, version, events)
+    api.faults.append(Fault(page=2, times=None, status=status, body="error"))
+
+    report = poll(CLOUDFLARE_API_VERSION=version, **PAGES)
+
+    assert report.accounts_failed == {}
+    assert stores.ids() == (sorted(ids(events)),) * 2
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_window_that_is_hopeless_costs_one_request_more(api: Api, poll: Poll, status: int) -> None:
+    """If not even a second of it is answered, smaller windows are not tried one after the other."""
+    api.faults.append(Fault(times=None, status=status, body="error"))
+
+    report = poll(CLOUDFLARE_MAX_RETRIES="2")
+
+    assert len(report.accounts_failed) == 1
+    assert len(api.requests) == (2 if status == 400 else 4)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ from pipelines.ask import lake_database
 from pipelines.completeness import Completeness
 from pipelines.copies import Copies, open_copies
 from pipelines.embedded_postgres import embedded_postgres
+from pipelines.object_format import encode
 from pipelines.objects import Bucket
-from pipelines.partitions import Partition, encode
+from pipelines.partitions import Partition
 from pipelines.postgres import connect
 from pipelines.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings
 from pipelines.warehouse_load import load_events

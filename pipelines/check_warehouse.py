@@ -19,8 +19,9 @@ from .scratch_pipeline import client_of
 from .settings import Settings, TimescaleSettings
 from .statements import sections_of
 from .warehouse import Warehouse, WarehouseClient
+from .warehouse_columns import check_columns
 from .warehouse_lock import holders_sql
-from .warehouse_setup import VERSION_SQL, check_columns, check_key, check_rights, check_version, missing_table
+from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
 from .warehouse_status import WarehouseHealth
 
 

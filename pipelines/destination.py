@@ -134,7 +134,7 @@ class Destination:
     def _batch(self, stream: Stream, part: Part) -> Batch:
         """What the store lacks of the part."""
         known = self._known.setdefault(stream, Known())
-        pages = [lacking(self._store, stream, page, known) for page in part.pages]
+        pages = [lacking(self._store, stream, page, known, part.window.since) for page in part.pages]
         position = self.position(stream) or Position(part.window.since, part.window.since)
         return Batch(since=position.begin, cursor=max(position.cursor, _reached(part)), pages=pages)
 

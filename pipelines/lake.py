@@ -3,10 +3,10 @@
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -23,28 +23,20 @@ from dlt.destinations.impl.filesystem.configuration import FilesystemDestination
 from dlt.destinations.impl.filesystem.filesystem import CURRENT_VERSION, FilesystemClient
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
-from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
-from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_TABLE
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .atomic_files import AtomicFolder, AtomicLocalFileSystem
 from .file_lock import take_file_lock
 from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .memory import give_back
+from .object_format import select_columns
+from .object_rows import read_object, reading
 from .objects import STORE_ERRORS, Bucket, Folder, Objects, update
 from .own_destination import OwnDestination, Refused, Rows, rows_of
-from .partitions import (
-    DATASET,
-    HOUR,
-    Partition,
-    add_events,
-    add_quarantined,
-    decode,
-    hours_of,
-    place_of,
-    quarantine_path,
-    split,
-)
+from .partitions import DATASET, Partition, add_events, hours_of, split
+from .quarantine import held_digests, write_quarantined
 from .shards import WHOLE, Shard, sibling_pattern
 
 PIPELINE_NAME = "cloudflare_audit_lake"
@@ -53,13 +45,20 @@ _READS = 8
 """At once."""
 _PROBE = "_dlt_conditional_write_probe"
 
+_KEYS = select_columns(EVENT_SCHEMA, ["event_id", "timestamp", "api_version"])
+
 T = TypeVar("T")
 
 
 def write_events(objects: Objects, events: pa.Table) -> None:
     """A batch in, an idempotent write out: each object is read, merged by id and replaced if something is new."""
     for partition, its_events in split(events):
-        update(objects, partition.path, _adding(partition.path, add_events, its_events))
+
+        def change(body: bytes | None, path: str = partition.path, new: pa.Table = its_events) -> bytes | None:
+            with reading(path):
+                return add_events(body, new)
+
+        update(objects, partition.path, change)
     give_back()
 
 
@@ -72,11 +71,7 @@ class LakeLoadJob(RunnableLoadJob):
         """Writes the load's rows, one object after the other; repeated after a crash, it finds its own work done."""
         objects = self._job_client.objects
         if self.load_table_name == QUARANTINE_TABLE:
-            table = pq.read_table(self._file_path)
-            for account_id in table["account_id"].unique().to_pylist():
-                rows = table.filter(pc.equal(table["account_id"], account_id))
-                path = quarantine_path(account_id)
-                update(objects, path, _adding(path, add_quarantined, rows))
+            write_quarantined(objects, pq.read_table(self._file_path))
             return
         write_events(objects, rows_of(self._job_client).take())
 
@@ -271,10 +266,8 @@ class Lake:
 
     def write(self, events: pa.Table) -> Refused:
         """Writes events, one object after the other; none is refused."""
-        if self._objects is None:
-            raise TemporaryError("the lake is not open")
         with self.translated_errors():
-            write_events(self._objects, events)
+            write_events(self._open_objects, events)
         return {}
 
     def prune(self, client: LakeClient) -> None:
@@ -294,60 +287,25 @@ class Lake:
         """The keys of the stream's events in `[since, before)`; reads the objects of these hours."""
         low, high = microseconds(since), microseconds(before)
         keys: set[EventKey] = set()
-        for hour in hours_of(since, before):
-            table = self._read(Partition(stream.account_id, hour).path, ["event_id", "timestamp", "api_version"])
-            if table is not None:
+        with self.translated_errors():
+            for hour in hours_of(since, before):
+                table = read_object(self._open_objects, Partition(stream.account_id, hour).path, _KEYS)
                 keys.update(event_keys(table.filter(pc.equal(table["api_version"], stream.api_version))))
         return {key for key in keys if low <= key[1] < high}
 
-    def quarantined_digests(self, stream: Stream) -> set[str]:
-        """The digests of all that is quarantined of the stream."""
-        table = self._read(quarantine_path(stream.account_id), ["digest", "api_version"])
-        if table is None:
-            return set()
-        return set(table.filter(pc.equal(table["api_version"], stream.api_version))["digest"].to_pylist())
+    def held_digests(self, stream: Stream, digests: Sequence[str], received: Window) -> set[str]:
+        """See Store."""
+        with self.translated_errors():
+            return held_digests(self._open_objects, stream, digests, received)
 
-    def _read(self, path: str, columns: list[str]) -> Any:
+    @property
+    def _open_objects(self) -> Objects:
         if self._objects is None:
             raise TemporaryError("the lake is not open")
-        with self.translated_errors():
-            stored = self._objects.read(path)
-        if stored is None:
-            return None
-        with reading(path):
-            return decode(stored.body, columns)
+        return self._objects
 
 
 def lock_path(lake_folder: str, purpose: str) -> Path:
     """The lock file of a folder lake: beside it, so that nothing but dlt's files and ours is in it."""
     folder = Path(lake_folder)
     return folder.with_name(f".{folder.name}.{purpose}.lock")
-
-
-def repair_command(path: str) -> str:
-    """What repairs an object: of a quarantine, which has no hour, with what the API shows of the last two days."""
-    account_id, hour = place_of(path) or ("A", None)
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    since, before = (hour, hour + HOUR) if hour else (today - timedelta(days=1), today + timedelta(days=1))
-    window = f"--since {since:%Y-%m-%dT%HZ} --before {before:%Y-%m-%dT%HZ}"
-    return f"pipelines/reconcile.py --repair --account {account_id} {window}"
-
-
-def _adding(path: str, add: Any, rows: Any) -> Any:
-    def change(body: bytes | None) -> bytes | None:
-        with reading(path):
-            changed: bytes | None = add(body, rows)
-            return changed
-
-    return change
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """A block that parses an object: says which one is none of ours."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-        hint = f"{repair_command(path)} sets it aside and brings its events back"
-        problem = f"the object {path} is not Parquet of our columns"
-        raise AuditLogsError(problem, detail=str(error), hint=hint) from error

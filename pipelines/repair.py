@@ -6,7 +6,7 @@ that cannot be read is kept beside the new one.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,20 +20,18 @@ from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 
 from .completeness import ApiSide, HourCheck
 from .known import EventKey, event_keys
-from .lake import reading
 from .lake_reads import LakeReader
 from .logs import log
+from .object_format import encode, open_object, read_rows, with_others
+from .object_rows import NewerObjectError, reading
 from .objects import update
 from .partitions import (
     HOUR,
     Partition,
-    add_quarantined,
-    decode,
-    encode,
     merge_events,
     only_of,
-    quarantine_path,
     replace_events,
+    share_out,
     split,
 )
 from .postgres import connect
@@ -79,32 +77,41 @@ class Repair:
             of_version = Stream(stream.account_id, version)
             self._fill(of_version, whole, check, asks_api=self.is_asked_for(of_version))
 
-    def mend_quarantine(self, account_id: str, window: Window) -> int:
-        """Makes an account's quarantine in the lake anew, and returns how many events are in it.
+    def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
+        """Makes the broken objects of an account's quarantine of some days anew; False if one is empty then.
 
-        They are what the API shows of the window, and all that the warehouse has. Raises as above.
+        They hold what no other object holds of what the API shows of the window, and of all that the warehouse has.
+        Raises as above.
         """
+        broken = self.lake.broken_quarantines([account_id], received).get(account_id, {})
         streams = [Stream(account_id, version) for version in API_VERSIONS]
-        found = {
-            stream: [*self._quarantined_of_api(stream, window), self.warehouse.quarantined(stream)]
-            for stream in streams
-        }
-        everything = pa.concat_tables(table for tables in found.values() for table in tables)
-        # In one write: nobody compares later what is in it.
-        anew = add_quarantined(None, everything) or encode(everything)
-        self._set_aside(quarantine_path(account_id), QUARANTINE_SCHEMA, anew)
-        for stream, tables in found.items():
-            page = Page(EVENT_SCHEMA.empty_table(), pa.concat_tables(tables))
+        shown = {stream: self._quarantined_of_api(stream, window) for stream in streams}
+        lost = pa.concat_tables(self._lost(stream, shown[stream], broken) for stream in streams)
+        is_filled = True
+        for path, rows in share_out(lost, sorted(broken)):
+            # In one write: nobody compares later what is in it.
+            self._set_aside(path, QUARANTINE_SCHEMA, encode(rows))
+            log.info("repair.quarantine", account=account_id, path=path, events=rows.num_rows)
+            is_filled &= rows.num_rows > 0
+        for stream, quarantined in shown.items():
+            page = Page(EVENT_SCHEMA.empty_table(), quarantined)
             for sidecar in self.sidecars.values():
                 sidecar.load(Step({stream: Part(window, [page], is_last=True)}))
-        events: int = everything.num_rows
-        log.info("repair.quarantine", account=account_id, events=events)
-        return events
+        return is_filled
 
-    def _quarantined_of_api(self, stream: Stream, window: Window) -> list[pa.Table]:
+    def _quarantined_of_api(self, stream: Stream, window: Window) -> pa.Table:
         if self.fetch_pages is None or not self.is_asked_for(stream):
-            return []
-        return [page.quarantined for page in self.fetch_pages(stream, window, "asc")]
+            return QUARANTINE_SCHEMA.empty_table()
+        pages = self.fetch_pages(stream, window, "asc")
+        return pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *(page.quarantined for page in pages)])
+
+    def _lost(self, stream: Stream, shown: pa.Table, broken: Collection[str]) -> pa.Table:
+        """Each event that the API or the warehouse has, and no object that can be read."""
+        digests = {*self.warehouse.quarantined_digests(stream), *shown["digest"].to_pylist()}
+        lost = digests - self.lake.held_digests(stream, sorted(digests), but=broken)
+        # The warehouse's first: it says when they were received.
+        rows = pa.concat_tables([self.warehouse.quarantined(stream, sorted(lost)), shown])
+        return rows.filter(pc.is_in(rows["digest"], pa.array(lost, pa.string())))
 
     def _fill(self, stream: Stream, window: Window, check: HourCheck, *, asks_api: bool) -> None:
         from_api = EVENT_SCHEMA.empty_table()
@@ -149,7 +156,7 @@ class Repair:
         """Keeps an object that cannot be read under another name, and puts a new one in its place."""
 
         def change(body: bytes | None) -> bytes | None:
-            if body is None or _is_readable(body, schema):
+            if body is None or _is_readable(body, path, schema):
                 return None
             # Not beside it: readers of the lake take every file below the events for one of them.
             kept_as = f"{BROKEN_FOLDER}/{path}-{hashlib.sha256(body).hexdigest()[:8]}"
@@ -183,16 +190,19 @@ class Repair:
             if body is None:
                 return None
             with reading(path):
-                changed = change(decode(body))
+                held = open_object(body)
+                changed = change(read_rows(held, with_others(EVENT_SCHEMA, held.schema_arrow)))
             return None if changed is None else encode(changed)
 
         update(self.lake.objects, path, change_body)
 
 
-def _is_readable(body: bytes, schema: pa.Schema) -> bool:
+def _is_readable(body: bytes, path: str, schema: pa.Schema) -> bool:
     try:
-        with reading(""):
-            decode(body, schema.names).cast(schema).validate(full=True)
+        with reading(path):
+            read_rows(open_object(body), schema).validate(full=True)
+    except NewerObjectError:
+        raise
     except AuditLogsError:
         return False
     return True

@@ -3,6 +3,7 @@
 Safe next to the loop and to its like, because both writes are idempotent and ask before they overwrite.
 """
 
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -42,7 +43,7 @@ class Sidecar:
         """
         batches = {}
         for stream, part in step.parts.items():
-            pages = [self._lacking(stream, page) for page in part.pages]
+            pages = [self._lacking(stream, page, part.window.since) for page in part.pages]
             batch = Batch(since=part.window.since, cursor=part.reached or part.window.since, pages=pages)
             if batch.events or batch.quarantined:
                 batches[stream] = batch
@@ -60,9 +61,9 @@ class Sidecar:
         self._known.clear()
         self._pipeline.close()
 
-    def _lacking(self, stream: Stream, page: Page) -> Page:
+    def _lacking(self, stream: Stream, page: Page, since: datetime) -> Page:
         """What the store lacks of the page; of the hours before it nothing needs to be known any more."""
         known = self._known.setdefault(stream, Known())
         if page.events.num_rows:
             known.forget_before(pc.min(page.events["timestamp"]).as_py())
-        return lacking(self._store, stream, page, known)
+        return lacking(self._store, stream, page, known, since)

@@ -1,6 +1,6 @@
 """What PostgreSQL and the lake have in common: asked what they hold, locked for one writer, loaded by dlt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from sources.cloudflare_audit_logs import Batch
 from sources.cloudflare_audit_logs.events import Page
-from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .known import EventKey, Known
 from .own_destination import Refused
@@ -57,8 +57,8 @@ class Store(Protocol):
     def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
         """The keys of the events held in `[since, before)`."""
 
-    def quarantined_digests(self, stream: Stream) -> set[str]:
-        """The digests of the quarantined events held."""
+    def held_digests(self, stream: Stream, digests: Sequence[str], received: Window) -> set[str]:
+        """Those of the digests whose events are quarantined; `received` is when they can have been received."""
 
 
 def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
@@ -67,27 +67,26 @@ def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
         batches[stream].refused = events
 
 
-def lacking(store: Store, stream: Stream, page: Page, known: Known) -> Page:
+def lacking(store: Store, stream: Stream, page: Page, known: Known, since: datetime) -> Page:
     """The part of a page that the store does not hold, which counts as known from then on.
 
-    The store is asked for hours that are not known yet. Should the load fail, `known` is to be thrown away. Events
-    older than was asked for are kept: what the API shows is not for us to drop; only the store's retention is.
+    The page is of a window that begins at `since`. The store is asked for hours that are not known yet. Should the load
+    fail, `known` is to be thrown away. Events older than was asked for are kept: what the API shows is not for us to
+    drop; only the store's retention is.
     """
     with store.translated_errors():
-        oldest, events = store.oldest_kept, page.events
+        oldest, events, quarantined = store.oldest_kept, page.events, page.quarantined
         if oldest is not None:
             events = events.filter(pc.greater_equal(events["timestamp"], oldest))
         events = known.lacking(events, lambda since, before: store.event_keys(stream, since, before))
-        return Page(events, _lacking_quarantined(store, stream, page.quarantined, known))
+        return Page(events, quarantined.filter(_are_new(store, stream, quarantined, known, since)))
 
 
-def _lacking_quarantined(store: Store, stream: Stream, quarantined: pa.Table, known: Known) -> pa.Table:
+def _are_new(store: Store, stream: Stream, quarantined: pa.Table, known: Known, since: datetime) -> pa.Array:
     """The same; who has nothing quarantined is not held up by a quarantine that cannot be read."""
-    if not quarantined.num_rows:
-        return quarantined
-    if known.digests is None:
-        known.digests = store.quarantined_digests(stream)
-    digests = quarantined["digest"].to_pylist()
-    is_new = pa.array([digest not in known.digests for digest in digests], pa.bool_())
-    known.digests.update(digests)
-    return quarantined.filter(is_new)
+
+    def held(digests: list[str]) -> set[str]:
+        # What shows in a window was not received before it began.
+        return store.held_digests(stream, digests, Window(since, pc.max(quarantined["received_at"]).as_py()))
+
+    return pa.array(known.are_new(quarantined["digest"].to_pylist(), since, held), pa.bool_())

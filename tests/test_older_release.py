@@ -93,7 +93,7 @@ def test_the_cursors_are_honoured_and_new_events_join_the_old_hours(api: Api, po
     assert WRITTEN - timedelta(days=3) < oldest < NEWEST
     assert (first.new, first.late) == (Counter(warehouse=1, lake=1), Counter(warehouse=1, lake=1))
     assert (second.new, second.late) == (Counter(), Counter())
-    both = Counter({(ACCOUNT, "v1", "new"): 1, (OTHER_ACCOUNT, "v2", "late"): 1})
+    both: Counter[tuple[str, ...]] = Counter({(ACCOUNT, "v1", "new"): 1, (OTHER_ACCOUNT, "v2", "late"): 1})
     assert _held(stores) == tuple(before + both for before in held)
     assert _quarantined(stores) == (ODD | {"new-odd"},) * 2
 

@@ -119,9 +119,10 @@ def _key(subject: Subject) -> Finding:
     """Ours, so that an event is there once, in a table with our columns."""
     if not subject.health.has_events:
         return ok("key", f"no table {subject.schema}.audit_logs yet: the first start makes it")
+    owner = subject.settings.stores.postgres_owner
     with transaction_on(subject.connection) as cursor:
         check_key(cursor, subject.schema)
-        check_columns(cursor, subject.schema)
+        check_columns(cursor, subject.schema, maker=owner.user if owner else subject.user)
     return ok("key", f"{subject.schema}.audit_logs has the one that it should")
 
 

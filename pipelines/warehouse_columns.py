@@ -18,6 +18,8 @@ LOCK_TIMEOUT_SECONDS = 5
 _TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS \S+\.(\w+) (.+)", re.DOTALL)
 _LIKE = re.compile(r"\(LIKE \S+\.(\w+)")
 _COLUMN = re.compile(r'^\s+"?([a-z_]+)"?\s+([a-z]+)(\s+NOT NULL)?', re.MULTILINE)
+_OWNED = """SELECT relname FROM pg_class
+    WHERE relnamespace = '{schema}'::regnamespace AND pg_has_role('{maker}', relowner, 'USAGE')"""
 
 
 class Column(NamedTuple):
@@ -73,9 +75,17 @@ def add_columns(cursor: Cursor, schema: str) -> None:
             log.info("warehouse.column_added", table=f"{schema}.{column.table}", column=column.name)
 
 
-def check_columns(cursor: Cursor, schema: str) -> None:
-    """Raises AuditLogsError if a table that is there lacks a column of ours. Others may stand beside them."""
+def check_columns(cursor: Cursor, schema: str, *, maker: str | None = None) -> None:
+    """Raises AuditLogsError if a table that is there lacks a column of ours. Others may stand beside them.
+
+    With a maker, who opens the warehouse next: what `add_columns` adds as that role does not lack.
+    """
     lacking = lacking_columns(cursor, schema)
+    if maker is not None and lacking:
+        owned = {
+            row["relname"] for row in rows_of(cursor, _OWNED.format(schema=schema, maker=maker.replace("'", "''")))
+        }
+        lacking = [column for column in lacking if not (column.is_nullable and column.table in owned)]
     if lacking:
         table = lacking[0].table
         names = ", ".join(column.name for column in lacking if column.table == table)

@@ -96,7 +96,7 @@ class Known:
         unknown = dict.fromkeys(digest for digest in digests if not self._remembers(digest))
         if unknown and (self.complete_since is None or since < self.complete_since):
             for digest in held(list(unknown)):
-                del unknown[digest]
+                unknown.pop(digest, None)
         self.digests.update(digests)
         if len(self.digests) > MOST_DIGESTS:
             self.earlier_digests, self.digests = self.digests, set()

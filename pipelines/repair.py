@@ -78,7 +78,7 @@ class Repair:
             self._fill(of_version, whole, check, asks_api=self.is_asked_for(of_version))
 
     def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
-        """Makes the broken objects of an account's quarantine of some days anew; False if one is empty then.
+        """Makes the broken objects of an account's quarantine of some days anew; False if nobody has anything for them.
 
         They hold what no other object holds of what the API shows of the window, and of all that the warehouse has.
         Raises as above.
@@ -87,17 +87,15 @@ class Repair:
         streams = [Stream(account_id, version) for version in API_VERSIONS]
         shown = {stream: self._quarantined_of_api(stream, window) for stream in streams}
         lost = pa.concat_tables(self._lost(stream, shown[stream], broken) for stream in streams)
-        is_filled = True
         for path, rows in share_out(lost, sorted(broken)):
             # In one write: nobody compares later what is in it.
             self._set_aside(path, QUARANTINE_SCHEMA, encode(rows))
             log.info("repair.quarantine", account=account_id, path=path, events=rows.num_rows)
-            is_filled &= rows.num_rows > 0
         for stream, quarantined in shown.items():
             page = Page(EVENT_SCHEMA.empty_table(), quarantined)
             for sidecar in self.sidecars.values():
                 sidecar.load(Step({stream: Part(window, [page], is_last=True)}))
-        return is_filled
+        return bool(lost.num_rows)
 
     def _quarantined_of_api(self, stream: Stream, window: Window) -> pa.Table:
         if self.fetch_pages is None or not self.is_asked_for(stream):

@@ -39,21 +39,23 @@ Command = Callable[..., Finished]
 SEEN = datetime(2026, 11, 24, tzinfo=UTC)
 FIRST, SECOND = "2026-11-20T10:00:00Z", "2026-11-20T10:30:00Z"
 
+_RAY = "\n\n\ndef _ray(text: str) -> str:\n    return str(msgspec.json.decode(text)['ray'])\n\n\n#"
+_OF_MAP = "'ingestion_time': {name: 'ingestion_time', type: 'TIMESTAMPTZ', default_value: NULL}"
 NEWER_RELEASE = {
     "sources/cloudflare_audit_logs/schema.py": (
         ('        _required("ingestion_time", TIME),\n', '        pa.field("ray", pa.string()),\n'),
         ("ADDED_COLUMNS: frozenset[str] = ", 'frozenset({"ray"}) or '),
     ),
     "sources/cloudflare_audit_logs/events.py": (
-        ('        "raw_event": pa.array(texts, pa.string()),\n', '        "ray": pa.array(map(_ray, texts), pa.string()),\n'),
-        ("# --- quarantine", "\n\ndef _ray(text: str) -> str:\n    return str(msgspec.json.decode(text)['ray'])\n\n\n#"),
+        ('"raw_event": pa.array(texts, pa.string()),\n', '        "ray": pa.array(map(_ray, texts), pa.string()),\n'),
+        ("# --- quarantine", _RAY),
     ),
     "pipelines/sql/tables.sql": (("    ingestion_time   timestamptz NOT NULL DEFAULT now(),\n", "    ray text,\n"),),
     "pipelines/sql/lake.sql": (
         ("NULL::TIMESTAMPTZ AS ingestion_time,", " NULL::VARCHAR AS ray,"),
-        ("'ingestion_time': {name: 'ingestion_time', type: 'TIMESTAMPTZ', default_value: NULL}", ",\n'ray': {name: 'ray', type: 'VARCHAR', default_value: NULL}"),
+        (_OF_MAP, f", {_OF_MAP.replace('ingestion_time', 'ray').replace('TIMESTAMPTZ', 'VARCHAR')}"),
     ),
-}  # fmt: skip
+}
 """By file, behind which text docs/columns.md says to add what, for a column `ray`."""
 
 
@@ -147,7 +149,7 @@ def test_the_columns_are_named_alike_everywhere() -> None:
 def test_releases_before_and_behind_a_column_load_the_same_stores(
     api: Api, command: Command, environment: dict[str, str], stores: Stores, tmp_path: Path
 ) -> None:
-    """This one, one with a column more, this one again: into the same hour, with all values, in both stores."""
+    """Ours, one with a column more, ours again: into the same hour, with all values, in both stores."""
     newer = _newer_release(tmp_path, environment)
     hour = ago(hours=3).replace(minute=0, second=0, microsecond=0)
     runs: list[tuple[str, Callable[..., Finished]]] = [("a", command), ("b", newer), ("c", command), ("d", newer)]

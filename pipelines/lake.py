@@ -289,7 +289,8 @@ class Lake:
         keys: set[EventKey] = set()
         with self.translated_errors():
             for hour in hours_of(since, before):
-                table = read_object(self._open_objects, Partition(stream.account_id, hour).path, _KEYS)
+                path = Partition(stream.account_id, hour).path
+                table = read_object(self._open_objects, path, _KEYS, in_parts=False)
                 keys.update(event_keys(table.filter(pc.equal(table["api_version"], stream.api_version))))
         return {key for key in keys if low <= key[1] < high}
 

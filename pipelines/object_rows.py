@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 
 import pyarrow as pa
 
@@ -19,8 +20,8 @@ class NewerObjectError(AuditLogsError):
     """An object of a newer release, which this one can neither read nor change: nothing is wrong with it."""
 
 
-def read_object(objects: Objects, path: str, schema: pa.Schema) -> pa.Table:
-    """The rows of an object in the columns of a schema; none if it is not there.
+def read_object(objects: Objects, path: str, schema: pa.Schema, *, in_parts: bool = True) -> pa.Table:
+    """The rows of an object in the columns of a schema; none if it is not there. In parts, or in one request.
 
     Raises:
         AuditLogsError: it is not Parquet of our columns.
@@ -29,7 +30,7 @@ def read_object(objects: Objects, path: str, schema: pa.Schema) -> pa.Table:
     """
     for _ in range(_ATTEMPTS):
         try:
-            file = objects.open(path)
+            file = objects.open(path) if in_parts else _whole(objects, path)
             if file is None:
                 return schema.empty_table()
             with file, reading(path):
@@ -39,6 +40,11 @@ def read_object(objects: Objects, path: str, schema: pa.Schema) -> pa.Table:
         except ConflictError:
             continue
     raise TemporaryError(f"{path} is being written without end", detail=f"replaced {_ATTEMPTS} times while read")
+
+
+def _whole(objects: Objects, path: str) -> BytesIO | None:
+    stored = objects.read(path)
+    return None if stored is None else BytesIO(stored.body)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,7 +131,7 @@ def test_an_event_that_stays_unreadable_is_kept_once_however_many_days_show_it(
     api.world.add(ACCOUNT, "v1", [event_at(ago(days=3, minutes=20)), raw_event('"odd"', time=ago(days=3, minutes=19))])
     for days in range(3):
         ahead = timedelta(days=days) - behind
-        api.clock = lambda ahead=ahead: datetime.now(UTC) + ahead
+        api.clock = partial(_clock, ahead)
         poll(ahead=ahead, SWEEP_INTERVAL_SECONDS="1")
         poll(ahead=ahead, SWEEP_INTERVAL_SECONDS="1")
         api.world.add(ACCOUNT, "v1", [raw_event(f'"odd of day {days}"', time=ago(days=3 - days, minutes=1))])
@@ -188,6 +189,10 @@ def test_each_broken_object_of_a_quarantine_is_mended(api: Api, poll: Poll, comm
         assert (mended.code, mended.report["broken_quarantines"]) == (0, []), mended.err
         everything = [*pq.ParquetFile(day).read().to_pylist(), *pq.ParquetFile(old).read().to_pylist()]
         assert sorted(everything, key=lambda row: row["digest"]) == held.to_pylist()
+
+
+def _clock(ahead: timedelta) -> datetime:
+    return datetime.now(UTC) + ahead
 
 
 def _quarantine(stores: Stores) -> list[Path]:

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.atomic_files import AtomicFolder
 from pipelines.known import MOST_DIGESTS, Known
+from pipelines.object_format import encode
 from pipelines.objects import Folder
 from pipelines.partitions import Place, place_of, quarantine_folder, quarantine_path
 from pipelines.quarantine import held_digests, write_quarantined
@@ -68,13 +69,13 @@ def test_what_is_held_is_found_wherever_it_can_be(objects: Folder, days: int) ->
     """In the days since the window began and in the object of the first releases; no other is read."""
     write_quarantined(objects, pa.concat_tables([odd(1), odd(2, stream=Stream(ACCOUNT, "v2"))]))
     of_first_releases = f"{quarantine_folder(ACCOUNT)}/events.parquet"
-    objects.write(of_first_releases, Path(objects.url(quarantine_path(ACCOUNT, DAY))).read_bytes(), None)
+    objects.write(of_first_releases, encode(odd(5)), None)
     write_quarantined(objects, odd(3, received=DAY + timedelta(days=days)))
     objects.write(quarantine_path(ACCOUNT, DAY - timedelta(days=2)), b"broken, and of no interest", None)
     window = Window(DAY + timedelta(hours=1), DAY + timedelta(days=days, hours=1))
 
-    assert held_digests(objects, STREAM, digests(1, 2, 3, 4), window) == set(digests(1, 3))
-    assert held_digests(objects, STREAM, digests(1, 3), window, but={of_first_releases}) == set(digests(1, 3))
+    assert held_digests(objects, STREAM, digests(1, 2, 3, 4, 5), window) == set(digests(1, 3, 5))
+    assert held_digests(objects, STREAM, digests(1, 5), window, but={of_first_releases}) == set(digests(1))
     assert held_digests(objects, Stream(OTHER_ACCOUNT, "v1"), digests(1, 3), window) == set()
 
 

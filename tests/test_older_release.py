@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pyarrow.parquet as pq
 import pytest
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
 from pipelines import reconcile
 from pipelines.report import Report
-from pipelines.settings import PostgresSettings
+from pipelines.settings import PROJECT_ROOT, PostgresSettings
 from simulator.api import Api
 from simulator.world import SimulatedEvent, World
 from sources.cloudflare_audit_logs.streams import API_VERSIONS
@@ -96,6 +99,8 @@ def test_the_cursors_are_honoured_and_new_events_join_the_old_hours(api: Api, po
     both: Counter[tuple[str, ...]] = Counter({(ACCOUNT, "v1", "new"): 1, (OTHER_ACCOUNT, "v2", "late"): 1})
     assert _held(stores) == tuple(before + both for before in held)
     assert _quarantined(stores) == (ODD | {"new-odd"},) * 2
+    (of_day,) = (stores.lake / "cloudflare/audit_logs_quarantine").rglob("date=2024-03-11/events.parquet")
+    assert pq.ParquetFile(of_day).read()["raw_event"].to_pylist() == ['{"id":"new-odd"}']
 
 
 def test_a_comparison_finds_the_old_hours_complete(
@@ -104,6 +109,7 @@ def test_a_comparison_finds_the_old_hours_complete(
     """By counts and by contents, before the first load and after it, when its tables have been looked at."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    Container()[PluggableRunContext].reload(str(PROJECT_ROOT))  # dlt reads its configuration once a process
     monkeypatch.setattr(reconcile, "utc_now", _clock)
 
     for options in ((), ("--content",), ("--repair", "--content")):

@@ -23,7 +23,8 @@ import psycopg2
 from tqdm import tqdm
 
 from pipelines.embedded_postgres import embedded_postgres
-from pipelines.partitions import Partition, encode
+from pipelines.object_format import encode
+from pipelines.partitions import Partition
 from pipelines.settings import PROJECT_ROOT, PostgresSettings
 from tests.clusters import dask_cluster
 

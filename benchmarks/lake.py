@@ -35,7 +35,8 @@ from pipelines.bucket import Bucket
 from pipelines.completeness import Completeness
 from pipelines.copies import Copies, open_copies
 from pipelines.embedded_postgres import embedded_postgres
-from pipelines.partitions import Partition, encode
+from pipelines.object_format import encode
+from pipelines.partitions import Partition
 from pipelines.postgres import connect
 from pipelines.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings
 from pipelines.warehouse_load import load_events

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pipelines.embedded_postgres import embedded_postgres
 from pipelines.known import Known
-from pipelines.partitions import add_events, encode
+from pipelines.object_format import encode
+from pipelines.partitions import add_events
 from tests.conftest import seaweed
 from tests.faults.s3_gate import Gate, gate_before
 

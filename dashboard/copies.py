@@ -25,6 +25,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, LocalFileSystem, S3Fi
 
 from pipelines.lake import Lake
 from pipelines.lake_reads import LakeReader
+from pipelines.object_format import duckdb_schema
 from pipelines.partitions import account_folder, day_folder
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE
@@ -32,6 +33,8 @@ from sources.cloudflare_audit_logs.streams import Window
 
 Ask = Callable[..., object]
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names if name not in {"raw_event", "metadata"})
+EVENTS = duckdb_schema(EVENT_SCHEMA)
+"""What an object of an older release lacks is null."""
 _OBJECT = re.compile(r"/hour=\d\d/events\.parquet$")
 _AT_ONCE = 8
 _KEPT_SECONDS = 60
@@ -122,7 +125,7 @@ class LakeFiles:
         if not path.exists():
             unfinished = path.with_suffix(f".{threading.get_ident()}")
             with self._as_files(objects, deadline) as files:
-                read = f"SELECT {_COLUMNS} FROM read_parquet($1, hive_partitioning = false)"  # noqa: S608  # ours
+                read = f"SELECT {_COLUMNS} FROM read_parquet($1, hive_partitioning = false, schema = {EVENTS})"  # noqa: S608  # ours
                 ask(f"COPY ({read}) TO '{unfinished}' (FORMAT parquet, COMPRESSION zstd)", files)
             unfinished.rename(path)
             _forget_older(path, day)

@@ -29,7 +29,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window
 
-from .copies import Deadline, LakeFiles, too_long
+from .copies import EVENTS, Deadline, LakeFiles, too_long
 from .questions import Question
 
 Row = dict[str, Any]
@@ -181,7 +181,8 @@ class LakeStore:
         if not files:
             return []
         sql = question.sql.replace(
-            "{events}", f"read_parquet(${len(question.parameters) + 1}, hive_partitioning = false)"
+            "{events}",
+            f"read_parquet(${len(question.parameters) + 1}, hive_partitioning = false, schema = {EVENTS})",
         )
         return lake_rows(database, sql, *question.parameters, files)
 

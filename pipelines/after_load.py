@@ -16,7 +16,7 @@ from adbc_driver_manager import Error
 from adbc_driver_manager.dbapi import Connection, Cursor
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_TABLE
 
 from .postgres import connect, message_of, quoted, rows_of, transaction_on, value_of
 from .settings import TimescaleSettings
@@ -148,6 +148,8 @@ def due_steps(found: Found, wanted: TimescaleSettings, definitions: Mapping[str,
     for index in (*_INDEXES, by_id):
         if not {f"{table}_{index}" for table in _TABLES} <= set(found.indexes):
             yield Step(f"index {index}", takes_long=True)
+    if f"{QUARANTINE_TABLE}_timestamp" not in found.indexes:
+        yield Step("index quarantine")
     yield from _due_views(found, definitions)
     if wanted.chunk_days:
         if found.is_available and found.extension is None:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.streams import Window
 
 from .api import utc_now
 from .bucket import Bucket
@@ -23,8 +25,12 @@ PROBE = "_dlt_doctor_probe"
 """Under a name that the policy lets us delete (`pipelines/s3_policy.py`); where it does not, this one stays."""
 
 
+_LOOKED_AT = timedelta(days=2)
+"""Of a quarantine: polls and sweeps look at no older objects."""
+
+
 def check_lake(settings: Settings) -> Iterator[Finding]:
-    """A folder or a bucket, as the settings say; and each account's quarantine, if it cannot be read."""
+    """A folder or a bucket, as the settings say; and what is new in each account's quarantine, if it cannot be read."""
     lake = Lake()
     try:
         with lake.translated_errors():
@@ -35,7 +41,10 @@ def check_lake(settings: Settings) -> Iterator[Finding]:
                 yield from _bucket(objects, client.config.bucket_url)
             else:
                 yield _folder(Path(client.bucket_path), Path(client.dataset_path), settings.account_ids, utc_now())
-        for error in LakeReader(lake, client).broken_quarantines(settings.account_ids).values():
+        broken = LakeReader(lake, client).broken_quarantines(
+            settings.account_ids, Window(utc_now() - _LOOKED_AT, utc_now())
+        )
+        for error in chain.from_iterable(errors.values() for errors in broken.values()):
             yield failed("quarantine", error)
     except (AuditLogsError, OSError) as error:
         yield failed("lake", error)

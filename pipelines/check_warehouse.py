@@ -21,8 +21,9 @@ from .settings import Settings, TimescaleSettings
 from .side_by_side import STATEMENT_TIMEOUT_SQL
 from .statements import sections_of
 from .warehouse import Warehouse, WarehouseClient
+from .warehouse_columns import check_columns
 from .warehouse_lock import holders_sql
-from .warehouse_setup import VERSION_SQL, check_columns, check_key, check_rights, check_version, missing_table
+from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
 from .warehouse_status import WarehouseHealth
 
 
@@ -122,9 +123,10 @@ def _key(subject: Subject) -> Finding:
     """Ours, so that an event is there once, in a table with our columns."""
     if not subject.health.has_events:
         return ok("key", f"no table {subject.schema}.audit_logs yet: the first start makes it")
+    owner = subject.settings.stores.postgres_owner
     with transaction_on(subject.connection) as cursor:
         check_key(cursor, subject.schema)
-        check_columns(cursor, subject.schema)
+        check_columns(cursor, subject.schema, maker=owner.user if owner else subject.user)
     return ok("key", f"{subject.schema}.audit_logs has the one that it should")
 
 

@@ -119,7 +119,9 @@ class Destination:
         """What the store lacks of the part."""
         known = self._known.setdefault(stream, Known())
         position = self.position(stream) or Position(part.window.since, part.window.since)
-        found = [lacking(self._store, stream, page, known, self._spool) for page in part.pages]
+        found = [
+            lacking(self._store, stream, page, known, since=part.window.since, spool=self._spool) for page in part.pages
+        ]
         return batch_of(found, position.begin, max(position.cursor, _reached(part)))
 
     def _is_new(self, stream: Stream, batch: Batch) -> bool:

@@ -3,7 +3,7 @@
 Rebuilt from the destination; losing it costs a load that writes nothing, never an event.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +15,13 @@ EventKey = tuple[str, int]
 
 ReadKeys = Callable[[datetime, datetime], set[EventKey]]
 """Asks a destination for the keys that it holds in `[since, before)`."""
+
+HeldDigests = Callable[[list[str]], Collection[str]]
+"""Asks a destination which of some digests it holds."""
+
+MOST_DIGESTS = 20_000
+"""Remembered at a time, twice at most: 3 MB each. Of more in one reading, the first are forgotten: if they show again,
+they are loaded again, and the store finds that it has them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
@@ -41,8 +48,10 @@ def microseconds(time: datetime) -> int:
 class Known:
     """The keys that one destination holds of one stream, in the hours that were asked for."""
 
-    digests: set[str] | None = None
-    """Of all its quarantined events; None until they were asked for."""
+    digests: set[str] = field(default_factory=set)
+    """Of the quarantined events that this reading has shown."""
+    earlier_digests: set[str] = field(default_factory=set)
+    """The same of the reading before it; in a long one, of what came before."""
     keys: set[EventKey] = field(default_factory=set)
     newest: int = 0
     """No key is of a later time (microseconds since the epoch)."""
@@ -78,9 +87,29 @@ class Known:
         self.keys.update(fresh)
         return events if len(fresh) == events.num_rows else events.take(pa.array(fresh.values(), pa.int64()))
 
+    def are_new(self, digests: Sequence[str], since: datetime, held: HeldDigests) -> list[bool]:
+        """Which of the quarantined events of a window from `since` on the destination lacks; they count as held then.
+
+        It is asked for no more than is not remembered; and not at all once all of that window was read, because what
+        shows for the first time then was never received before.
+        """
+        unknown = dict.fromkeys(digest for digest in digests if not self._remembers(digest))
+        if unknown and (self.complete_since is None or since < self.complete_since):
+            for digest in held(list(unknown)):
+                unknown.pop(digest, None)
+        self.digests.update(digests)
+        if len(self.digests) > MOST_DIGESTS:
+            self.earlier_digests, self.digests = self.digests, set()
+        return [unknown.pop(digest, 0) is None for digest in digests]
+
+    def _remembers(self, digest: str) -> bool:
+        return digest in self.digests or digest in self.earlier_digests
+
     def complete(self, since: datetime) -> None:
         """Says that a window that starts at `since` was read to its end."""
         self.complete_since = max(since, self.floor)
+        if len(self.earlier_digests) <= MOST_DIGESTS:  # otherwise they are of this reading
+            self.earlier_digests, self.digests = self.digests, set()
 
     def forget_before(self, time: datetime) -> None:
         """Drops the hours that no window asks for any more."""

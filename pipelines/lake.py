@@ -3,10 +3,10 @@
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -24,8 +24,8 @@ from dlt.destinations.impl.filesystem.filesystem import CURRENT_VERSION, Filesys
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError
 from sources.cloudflare_audit_logs.files import read_groups
-from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
-from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_TABLE
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .atomic_files import AtomicFolder, AtomicLocalFileSystem
 from .bucket import Bucket, adapt
@@ -34,21 +34,13 @@ from .file_lock import take_file_lock
 from .known import EventKey, event_keys, microseconds
 from .logs import log
 from .memory import give_back
+from .object_format import select_columns
+from .object_rows import read_object, reading
 from .objects import Folder, Objects, update
 from .own_destination import OwnDestination
-from .partitions import (
-    DATASET,
-    HOUR,
-    Partition,
-    add_events,
-    add_quarantined,
-    by_partition,
-    decode,
-    hours_of,
-    place_of,
-    quarantine_path,
-)
+from .partitions import DATASET, Partition, add_events, by_partition, hours_of
 from .passing import can_pass
+from .quarantine import held_digests, write_quarantined
 from .shards import WHOLE, Shard, sibling_pattern
 from .store import Refused
 
@@ -56,6 +48,8 @@ PIPELINE_NAME = "cloudflare_audit_lake"
 _KEPT_LOADS = 100
 _READS = 8
 """At once."""
+
+_KEYS = select_columns(EVENT_SCHEMA, ["event_id", "timestamp", "api_version"])
 
 T = TypeVar("T")
 
@@ -70,14 +64,19 @@ class LakeLoadJob(RunnableLoadJob):
         objects, groups = self._job_client.objects, read_groups(self._file_path)
         if self.load_table_name == QUARANTINE_TABLE:
             for group in groups:
-                for account_id in group["account_id"].unique().to_pylist():
-                    of_account = group.filter(pc.equal(group["account_id"], account_id))
-                    path = quarantine_path(account_id)
-                    update(objects, path, _adding(path, add_quarantined, of_account))
+                write_quarantined(objects, group)
             return
         for partition, events in by_partition(groups):
-            update(objects, partition.path, _adding(partition.path, add_events, events))
+            _write_events(objects, partition.path, events)
         give_back()
+
+
+def _write_events(objects: Objects, path: str, events: pa.Table) -> None:
+    def change(body: bytes | None) -> bytes | None:
+        with reading(path):
+            return add_events(body, events)
+
+    update(objects, path, change)
 
 
 class LakeClient(FilesystemClient):
@@ -289,60 +288,26 @@ class Lake:
         """The keys of the stream's events in `[since, before)`; reads the objects of these hours."""
         low, high = microseconds(since), microseconds(before)
         keys: set[EventKey] = set()
-        for hour in hours_of(since, before):
-            table = self._read(Partition(stream.account_id, hour).path, ["event_id", "timestamp", "api_version"])
-            if table is not None:
+        with self.translated_errors():
+            for hour in hours_of(since, before):
+                path = Partition(stream.account_id, hour).path
+                table = read_object(self._open_objects, path, _KEYS, in_parts=False)
                 keys.update(event_keys(table.filter(pc.equal(table["api_version"], stream.api_version))))
         return {key for key in keys if low <= key[1] < high}
 
-    def quarantined_digests(self, stream: Stream) -> set[str]:
-        """The digests of all that is quarantined of the stream."""
-        table = self._read(quarantine_path(stream.account_id), ["digest", "api_version"])
-        if table is None:
-            return set()
-        return set(table.filter(pc.equal(table["api_version"], stream.api_version))["digest"].to_pylist())
+    def held_digests(self, stream: Stream, digests: Sequence[str], received: Window) -> set[str]:
+        """See Store."""
+        with self.translated_errors():
+            return held_digests(self._open_objects, stream, digests, received)
 
-    def _read(self, path: str, columns: list[str]) -> Any:
+    @property
+    def _open_objects(self) -> Objects:
         if self._objects is None:
             raise TemporaryError("the lake is not open")
-        with self.translated_errors():
-            stored = self._objects.read(path)
-        if stored is None:
-            return None
-        with reading(path):
-            return decode(stored.body, columns)
+        return self._objects
 
 
 def lock_path(lake_folder: str, purpose: str) -> Path:
     """The lock file of a folder lake: beside it, so that nothing but dlt's files and ours is in it."""
     folder = Path(lake_folder)
     return folder.with_name(f".{folder.name}.{purpose}.lock")
-
-
-def repair_command(path: str) -> str:
-    """What repairs an object: of a quarantine, which has no hour, with what the API shows of the last two days."""
-    account_id, hour = place_of(path) or ("A", None)
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    since, before = (hour, hour + HOUR) if hour else (today - timedelta(days=1), today + timedelta(days=1))
-    window = f"--since {since:%Y-%m-%dT%HZ} --before {before:%Y-%m-%dT%HZ}"
-    return f"pipelines/reconcile.py --repair --account {account_id} {window}"
-
-
-def _adding(path: str, add: Any, rows: Any) -> Any:
-    def change(body: bytes | None) -> bytes | None:
-        with reading(path):
-            changed: bytes | None = add(body, rows)
-            return changed
-
-    return change
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """A block that parses an object: says which one is none of ours."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-        hint = f"{repair_command(path)} sets it aside and brings its events back"
-        problem = f"the object {path} is not Parquet of our columns"
-        raise BrokenObjectError(problem, detail=str(error), hint=hint) from error

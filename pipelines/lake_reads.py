@@ -1,6 +1,6 @@
 """What the lake holds of an hour or of a day. Reads no more than is asked for, lists no more than a day."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -10,23 +10,24 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
+from sources.cloudflare_audit_logs.events import EARLIEST, LATEST
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .lake import Lake, LakeClient, reading
-from .objects import ConflictError
-from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of, quarantine_path
+from .lake import Lake, LakeClient
+from .object_format import open_object, read_batches, select_columns
+from .object_rows import read_object, reading
+from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of
+from .quarantine import held_digests, quarantine_objects
 from .reading import within
 from .scratch_pipeline import client_of
 
-_ATTEMPTS = 10
 _REQUESTS = 4
 """Objects that are copied at once."""
-KEY_COLUMNS = ["event_id", "timestamp", "account_id", "api_version"]
-"""The first ones of an object: one stretch of it."""
+_KEYS = select_columns(EVENT_SCHEMA, ["event_id", "timestamp", "account_id", "api_version"])
+"""The first columns of an object: one stretch of it."""
 
 
 class LakeReader:
@@ -82,27 +83,37 @@ class LakeReader:
             AuditLogsError: the object is not Parquet of our columns.
         """
         partition = _partition_of(stream, window)
-        rows = self._read(partition.path, KEY_COLUMNS)
+        rows = self._read(partition.path, _KEYS)
         _, stray = only_of(partition, rows)
         return _of(stream, window, rows).select(["event_id", "timestamp"]), stray.num_rows
 
     def events(self, stream: Stream, window: Window) -> pa.Table:
         """The rows of a window of at most an hour whole; raises as above."""
-        return _of(stream, window, self._read(_partition_of(stream, window).path, EVENT_SCHEMA.names))
+        return _of(stream, window, self._read(_partition_of(stream, window).path, EVENT_SCHEMA))
 
     def stray(self, partition: Partition) -> pa.Table:
         """The rows that belong into another object."""
-        return only_of(partition, self._read(partition.path, EVENT_SCHEMA.names))[1]
+        return only_of(partition, self._read(partition.path, EVENT_SCHEMA))[1]
 
-    def broken_quarantines(self, account_ids: Sequence[str]) -> dict[str, AuditLogsError]:
-        """The accounts whose quarantine cannot be read, and why."""
+    def broken_quarantines(self, account_ids: Sequence[str], received: Window) -> dict[str, dict[str, AuditLogsError]]:
+        """The accounts with an object of these days in the quarantine that cannot be read, by its path, and why."""
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            found = zip(account_ids, pool.map(self._why_unreadable, map(quarantine_path, account_ids)), strict=True)
-            return {account_id: error for account_id, error in found if error is not None}
+            found = pool.map(lambda account_id: self._broken_quarantine(account_id, received), account_ids)
+            return {account_id: broken for account_id, broken in zip(account_ids, found, strict=True) if broken}
+
+    def _broken_quarantine(self, account_id: str, received: Window) -> dict[str, AuditLogsError]:
+        with self._lake.translated_errors():
+            paths = quarantine_objects(self.objects, account_id, received)
+        return {path: error for path in paths if (error := self._why_unreadable(path)) is not None}
+
+    def held_digests(self, stream: Stream, digests: Sequence[str], *, but: Collection[str]) -> set[str]:
+        """Those of the digests that are quarantined, received at any time, in other objects than some."""
+        with self._lake.translated_errors():
+            return held_digests(self.objects, stream, digests, Window(EARLIEST, LATEST), but=but)
 
     def _why_unreadable(self, path: str) -> AuditLogsError | None:
         try:
-            self._read(path, QUARANTINE_SCHEMA.names, QUARANTINE_SCHEMA)
+            self._read(path, QUARANTINE_SCHEMA)
         except BrokenObjectError as error:
             return error
         return None
@@ -114,26 +125,13 @@ class LakeReader:
         if file is None:
             return
         with file, reading(partition.path):
-            for batch in pq.ParquetFile(file).iter_batches(size, columns=EVENT_SCHEMA.names):
-                rows = pa.Table.from_batches([batch]).select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+            for rows in read_batches(open_object(file), EVENT_SCHEMA, size):
                 rows.validate(full=True)
                 yield within(rows.filter(pc.equal(rows["account_id"], partition.account_id)), window)
 
-    def _read(self, path: str, columns: list[str], whole: pa.Schema = EVENT_SCHEMA) -> pa.Table:
-        schema = pa.schema([whole.field(name) for name in columns])
-        for _ in range(_ATTEMPTS):
-            try:
-                with self._lake.translated_errors():
-                    file = self.objects.open(path)
-                if file is None:
-                    return schema.empty_table()
-                with file, reading(path):
-                    rows = pq.ParquetFile(file, pre_buffer=True).read(columns).select(columns).cast(schema)
-                    rows.validate(full=True)
-                    return rows
-            except ConflictError:
-                continue
-        raise TemporaryError(f"{path} is being written without end", detail=f"replaced {_ATTEMPTS} times while read")
+    def _read(self, path: str, schema: pa.Schema) -> pa.Table:
+        with self._lake.translated_errors():
+            return read_object(self.objects, path, schema)
 
 
 def _partition_of(stream: Stream, window: Window) -> Partition:

@@ -4,11 +4,11 @@ The one module that knows object paths. Paths are relative to the dlt dataset `c
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from itertools import chain
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,22 +21,33 @@ from sources.cloudflare_audit_logs.schema import (
     QUARANTINE_KEY,
     QUARANTINE_SCHEMA,
     QUARANTINE_TABLE,
+    TIME,
 )
 from sources.cloudflare_audit_logs.streams import Window
 
 from .known import is_ascending
+from .object_format import (
+    conform,
+    encode,
+    encode_all,
+    open_object,
+    read_batches,
+    read_rows,
+    select_columns,
+    with_others,
+)
 
 DATASET = "cloudflare"
 HOUR = timedelta(hours=1)
-ROW_GROUP_EVENTS = 10_000
-"""What a reader of a large object holds at once: 4 MB compressed, 13 MB as rows of 1.3 KB."""
+DAY = timedelta(days=1)
 MOST_PENDING_EVENTS = 10_000
 """So many new events of an hour are written at once, if they come in several groups; 13 MB."""
 _PART_EVENTS = 1_000
-_PLACE = re.compile(r"\w+/account=([^/]+)/(?:(date=.+/hour=\d\d)/)?events\.parquet")
+_PLACE = re.compile(
+    r"\w+/account=(?P<account>[^/]+)/(?:date=(?P<day>\d{4}-\d\d-\d\d)/)?(?:hour=(?P<hour>\d\d)/)?events\.parquet"
+)
 
 _ORDER = ("timestamp", "event_id", "api_version")
-_LOW_CARDINALITY = [name for name in EVENT_SCHEMA.names if name not in {"event_id", "raw_event", "metadata"}]
 
 
 @dataclass(frozen=True, order=True)
@@ -52,18 +63,50 @@ class Partition:
         return f"{day_folder(self.account_id, self.hour)}/{self.hour:hour=%H}/events.parquet"
 
 
-def quarantine_path(account_id: str) -> str:
-    """All that is quarantined of an account lies in one object: it is rare, and never looked up by time."""
-    return f"{QUARANTINE_TABLE}/account={account_id}/events.parquet"
+def quarantine_path(account_id: str, received: datetime) -> str:
+    """The object of what was quarantined of an account on a day, by the time of its reception."""
+    return f"{quarantine_folder(account_id)}/{received.astimezone(UTC):date=%Y-%m-%d}/events.parquet"
 
 
-def place_of(path: str) -> tuple[str, datetime | None] | None:
-    """The account and hour of an object's path; a quarantine has no hour. None: it is none of ours."""
+def quarantine_paths(account_id: str, received: Window) -> list[str]:
+    """The objects of what was received from the window's first day to its last; of the first releases, there is one."""
+    days = range((received.before.date() - received.since.date()).days + 1)
+    of_days = [quarantine_path(account_id, received.since + DAY * day) for day in days]
+    return [f"{quarantine_folder(account_id)}/events.parquet", *of_days]
+
+
+def quarantine_folder(account_id: str) -> str:
+    """Where all that is quarantined of an account lies."""
+    return f"{QUARANTINE_TABLE}/account={account_id}"
+
+
+def quarantined_since(paths: Iterable[str], since: datetime) -> list[str]:
+    """Those of a quarantine's objects that can hold what was received at a time or later."""
+    places = {path: place_of(path) for path in paths}
+    return [
+        path
+        for path, place in sorted(places.items())
+        if place is not None and (place.window is None or since < place.window.before)
+    ]
+
+
+class Place(NamedTuple):
+    """What lies in an object."""
+
+    account_id: str
+    window: Window | None
+    """The hour of its events, or the day on which they were received and quarantined; None: any day."""
+
+
+def place_of(path: str) -> Place | None:
+    """What lies in the object of a path. None: it is none of ours."""
     found = _PLACE.fullmatch(path)
     if found is None:
         return None
-    account_id, hour = found.groups()
-    return account_id, datetime.strptime(f"{hour} +0000", "date=%Y-%m-%d/hour=%H %z") if hour else None
+    if found["day"] is None:
+        return Place(found["account"], None)
+    since = datetime.fromisoformat(f"{found['day']}T{found['hour'] or '00'}:00+00:00")
+    return Place(found["account"], Window(since, since + (HOUR if found["hour"] else DAY)))
 
 
 def account_folder(account_id: str) -> str:
@@ -117,28 +160,76 @@ def by_partition(groups: Iterable[pa.Table]) -> Iterator[tuple[Partition, pa.Tab
     yield from split(pending)
 
 
+def split_quarantined(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The quarantined events by the path of their object."""
+    days = pc.floor_temporal(rows["received_at"], unit="day").cast(TIME)
+    places = pa.table({"account": rows["account_id"], "day": days})
+    for place in places.group_by(places.column_names).aggregate([]).sort_by("day").to_pylist():
+        is_there = pc.and_(pc.equal(places["account"], place["account"]), pc.equal(days, pa.scalar(place["day"], TIME)))
+        yield quarantine_path(place["account"], place["day"]), rows.filter(is_there)
+
+
 def add_events(body: bytes | None, new: pa.Table) -> bytes | None:
     """The object with the new events in it, as `merge_events`."""
-    held = None if body is None else pq.ParquetFile(BytesIO(body))
+    held = None if body is None else open_object(body)
     times = [] if held is None else held.read(["timestamp"])["timestamp"].chunks
     if new.num_rows and is_ascending(pa.chunked_array([*times, *new["timestamp"].chunks])):
         # Nearly always: what is new is newer, and no two events are of one microsecond, so none is there twice.
-        parts = [] if held is None else held.iter_batches(_PART_EVENTS)
-        return _encode(chain((pa.Table.from_batches([part]) for part in parts), [new]))
-    merged = merge_events(None if held is None else held.read(), new)
+        return _append(held, new, EVENT_SCHEMA)
+    existing = None if held is None else read_rows(held, with_others(EVENT_SCHEMA, held.schema_arrow))
+    merged = merge_events(existing, new)
     return None if merged is None else encode(merged)
 
 
 def add_quarantined(body: bytes | None, new: pa.Table) -> bytes | None:
-    """As `add_events`, for the quarantine of an account."""
-    existing = None if body is None else decode(body)
-    merged = _merge(existing, new, QUARANTINE_SCHEMA, QUARANTINE_KEY, order=("received_at", "digest"))
-    return None if merged is None else encode(merged)
+    """The object with the quarantined events that it lacks behind its own, each once; None if it lacks none.
+
+    Of what is there, the keys alone are looked at: the rest is copied, some rows at a time.
+    """
+    held = None if body is None else open_object(body)
+    keys = select_columns(QUARANTINE_SCHEMA, QUARANTINE_KEY)
+    there = keys.empty_table() if held is None else read_rows(held, keys)
+    both = pa.concat_tables([there, conform(new.select(keys.names), keys)])
+    first = _first_rows(both, QUARANTINE_KEY)
+    lacking = pc.subtract(first.filter(pc.greater_equal(first, there.num_rows)), there.num_rows).sort()
+    return _append(held, new.take(lacking), QUARANTINE_SCHEMA) if len(lacking) else None
+
+
+def share_out(rows: pa.Table, paths: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """The quarantined events, each once, by object: those of its day, and in the first one all others as well."""
+    days = dict(split_quarantined(rows.take(_first_rows(rows, QUARANTINE_KEY).sort())))
+    home = {day: day if day in paths else paths[0] for day in days}
+    for path in paths:
+        its_rows = [rows for day, rows in days.items() if home[day] == path]
+        yield path, pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *its_rows])
+
+
+def _append(held: pq.ParquetFile | None, new: pa.Table, schema: pa.Schema) -> bytes:
+    if held is None:
+        return encode_all([new], schema)
+    schema = with_others(schema, held.schema_arrow)
+    return encode_all(chain(read_batches(held, schema, _PART_EVENTS), [new]), schema)
 
 
 def merge_events(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:
-    """The partition with the new events in it, each once, what was there first kept; None if that changes nothing."""
-    return _merge(existing, new, EVENT_SCHEMA, PRIMARY_KEY, order=_ORDER)
+    """The partition with the new events in it, each once, what was there first kept; None if that changes nothing.
+
+    Columns that only the partition has stay: a newer release made them.
+    """
+    existing = EVENT_SCHEMA.empty_table() if existing is None else existing
+    schema = with_others(EVENT_SCHEMA, existing.schema)
+    both = pa.concat_tables([conform(existing, schema), conform(new, schema)])
+    first = _first_rows(both, PRIMARY_KEY)
+    has_new = pc.any(pc.greater_equal(first, existing.num_rows)).as_py()
+    if not has_new and len(first) == existing.num_rows:  # and no double to take out
+        return None
+    return both.take(first).sort_by([(name, "ascending") for name in _ORDER])
+
+
+def _first_rows(rows: pa.Table, key: Sequence[str]) -> pa.Array:
+    """The number of the first row of each key."""
+    numbered = rows.select(key).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
+    return numbered.group_by(list(key)).aggregate([("row", "min")])["row_min"].combine_chunks()
 
 
 def only_of(partition: Partition, held: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -149,59 +240,19 @@ def only_of(partition: Partition, held: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def replace_events(existing: pa.Table, right: pa.Table) -> pa.Table:
-    """The partition with some of its events replaced by what they should be; when they were first seen stays."""
-    existing = existing.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
-    key = list(PRIMARY_KEY)
-    seen = existing.select([*key, "ingestion_time"]).group_by(key).aggregate([("ingestion_time", "min")])
-    replaced = right.drop_columns(["ingestion_time"]).join(seen, key, join_type="inner")
-    replaced = replaced.rename_columns({"ingestion_time_min": "ingestion_time"}).select(EVENT_SCHEMA.names)
+    """The partition with some of its events replaced by what they should be; when they were first seen stays.
+
+    So does what only the partition says of them, in columns of a newer release.
+    """
+    schema = with_others(EVENT_SCHEMA, existing.schema)
+    existing = conform(existing, schema)
+    key, own = list(PRIMARY_KEY), [name for name in schema.names if name not in EVENT_SCHEMA.names]
+    seen = existing.group_by(key, use_threads=False).aggregate(
+        [("ingestion_time", "min"), *((name, "first") for name in own)]
+    )
+    seen = seen.rename_columns([*key, "ingestion_time", *own])
+    replaced = right.drop_columns(["ingestion_time"]).join(seen, key, join_type="inner").select(schema.names)
     # Joined as Arrow joins: without strings of more than 2 GB, which an hour's object is far from.
     others = existing.join(right.select(key), key, join_type="left anti")
-    both = pa.concat_tables([others.select(EVENT_SCHEMA.names), replaced]).cast(EVENT_SCHEMA)
+    both = pa.concat_tables([others.select(schema.names), replaced]).cast(schema)
     return both.sort_by([(name, "ascending") for name in _ORDER])
-
-
-def _merge(
-    existing: pa.Table | None, new: pa.Table, schema: pa.Schema, key: tuple[str, ...], *, order: tuple[str, ...]
-) -> pa.Table | None:
-    existing = schema.empty_table() if existing is None else existing.select(schema.names).cast(schema)
-    both = pa.concat_tables([existing, new.select(schema.names).cast(schema)])
-    index = pa.array(range(both.num_rows))
-    first = both.select(key).append_column("index", index).group_by(list(key)).aggregate([("index", "min")])
-    has_new = pc.any(pc.greater_equal(first["index_min"], existing.num_rows)).as_py()
-    if not has_new and first.num_rows == existing.num_rows:  # and no double to take out
-        return None
-    return both.take(first["index_min"]).sort_by([(name, "ascending") for name in order])
-
-
-def encode(table: pa.Table) -> bytes:
-    """The object's bytes. zstd level 1: 20,000 events in 57 ms, in 111 ms at level 3, which makes them no smaller."""
-    return _encode([table], table.schema)
-
-
-def _encode(tables: Iterable[pa.Table], schema: pa.Schema = EVENT_SCHEMA) -> bytes:
-    """The tables one after the other, a row group in memory at a time, however large the object is."""
-    buffer = BytesIO()
-    low_cardinality = [name for name in schema.names if name in _LOW_CARDINALITY]
-    pending = schema.empty_table()
-    with pq.ParquetWriter(
-        buffer, schema, compression="zstd", compression_level=1, use_dictionary=low_cardinality
-    ) as writer:
-        for table in tables:
-            pending = pa.concat_tables([pending, table.select(schema.names).cast(schema)])
-            while pending.num_rows > ROW_GROUP_EVENTS:
-                writer.write_table(pending.slice(0, ROW_GROUP_EVENTS))
-                pending = pending.slice(ROW_GROUP_EVENTS)
-        writer.write_table(pending)
-    return buffer.getvalue()
-
-
-def decode(body: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of an object.
-
-    Raises:
-        ValueError, OSError: it is not Parquet.
-        LookupError: it lacks one of the columns.
-    """
-    table = pq.ParquetFile(BytesIO(body)).read(columns)
-    return table if columns is None else table.select(columns)

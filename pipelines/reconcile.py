@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -110,14 +111,15 @@ def _broken_quarantines(
     repairs: bool,
 ) -> list[str]:
     """The accounts whose quarantine in the lake cannot be read; after a repair, those that nobody has an event for."""
+    received = Window(window.since, utc_now())
     with read_lake(must_exist=False) as lake:  # whether there is one is asked anyway
-        broken = lake.broken_quarantines(list(dict.fromkeys(stream.account_id for stream in streams)))
-    for error in broken.values():
+        broken = lake.broken_quarantines(list(dict.fromkeys(stream.account_id for stream in streams)), received)
+    for error in chain.from_iterable(errors.values() for errors in broken.values()):
         log.error("reconcile.broken", error=error)
     if not broken or not repairs:
         return list(broken)
     with open_worker("quarantine") as worker:
-        return [account_id for account_id in broken if not worker.mend_quarantine(account_id, window)]
+        return [account_id for account_id in broken if not worker.mend_quarantine(account_id, window, received)]
 
 
 def _is_not_known(_: str) -> bool:
@@ -150,10 +152,10 @@ class _Worker:
                 log.warning("reconcile.rate_limited", error=error)
                 sleep_until(error.until, self.shared.stop)
 
-    def mend_quarantine(self, account_id: str, window: Window) -> bool:
+    def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
         """Makes an account's quarantine anew; False if nobody has anything for it, or the API cannot be asked."""
         try:
-            return self.repair is not None and self.repair.mend_quarantine(account_id, window) > 0
+            return self.repair is not None and self.repair.mend_quarantine(account_id, window, received)
         except AccountError as error:
             self.shared.note_failure(Stream(account_id, API_VERSIONS[0]), error)
             return False

@@ -20,6 +20,7 @@ from sources.cloudflare_audit_logs.streams import Window
 from .api import StopRequestedError
 from .lake_reads import LakeReader, read_lake
 from .logs import log
+from .object_format import NewerVersionError, duckdb_schema, open_object
 from .partitions import Partition
 from .postgres import connect
 from .settings import Settings
@@ -37,7 +38,7 @@ BATCH_OF_LARGE_EVENTS = 100
 DUCKDB_MEMORY = "128MB"
 
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
-_WINDOW = """FROM read_parquet($1, hive_partitioning = false)
+_WINDOW = f"""FROM read_parquet($1, hive_partitioning = false, schema = {duckdb_schema(EVENT_SCHEMA)})
     WHERE account_id = $2 AND "timestamp" >= $3 AND "timestamp" < $4"""
 
 
@@ -121,6 +122,7 @@ def _bring_objects(
     if not objects:
         return brought
     with lake.files(objects) as paths:
+        _refuse_newer(paths)
         parameters = [paths, next(iter(objects)).account_id, window.since, window.before]
         if write is None:
             ((brought.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
@@ -129,6 +131,17 @@ def _bring_objects(
             write(events)
             brought.events += events.num_rows
     return brought
+
+
+def _refuse_newer(paths: list[str]) -> None:
+    """DuckDB reads columns by their names, whatever a newer release means by them; raises duckdb.Error."""
+    for path in paths:
+        try:
+            open_object(path).close()
+        except NewerVersionError as error:
+            raise duckdb.DataError(str(error)) from error
+        except (OSError, ValueError):
+            return  # DuckDB says what is wrong
 
 
 def _batches(database: duckdb.DuckDBPyConnection, parameters: list[Any]) -> Iterator[pa.Table]:

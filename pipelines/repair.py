@@ -6,7 +6,7 @@ that cannot be read is kept beside the new one.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,20 +20,18 @@ from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 
 from .completeness import ApiSide, HourCheck
 from .known import EventKey, event_keys
-from .lake import reading
 from .lake_reads import LakeReader
 from .logs import log
+from .object_format import encode, open_object, read_rows, with_others
+from .object_rows import NewerObjectError, reading
 from .objects import update
 from .partitions import (
     HOUR,
     Partition,
-    add_quarantined,
-    decode,
-    encode,
     merge_events,
     only_of,
-    quarantine_path,
     replace_events,
+    share_out,
     split,
 )
 from .postgres import connect
@@ -81,31 +79,39 @@ class Repair:
             shown = self._shown(stream, whole) if of_version == stream else self._shown_beside(of_version, whole)
             self._fill(of_version, whole, check, shown)
 
-    def mend_quarantine(self, account_id: str, window: Window) -> int:
-        """Makes an account's quarantine in the lake anew, and returns how many events are in it.
+    def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
+        """Makes the broken objects of an account's quarantine of some days anew; False if nobody has anything for them.
 
-        They are what the API shows of the window, and all that the warehouse has. Raises as above.
+        They hold what no other object holds of what the API shows of the window, and of all that the warehouse has.
+        Raises as above.
         """
+        broken = self.lake.broken_quarantines([account_id], received).get(account_id, {})
         streams = [Stream(account_id, version) for version in API_VERSIONS]
         shown = self._quarantined_of_api(streams, window)
-        found = {stream: [*shown.get(stream, []), self.warehouse.quarantined(stream)] for stream in streams}
-        everything = pa.concat_tables(table for tables in found.values() for table in tables)
-        # In one write: nobody compares later what is in it.
-        anew = add_quarantined(None, everything) or encode(everything)
-        self._set_aside(quarantine_path(account_id), QUARANTINE_SCHEMA, anew)
-        for stream, tables in found.items():
-            page = Page(EVENT_SCHEMA.empty_table(), pa.concat_tables(tables))
+        lost = pa.concat_tables(self._lost(stream, shown[stream], broken) for stream in streams)
+        for path, rows in share_out(lost, sorted(broken)):
+            # In one write: nobody compares later what is in it.
+            self._set_aside(path, QUARANTINE_SCHEMA, encode(rows))
+            log.info("repair.quarantine", account=account_id, path=path, events=rows.num_rows)
+        for stream, quarantined in shown.items():
+            page = Page(EVENT_SCHEMA.empty_table(), quarantined)
             for sidecar in self.sidecars.values():
                 sidecar.load(Step({stream: Part(window, [page], is_last=True)}))
-        events: int = everything.num_rows
-        log.info("repair.quarantine", account=account_id, events=events)
-        return events
+        return bool(lost.num_rows)
 
     def _shown(self, stream: Stream, window: Window) -> pa.Table:
         """Returns what the API shows of a window."""
         if self.fetch_pages is None:
             return EVENT_SCHEMA.empty_table()
         return ApiSide.read(self.fetch_pages, stream, window, with_contents=True).events(stream, window)
+
+    def _lost(self, stream: Stream, shown: pa.Table, broken: Collection[str]) -> pa.Table:
+        """Each event that the API or the warehouse has, and no object that can be read."""
+        digests = {*self.warehouse.quarantined_digests(stream), *shown["digest"].to_pylist()}
+        lost = digests - self.lake.held_digests(stream, sorted(digests), but=broken)
+        # The warehouse's first: it says when they were received.
+        rows = pa.concat_tables([self.warehouse.quarantined(stream, sorted(lost)), shown])
+        return rows.filter(pc.is_in(rows["digest"], pa.array(lost, pa.string())))
 
     def _shown_beside(self, stream: Stream, window: Window) -> pa.Table:
         """Returns the same of another version than the one that is mended; nothing where it is not read or refused."""
@@ -119,18 +125,20 @@ class Repair:
             _tell_without_api(stream, error)
             return EVENT_SCHEMA.empty_table()
 
-    def _quarantined_of_api(self, streams: Sequence[Stream], window: Window) -> dict[Stream, list[pa.Table]]:
+    def _quarantined_of_api(self, streams: Sequence[Stream], window: Window) -> dict[Stream, pa.Table]:
         """Returns what the API shows of each version that is read; of some, one at least has to be readable."""
+        shown = dict.fromkeys(streams, QUARANTINE_SCHEMA.empty_table())
         if self.fetch_pages is None:
-            return {}
-        shown: dict[Stream, list[pa.Table]] = {}
+            return shown
+        readable: set[Stream] = set()
         refused: dict[Stream, RefusedError] = {}
         for stream in filter(self.is_asked_for, streams):
             try:
-                shown[stream] = list(_quarantined(self.fetch_pages, stream, window))
+                shown[stream] = pa.concat_tables(_quarantined(self.fetch_pages, stream, window))
+                readable.add(stream)
             except RefusedError as error:
                 refused[stream] = error
-        alone = refused_versions(refused, shown)
+        alone = refused_versions(refused, readable)
         for stream, refusal in refused.items():
             if stream not in alone:
                 raise refusal
@@ -176,7 +184,7 @@ class Repair:
         """Keeps an object that cannot be read under another name, and puts a new one in its place."""
 
         def change(body: bytes | None) -> bytes | None:
-            if body is None or _is_readable(body, schema):
+            if body is None or _is_readable(body, path, schema):
                 return None
             # Not beside it: readers of the lake take every file below the events for one of them.
             kept_as = f"{BROKEN_FOLDER}/{path}-{hashlib.sha256(body).hexdigest()[:8]}"
@@ -210,7 +218,8 @@ class Repair:
             if body is None:
                 return None
             with reading(path):
-                changed = change(decode(body))
+                held = open_object(body)
+                changed = change(read_rows(held, with_others(EVENT_SCHEMA, held.schema_arrow)))
             return None if changed is None else encode(changed)
 
         update(self.lake.objects, path, change_body)
@@ -218,6 +227,7 @@ class Repair:
 
 def _quarantined(fetch_pages: FetchPages, stream: Stream, window: Window) -> Iterator[pa.Table]:
     """All that the API shows, even where it does not show all."""
+    yield QUARANTINE_SCHEMA.empty_table()
     try:
         for page in fetch_pages(stream, window, "asc"):
             yield page.quarantined
@@ -230,10 +240,12 @@ def _tell_without_api(stream: Stream, error: RefusedError) -> None:
     log.info("repair.without_api", **about, hint="its events come from the other store alone")
 
 
-def _is_readable(body: bytes, schema: pa.Schema) -> bool:
+def _is_readable(body: bytes, path: str, schema: pa.Schema) -> bool:
     try:
-        with reading(""):
-            decode(body, schema.names).cast(schema).validate(full=True)
+        with reading(path):
+            read_rows(open_object(body), schema).validate(full=True)
+    except NewerObjectError:
+        raise
     except AuditLogsError:
         return False
     return True

@@ -3,6 +3,7 @@
 Safe next to the loop and to its like, because both writes are idempotent and ask before they overwrite.
 """
 
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -44,7 +45,7 @@ class Sidecar:
         """
         batches = {}
         for stream, part in step.parts.items():
-            found = [self._lacking(stream, page) for page in part.pages]
+            found = [self._lacking(stream, page, part.window.since) for page in part.pages]
             batch = batch_of(found, part.window.since, part.reached or part.window.since)
             if batch.events or batch.quarantined:
                 batches[stream] = batch
@@ -61,9 +62,9 @@ class Sidecar:
         self._known.clear()
         self._pipeline.close()
 
-    def _lacking(self, stream: Stream, page: Page | PageFile) -> Lacking:
+    def _lacking(self, stream: Stream, page: Page | PageFile, since: datetime) -> Lacking:
         """What the store lacks of the page; of the hours before it nothing needs to be known any more."""
         known, times = self._known.setdefault(stream, Known()), page.keys["timestamp"]
         if len(times):
             known.forget_before(pc.min(times).as_py())
-        return lacking(self._store, stream, page, known, self._spool)
+        return lacking(self._store, stream, page, known, since=since, spool=self._spool)

@@ -1,6 +1,6 @@
 """What PostgreSQL and the lake have in common: asked what they hold, locked for one writer, loaded by dlt."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,7 @@ from sources.cloudflare_audit_logs import Batch
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.files import PageFile, RowFile
 from sources.cloudflare_audit_logs.schema import QUARANTINE_SCHEMA
-from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .known import EventKey, Known
 from .spool import Spool
@@ -64,8 +64,8 @@ class Store(Protocol):
     def event_keys(self, stream: Stream, since: datetime, before: datetime) -> set[EventKey]:
         """The keys of the events held in `[since, before)`."""
 
-    def quarantined_digests(self, stream: Stream) -> set[str]:
-        """The digests of the quarantined events held."""
+    def held_digests(self, stream: Stream, digests: Sequence[str], received: Window) -> set[str]:
+        """Those of the digests whose events are quarantined; `received` is when they can have been received."""
 
 
 class Lacking(NamedTuple):
@@ -81,11 +81,14 @@ def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
         batches[stream].refused = events
 
 
-def lacking(store: Store, stream: Stream, page: Page | PageFile, known: Known, spool: Spool) -> Lacking:
+def lacking(
+    store: Store, stream: Stream, page: Page | PageFile, known: Known, *, since: datetime, spool: Spool
+) -> Lacking:
     """The part of a page that the store does not hold, which counts as known from then on.
 
-    The store is asked for hours that are not known yet. Should the load fail, `known` is to be thrown away. Events
-    older than was asked for are kept: what the API shows is not for us to drop; only the store's retention is.
+    The page is of a window that begins at `since`. The store is asked for hours that are not known yet. Should the load
+    fail, `known` is to be thrown away. Events older than was asked for are kept: what the API shows is not for us to
+    drop; only the store's retention is.
     """
     with store.translated_errors():
         keys = page.keys
@@ -95,7 +98,7 @@ def lacking(store: Store, stream: Stream, page: Page | PageFile, known: Known, s
         fresh = known.lacking(keys, lambda since, before: store.event_keys(stream, since, before))
         with spool.writing(QUARANTINE_SCHEMA) as quarantined:
             for group in page.quarantine_groups():
-                quarantined.write(_lacking_quarantined(store, stream, group, known))
+                quarantined.write(group.filter(_are_new(store, stream, group, known, since)))
         return Lacking(spool.files_of(page, fresh[ROW]), quarantined.files)
 
 
@@ -108,13 +111,11 @@ def batch_of(lacking: Iterable[Lacking], since: datetime, cursor: datetime) -> B
     return batch
 
 
-def _lacking_quarantined(store: Store, stream: Stream, quarantined: pa.Table, known: Known) -> pa.Table:
+def _are_new(store: Store, stream: Stream, quarantined: pa.Table, known: Known, since: datetime) -> pa.Array:
     """The same; who has nothing quarantined is not held up by a quarantine that cannot be read."""
-    if not quarantined.num_rows:
-        return quarantined
-    if known.digests is None:
-        known.digests = store.quarantined_digests(stream)
-    digests = quarantined["digest"].to_pylist()
-    is_new = pa.array([digest not in known.digests for digest in digests], pa.bool_())
-    known.digests.update(digests)
-    return quarantined.filter(is_new)
+
+    def held(digests: list[str]) -> set[str]:
+        # What shows in a window was not received before it began.
+        return store.held_digests(stream, digests, Window(since, pc.max(quarantined["received_at"]).as_py()))
+
+    return pa.array(known.are_new(quarantined["digest"].to_pylist(), since, held), pa.bool_())

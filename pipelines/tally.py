@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.schema import ADDED_COLUMNS, EVENT_SCHEMA
 
 from .known import EventKey, microseconds
 from .warehouse_load import JSON_COLUMNS, storable_json
 
 HOUR_SECONDS = 3_600
+_COMPARED = [name for name in EVENT_SCHEMA.names if name not in {"ingestion_time", *ADDED_COLUMNS}]
 _MODULUS = 2**64
 _ARROW_TALLIES = """
     SELECT epoch_us("timestamp") // 3600000000 AS hour, count(*) AS events,
@@ -56,12 +57,14 @@ def tallies_of(keys: pa.Table) -> dict[datetime, Tally]:
 
 
 def contents_of(events: pa.Table) -> Iterator[tuple[EventKey, str]]:
-    """The key of each event and a digest of what it says: all columns but the time of its ingestion.
+    """The key of each event and a digest of what it says.
+
+    That is all columns but the time of its ingestion, and those that older releases did not have: `raw_event` has all.
 
     JSON counts by what it means, as `jsonb` keeps it: order and spaces of an object, the form of a number and what
     PostgreSQL cannot hold (NUL, lone surrogates) make no difference.
     """
-    for row in events.select([name for name in EVENT_SCHEMA.names if name != "ingestion_time"]).to_pylist():
+    for row in events.select(_COMPARED).to_pylist():
         key = row["event_id"], microseconds(row["timestamp"])
         parts = [_meaning(value) if name in JSON_COLUMNS and value else value for name, value in row.items()]
         yield key, hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()

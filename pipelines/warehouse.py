@@ -21,7 +21,7 @@ from dlt.destinations.impl.postgres.postgres import PostgresClient
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.files import read_groups
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
-from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .after_load import Outcome, prepare
 from .dlt_hooks import verify_hooks
@@ -325,12 +325,13 @@ class Warehouse:
                 keys.update(event_keys(self._query(sql, stream.account_id, stream.api_version, since, before)))
         return keys
 
-    def quarantined_digests(self, stream: Stream) -> set[str]:
-        """The digests of all that is quarantined of the stream."""
-        where = "account_id = $1 AND api_version = $2"
+    def held_digests(self, stream: Stream, digests: "Sequence[str]", received: Window) -> set[str]:  # noqa: ARG002  # a store's signature
+        """See Store; by the table's key, whatever else is in it."""
+        where = "account_id = $1 AND api_version = $2 AND digest = ANY (string_to_array($3, ','))"
         sql = f"SELECT digest FROM {self.dataset_name}.{QUARANTINE_TABLE} WHERE {where}"  # noqa: S608  # names are ours
         with self.translated_errors():
-            return set(self._query(sql, stream.account_id, stream.api_version)["digest"].to_pylist())
+            found = self._query(sql, stream.account_id, stream.api_version, ",".join(digests))
+        return set(found["digest"].to_pylist())
 
     def _query(self, sql: str, *parameters: Any) -> Any:
         with self._opened.cursor() as cursor:

@@ -1,6 +1,6 @@
 """What the warehouse holds of a window, and what is known of its completeness. Reads no event where its key will do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any
@@ -48,36 +48,49 @@ class WarehouseReader:
 
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
         """The tally of each hour in which there is an event."""
-        return dict(map(Tally.of_row, self._query("tallies", stream, window).to_pylist()))
+        return dict(map(Tally.of_row, self._query("tallies", stream, window.since, window.before).to_pylist()))
 
     def keys(self, stream: Stream, window: Window) -> pa.Table:
         """`event_id` and `timestamp` of each event, those included that are quarantined here."""
-        return self._query("keys", stream, window)
+        return self._query("keys", stream, window.since, window.before)
 
     def events(self, stream: Stream, window: Window) -> pa.Table:
         """The events whole, JSON as PostgreSQL writes it."""
-        return self._query("events", stream, window).rename_columns(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+        return (
+            self._query("events", stream, window.since, window.before)
+            .rename_columns(EVENT_SCHEMA.names)
+            .cast(EVENT_SCHEMA)
+        )
 
-    def quarantined(self, stream: Stream) -> pa.Table:
-        """What could not be placed in any store, of all times."""
-        return self._query("quarantined", stream).cast(QUARANTINE_SCHEMA)
+    def quarantined_digests(self, stream: Stream) -> list[str]:
+        """Those of the events that could not be placed in any store, of all times."""
+        digests: list[str] = self._query("quarantined digests", stream)["digest"].to_pylist()
+        return digests
+
+    def quarantined(self, stream: Stream, digests: Iterable[str]) -> pa.Table:
+        """Some of these events."""
+        return self._query("quarantined", stream, ",".join(digests)).cast(QUARANTINE_SCHEMA)
 
     def latest_checks(self, stream: Stream, window: Window) -> dict[datetime, dict[str, Any]]:
         """By hour, its newest check."""
-        return {row["hour"]: row for row in self._query("latest checks", stream, window).to_pylist()}
+        return {
+            row["hour"]: row for row in self._query("latest checks", stream, window.since, window.before).to_pylist()
+        }
 
     def known_events(self, stream: Stream, window: Window) -> dict[datetime, int]:
         """By hour, how many events there were when it was last found complete."""
-        return {row["hour"]: row["events"] for row in self._query("known events", stream, window).to_pylist()}
+        return {
+            row["hour"]: row["events"]
+            for row in self._query("known events", stream, window.since, window.before).to_pylist()
+        }
 
     def record(self, checks: pa.Table) -> None:
         """Keeps the results of checks."""
         with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
             cursor.adbc_ingest(COMPLETENESS_TABLE, checks, mode="append", db_schema_name=self._warehouse.dataset_name)
 
-    def _query(self, section: str, stream: Stream, window: Window | None = None) -> pa.Table:
-        bounds = (window.since, window.before) if window else ()
-        parameters = (stream.account_id, stream.api_version, *bounds)
+    def _query(self, section: str, stream: Stream, *more: Any) -> pa.Table:
+        parameters = (stream.account_id, stream.api_version, *more)
         with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
             cursor.execute(self._sections[section][0], parameters)
             return cursor.fetch_arrow_table()

@@ -5,18 +5,13 @@ from adbc_driver_manager.dbapi import Connection, Cursor
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.schema import (
-    EVENT_SCHEMA,
-    EVENTS_TABLE,
-    PRIMARY_KEY,
-    QUARANTINE_SCHEMA,
-    QUARANTINE_TABLE,
-)
+from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
 
 from .logs import log
 from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, transaction_on, value_of
 from .settings import OwnerSettings
 from .statements import statements_of
+from .warehouse_columns import add_columns, check_columns
 from .warehouse_lock import TABLES, lock_keys
 
 VERSION_SQL = "SELECT current_setting('server_version_num')::int"
@@ -71,6 +66,7 @@ def _make_tables(
                 cursor.execute(f"CREATE SCHEMA {schema}")
             for statement in statements:
                 cursor.execute(statement)
+            add_columns(cursor, schema)
     except Error as error:
         if error.sqlstate != INSUFFICIENT_PRIVILEGE or owner is not None:
             raise
@@ -142,18 +138,3 @@ def check_key(cursor: Cursor, schema: str) -> None:
             f"the table {name} has the key {tuple(key or ())}, not {PRIMARY_KEY}",
             hint="it is not ours: set PG_SCHEMA to another schema, or rename that table",
         )
-
-
-def check_columns(cursor: Cursor, schema: str) -> None:
-    """Raises if a table that is there lacks a column of ours. Others may stand beside them."""
-    for table, columns in ((EVENTS_TABLE, EVENT_SCHEMA.names), (QUARANTINE_TABLE, QUARANTINE_SCHEMA.names)):
-        there = value_of(
-            cursor,
-            "SELECT array_agg(a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"  # noqa: S608  # names are ours
-            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT a.attisdropped"
-            f" AND n.nspname = '{schema}' AND c.relname = '{table}'",
-        )
-        lacking = [name for name in columns if there is not None and name not in there]
-        if lacking:
-            hint = "add what pipelines/sql/tables.sql has, or set PG_SCHEMA to another schema"
-            raise AuditLogsError(f"the table {schema}.{table} has no column {', '.join(lacking)}", hint=hint)

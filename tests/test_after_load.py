@@ -27,10 +27,13 @@ Poll = Callable[..., Report]
 Command = Callable[..., Finished]
 
 DEFINITIONS = {"view audit_logs_all": "d1", "view audit_activity_hourly": "d2"}
-INDEXES = tuple(
-    f"{table}_{index}"
-    for table in ("audit_logs", "audit_logs_rehydrated")
-    for index in ("timestamp", "actor", "resource", "failure", "month_event_id")
+INDEXES = (
+    *(
+        f"{table}_{index}"
+        for table in ("audit_logs", "audit_logs_rehydrated")
+        for index in ("timestamp", "actor", "resource", "failure", "month_event_id")
+    ),
+    "audit_logs_quarantine_timestamp",
 )
 INDEXES_WITHOUT_MONTHS = tuple(index.replace("month_", "") for index in INDEXES)
 PLAIN = Found(indexes=INDEXES, views=("audit_logs_all d1", "audit_activity_hourly d2"))

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import partitions
+from pipelines import object_format
 from pipelines.known import Known, event_keys
-from pipelines.partitions import Partition, add_events, decode, encode, hours_of, merge_events, split
+from pipelines.object_format import encode, open_object, read_rows
+from pipelines.partitions import Partition, add_events, hours_of, merge_events, split
 from sources.cloudflare_audit_logs.events import decode_page
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream
 
 from .factory import ACCOUNT, encoded, v1_tree
@@ -103,7 +105,7 @@ def test_adding_in_any_order_and_any_number_of_times_gives_the_same_object(numbe
 
     held: bytes | None = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "ROW_GROUP_EVENTS", 4)
+        patch.setattr(object_format, "ROW_GROUP_EVENTS", 4)
         for batch in shuffled:
             held = add_events(held, batch) or held
 
@@ -124,7 +126,7 @@ def test_an_object_is_read_by_everyone_as_it_is(tmp_path: Path) -> None:
     path.write_bytes(encode(table))
 
     ids = table["event_id"].to_pylist()
-    assert decode(path.read_bytes()).equals(table)
+    assert read_rows(open_object(path.read_bytes()), EVENT_SCHEMA).equals(table)
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
     found = duckdb.execute(f"SELECT event_id FROM '{path}' ORDER BY timestamp").fetchall()
     assert [row[0] for row in found] == ids

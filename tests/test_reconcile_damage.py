@@ -283,7 +283,8 @@ def test_a_signal_ends_it_while_it_waits(
 
 
 def _quarantine_of(stores: Stores, account_id: str = ACCOUNT) -> Path:
-    return stores.lake / f"cloudflare/audit_logs_quarantine/account={account_id}/events.parquet"
+    (path,) = (stores.lake / f"cloudflare/audit_logs_quarantine/account={account_id}").glob("date=*/events.parquet")
+    return path
 
 
 def _torn(path: Path) -> None:

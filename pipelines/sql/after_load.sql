@@ -71,6 +71,11 @@ CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_month_event_id
     ON {schema}.audit_logs_rehydrated (date_trunc('month', "timestamp" AT TIME ZONE 'UTC'), event_id);
 DROP INDEX IF EXISTS {schema}.audit_logs_event_id, {schema}.audit_logs_rehydrated_event_id;
 
+-- [index quarantine]
+-- Of what PostgreSQL refused: each hour that is asked for is looked up there, too, and most of a quarantine has no time.
+CREATE INDEX IF NOT EXISTS audit_logs_quarantine_timestamp
+    ON {schema}.audit_logs_quarantine (account_id, api_version, "timestamp") WHERE "timestamp" IS NOT NULL;
+
 -- [view audit_logs_all]
 -- Each event once. An event older than all of audit_logs needs no look there; each of the others asks the key's index,
 -- of the one chunk that its time is in: OFFSET 0 keeps the planner from reading all of audit_logs for a join.

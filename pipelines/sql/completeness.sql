@@ -28,10 +28,14 @@ WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp"
 SELECT {columns} FROM {schema}.audit_logs
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4;
 
--- [quarantined]
+-- [quarantined digests]
 -- Of an account and version, without what PostgreSQL alone refused.
-SELECT {quarantined} FROM {schema}.audit_logs_quarantine
+SELECT digest FROM {schema}.audit_logs_quarantine
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" IS NULL;
+
+-- [quarantined]
+SELECT {quarantined} FROM {schema}.audit_logs_quarantine
+WHERE account_id = $1 AND api_version = $2 AND digest = ANY (string_to_array($3, ','));
 
 -- [known events]
 SELECT DISTINCT ON (hour) hour, greatest(api_events, warehouse_events, lake_events) AS events

@@ -224,6 +224,20 @@ def test_under_the_apache_licence_it_is_a_hypertable_with_retention_by_command(
     assert stores.query("SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly")[0]["n"] < 30
 
 
+def test_a_column_is_added_to_compressed_chunks(api: Api, poll: Poll, filled: Stores) -> None:
+    """Nothing is decompressed, and the view follows."""
+    filled.query("ALTER TABLE {schema}.audit_logs DROP COLUMN zone_name CASCADE")
+    chunks = "SELECT count(*) AS n FROM timescaledb_information.chunks WHERE is_compressed"
+    compressed = filled.query(chunks)
+    api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=1), id="new")])
+
+    assert not poll(TIMESCALE_COMPRESS_AFTER_DAYS="36500").destinations_failed
+
+    named = filled.query("SELECT event_id FROM {schema}.audit_logs_all WHERE zone_name IS NOT NULL")
+    assert [row["event_id"] for row in named] == ["new"]
+    assert filled.query(chunks) == compressed != [{"n": 0}]
+
+
 def test_an_owner_without_superuser_makes_it_all(
     api: Api, poll: Poll, stores: Stores, timescale: Stores, caplog: pytest.LogCaptureFixture
 ) -> None:

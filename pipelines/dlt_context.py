@@ -78,15 +78,16 @@ def _postgres(stores: StoreSettings) -> Iterator[tuple[str, Any]]:
     server = stores.postgres or running_server(stores.postgres_dir)
     if server is None:
         return
+    port, has_one_port = {"port": server.port}, isinstance(server.port, int)
     credentials = {
         "drivername": "postgresql",
         "host": server.host,
-        "port": server.port,
         "database": server.database,
         "username": server.user,
-        # dlt wants one; a server that trusts the connection does not look at it.
-        "password": server.password or "none",
-        "query": {"sslmode": server.sslmode, **_CONNECTION},
+        "password": server.password,
+        # dlt takes one port; libpq takes one for each of several hosts.
+        **(port if has_one_port else {}),
+        "query": {"sslmode": server.sslmode, **({} if has_one_port else port), **_CONNECTION},
         "connect_timeout": 5,
     }
     yield "postgres", {"credentials": credentials}

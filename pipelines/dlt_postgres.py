@@ -1,7 +1,7 @@
 """dlt's side of the one way to connect: its credentials as they were given, its connection by libpq's parameters."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 from dlt.common.configuration import configspec
 from dlt.common.typing import TSecretStrValue
@@ -17,8 +17,12 @@ class WarehouseCredentials(PostgresCredentials):
 
     password: TSecretStrValue = ""
 
-    def on_resolved(self) -> None:
-        """Leaves spaces around the password, which dlt takes away."""
+    def resolve(self) -> Self:
+        """As dlt's, but leaves spaces around the password, which are part of it."""
+        password = self.password
+        super().resolve()
+        self.password = password
+        return self
 
 
 @configspec

@@ -70,12 +70,13 @@ def conninfo(parameters: Mapping[str, str]) -> str:
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
     """A connection to the warehouse, in a session as our statements take it for granted."""
-    connection: Connection = adbc.connect(conninfo(parameters_of(credentials)), autocommit=True)
+    connection: Connection = adbc.connect(conninfo(parameters_of(credentials)), autocommit=autocommit)
     try:
         with connection.cursor() as cursor:
             cursor.execute(SESSION_SQL)
             cursor.fetch_arrow_table()
-        connection.adbc_connection.set_autocommit(enabled=autocommit)
+        if not autocommit:
+            connection.commit()
     except BaseException:
         connection.close()
         raise

@@ -32,9 +32,7 @@ LOCK_TIMEOUT_SECONDS = 5
 
 _TABLES = (EVENTS_TABLE, f"{EVENTS_TABLE}_rehydrated")
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
-_INDEXES = {"timestamp": "btree", "actor": "spgist", "resource": "spgist", "failure": "btree"}
-"""By name, and kind: an entry of a B-tree has 2,704 bytes at most, and an actor or a resource may have any length."""
-_BLOOMS = ("bloom_actor", "bloom_resource")
+_INDEXES = ("timestamp", "actor", "resource", "failure")
 _ALL_VIEW, _ACTIVITY_VIEW = "audit_logs_all", "audit_activity_hourly"
 _IS_OUR_ACTIVITY_VIEW = re.compile(rf"{_ACTIVITY_VIEW} [0-9a-f]{{16}}")
 
@@ -58,7 +56,7 @@ class Found(NamedTuple):
     """Whether the server finds a value in an index that it is not the first column of."""
     is_owner: bool = True
     indexes: tuple[str, ...] = ()
-    """Name and kind of each."""
+    """Those of a kind that takes a text of any length where there may be one."""
     views: tuple[str, ...] = ()
     """Name and comment of each: the digest of what it was made from."""
     chunk_days: float | None = None
@@ -157,11 +155,9 @@ def due_steps(found: Found, wanted: TimescaleSettings, definitions: Mapping[str,
     """What the warehouse lacks, in the order in which the steps build on each other. Pure."""
     # A hypertable has an index for each chunk: its new ids do not go all over the history anyway.
     by_id = "month_event_id" if found.chunk_days is None and found.has_skip_scan else "event_id"
-    for index, kind in {**_INDEXES, by_id: "btree"}.items():
-        if not {f"{table}_{index} {kind}" for table in _TABLES} <= set(found.indexes):
+    for index in (*_INDEXES, by_id):
+        if not {f"{table}_{index}" for table in _TABLES} <= set(found.indexes):
             yield Step(f"index {index}", takes_long=True)
-    if found.chunk_days is not None and not {f"{EVENTS_TABLE}_{name} btree" for name in _BLOOMS} <= set(found.indexes):
-        yield Step("blooms")
     yield from _due_views(found, definitions)
     if wanted.chunk_days:
         if found.is_available and found.extension is None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import psycopg2
+import pyarrow as pa
 from adbc_driver_manager import Error
 from adbc_driver_manager.dbapi import Connection, Cursor
 from adbc_driver_postgresql import dbapi as adbc
@@ -70,17 +71,32 @@ def conninfo(parameters: Mapping[str, str]) -> str:
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
     """A connection to the warehouse, in a session as our statements take it for granted."""
-    connection: Connection = adbc.connect(conninfo(parameters_of(credentials)), autocommit=autocommit)
+    parameters = parameters_of(credentials)
+    if connection := _connected(parameters, autocommit=autocommit):
+        return connection
+    # ADBC has read the names of the types before a SET could come, and a role's quote_all_identifiers had them quoted.
+    parameters["options"] = f"{parameters.get('options', '')} -cquote_all_identifiers=off".strip()
+    if connection := _connected(parameters, autocommit=autocommit):
+        return connection
+    raise AuditLogsError("the types of the warehouse's PostgreSQL cannot be read", hint="ALTER ROLE … RESET ALL")
+
+
+def _connected(parameters: Mapping[str, str], *, autocommit: bool) -> Connection | None:
+    """The connection; None if its types are not known, so that values would come as bytes."""
+    connection: Connection = adbc.connect(conninfo(parameters), autocommit=autocommit)
     try:
         with connection.cursor() as cursor:
             cursor.execute(SESSION_SQL)
-            cursor.fetch_arrow_table()
+            is_readable = cursor.fetch_arrow_table().field(0).type == pa.string()
         if not autocommit:
             connection.commit()
     except BaseException:
         connection.close()
         raise
-    return connection
+    if is_readable:
+        return connection
+    connection.close()
+    return None
 
 
 def connect_psycopg2(credentials: PostgresCredentials) -> Any:

@@ -136,7 +136,9 @@ def _quarantined(events: pa.Table, refusals: list[Refusal]) -> pa.Table:
             "received_at": event["ingestion_time"],
             "reason": reason,
         }
-        for event, reason in zip(events.take(pa.array(list(reasons), pa.int64())).to_pylist(), reasons.values(), strict=True)
+        for event, reason in zip(
+            events.take(pa.array(list(reasons), pa.int64())).to_pylist(), reasons.values(), strict=True
+        )
     ]
     return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
 

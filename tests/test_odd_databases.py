@@ -148,7 +148,7 @@ def test_settings_of_a_database_change_nothing(
     held = database()
     assert len(_set_all(stores, held, SETTINGS)) >= 30
     time = ago(minutes=5)
-    refused = raw_event('{"id":"x\\u0000y","when":"%s"}' % f"{time:%Y-%m-%dT%H:%M:%SZ}", time=time)
+    refused = raw_event(f'{{"id":"{"x" * 20_000}","when":"{time:%Y-%m-%dT%H:%M:%SZ}"}}', time=time)
     events = [*spread(20, ago(hours=1), ago(minutes=1)), refused]
     api.world.add(ACCOUNT, "v1", events)
 

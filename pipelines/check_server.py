@@ -5,7 +5,7 @@ from adbc_driver_manager.dbapi import Cursor
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .after_load import OLDEST_COLUMNAR, Found
-from .postgres import rows_of, value_of
+from .postgres import rows_of
 
 OLDEST_POSTGRESQL = 12
 """`date_trunc` takes a time zone from there on. All of the job was run on 12.17; 11.22 lacks a view."""
@@ -14,13 +14,15 @@ _TWO_PARTS = 100_000
 """Before 10, versions had three: 90624 is 9.6.24."""
 
 
-def check_version(cursor: Cursor) -> str:
-    """Returns PostgreSQL's version as people write it.
+VERSION_SQL = "SELECT current_setting('server_version_num')::int"
+
+
+def check_version(number: int) -> str:
+    """Returns PostgreSQL's version as people write it, of its `server_version_num`.
 
     Raises:
         AuditLogsError: it is too old.
     """
-    number = int(value_of(cursor, "SELECT current_setting('server_version_num')::int"))
     version = f"{number // 10_000}.{number % 10_000 // (1 if number >= _TWO_PARTS else 100)}"
     if number < OLDEST_POSTGRESQL * 10_000:
         hint = f"{OLDEST_POSTGRESQL} is the oldest that works: upgrade it, or set PG_HOST to another server"

@@ -11,7 +11,7 @@ from adbc_driver_manager.dbapi import Connection
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .after_load import Found, find
-from .check_server import check_encoding, check_timescale, check_version
+from .check_server import VERSION_SQL, check_encoding, check_timescale, check_version
 from .command import server_if_there
 from .finding import Finding, failed, guarded, ok
 from .measured_lag import is_too_short, recommended_seconds, too_little
@@ -86,7 +86,7 @@ def _user_of(connection: Connection) -> str:
 def _version(subject: Subject) -> Finding:
     """PostgreSQL's, which may be too old."""
     with transaction_on(subject.connection) as cursor:
-        return ok("postgresql", check_version(cursor))
+        return ok("postgresql", check_version(value_of(cursor, VERSION_SQL)))
 
 
 def _encoding(subject: Subject) -> Finding:

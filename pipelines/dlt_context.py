@@ -78,16 +78,15 @@ def _postgres(stores: StoreSettings) -> Iterator[tuple[str, Any]]:
     server = stores.postgres or running_server(stores.postgres_dir)
     if server is None:
         return
-    port, has_one_port = {"port": server.port}, isinstance(server.port, int)
+    several_ports = {"port": server.ports} if server.ports else {}  # dlt takes one port, libpq one for each host
     credentials = {
         "drivername": "postgresql",
         "host": server.host,
         "database": server.database,
         "username": server.user,
         "password": server.password,
-        # dlt takes one port; libpq takes one for each of several hosts.
-        **(port if has_one_port else {}),
-        "query": {"sslmode": server.sslmode, **({} if has_one_port else port), **_CONNECTION},
+        "port": server.port,
+        "query": {"sslmode": server.sslmode, **several_ports, **_CONNECTION},
         "connect_timeout": 5,
     }
     yield "postgres", {"credentials": credentials}

@@ -84,10 +84,9 @@ def postgres_hosts(text: str) -> str:
     return postgres_text(text)
 
 
-def postgres_ports(text: str) -> int | str:
+def postgres_ports(text: str) -> tuple[int, ...]:
     """A port, or one for each of several hosts, comma separated."""
-    ports = [whole(1, 65_535)(part.strip()) for part in text.split(",")]
-    return ports[0] if len(ports) == 1 else ",".join(map(str, ports))
+    return tuple(whole(1, 65_535)(part.strip()) for part in text.split(","))
 
 
 def hostname(text: str) -> str:

@@ -41,12 +41,13 @@ class PostgresSettings:
 
     host: str
     """As libpq takes it: a name, an address, a socket (`/folder`, `@name`), or several, comma separated."""
-    port: int | str
-    """Several, comma separated, where each host has its own."""
+    port: int
     database: str
     user: str
     password: str = field(repr=False)
     sslmode: str = "prefer"
+    ports: str = ""
+    """One for each of several hosts, comma separated, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -287,9 +288,11 @@ def _read_postgres(read: SettingReader) -> PostgresSettings | None:
         why = "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL"
         read.refuse_without("PG_HOST", details, why)
         return None
+    ports = read.optional("PG_PORT", values.postgres_ports, (5432,))
     return PostgresSettings(
         host=host,
-        port=read.optional("PG_PORT", values.postgres_ports, None) or 5432,
+        port=ports[0],
+        ports=",".join(map(str, ports)) if len(ports) > 1 else "",
         database=read.optional("PG_DATABASE", values.plain_name, "postgres"),
         user=read.optional("PG_USER", values.plain_name, "postgres"),
         password=read.optional("PG_PASSWORD", values.postgres_text, ""),

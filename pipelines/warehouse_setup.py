@@ -14,7 +14,7 @@ from sources.cloudflare_audit_logs.schema import (
 )
 
 from .after_load import find
-from .check_server import check_encoding, check_timescale, check_version
+from .check_server import VERSION_SQL, check_encoding, check_timescale, check_version
 from .logs import log
 from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, transaction_on, value_of
 from .settings import OwnerSettings
@@ -36,7 +36,7 @@ def set_up(connection: Connection, credentials: PostgresCredentials, owner: Owne
         adbc_driver_manager.Error: the server is down.
     """
     with transaction_on(connection) as cursor:
-        check_version(cursor)
+        check_version(value_of(cursor, VERSION_SQL))
         check_encoding(cursor)
         user = value_of(cursor, "SELECT current_user::text")
         _check_name(cursor, schema)

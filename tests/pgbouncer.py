@@ -1,4 +1,4 @@
-"""A real PgBouncer before the tests' PostgreSQL, with its default settings but for the mode; gone when the block ends."""
+"""A real PgBouncer before the tests' PostgreSQL, with default settings but for the mode; gone with its block."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""One way to connect: what the settings say means what psql takes it to mean, for each driver, and no text has a secret."""
+"""One way to connect: what the settings say means what psql takes it to mean, by each driver; no secret shows."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
 from pipelines.embedded_postgres import embedded_postgres
-from pipelines.postgres import conninfo, connect, rows_of
+from pipelines.postgres import connect, conninfo, rows_of
 from pipelines.psql import variables_of
 from pipelines.report import Report
 from pipelines.scratch_pipeline import client_of

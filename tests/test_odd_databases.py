@@ -1,5 +1,6 @@
 """What a database or a role may be set to: encodings, settings, policies, rights. One line each, never a traceback."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -148,7 +149,7 @@ def test_settings_of_a_database_change_nothing(
     held = database()
     assert len(_set_all(stores, held, SETTINGS)) >= 30
     time = ago(minutes=5)
-    refused = raw_event(f'{{"id":"{"x" * 20_000}","when":"{time:%Y-%m-%dT%H:%M:%SZ}"}}', time=time)
+    refused = raw_event(f'{{"id":"{os.urandom(5_000).hex()}","when":"{time:%Y-%m-%dT%H:%M:%SZ}"}}', time=time)
     events = [*spread(20, ago(hours=1), ago(minutes=1)), refused]
     api.world.add(ACCOUNT, "v1", events)
 
@@ -222,7 +223,7 @@ def _set_role(stores: Stores, role: str, name: str, value: str) -> None:
     ],
 )
 def test_what_is_refused_is_told_in_postgresqls_words(
-    api: Api, command: Command, stores: Stores, environment: dict[str, str], sql: str, words: str
+    api: Api, command: Command, stores: Stores, sql: str, words: str
 ) -> None:
     """Its words first, and no statement."""
     role = f"role_{stores.schema}"

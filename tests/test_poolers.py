@@ -101,7 +101,8 @@ def test_what_was_set_in_a_pool_of_transactions_is_taken_back(command: Command, 
     pool("transaction", default_pool_size="1")
     assert command("pipelines/run.py", "--once").code == 1
 
-    asked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid::bigint = hashtext('{schema}')::bigint & 4294967295"
+    held = "locktype = 'advisory' AND objid::bigint = hashtext('{schema}')::bigint & 4294967295"
+    asked = f"SELECT count(*) FROM pg_locks WHERE {held}"
     level = command("pipelines/psql.py", "-Atc", "SHOW client_min_messages").out.strip()
 
     assert stores.query(asked)[0]["count"] == 0

@@ -22,6 +22,7 @@ from .factory import ACCOUNT, ago, event_at, raw_event
 
 pytestmark = pytest.mark.integration
 
+TIME = ago(minutes=1)
 Poll = Callable[..., Report]
 RAISING = """
 CREATE FUNCTION {schema}.raising() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -33,7 +34,7 @@ TRIGGER = "CREATE TRIGGER raising BEFORE INSERT ON {schema}.audit_logs FOR EACH 
 
 def _events(number: int, **columns: Callable[[int], Any]) -> pa.Table:
     def row(n: int) -> dict[str, Any]:
-        required = {"event_id": f"event-{n}", "account_id": ACCOUNT, "api_version": "v1", "timestamp": ago(minutes=1)}
+        required = {"event_id": f"event-{n}", "account_id": ACCOUNT, "api_version": "v1", "timestamp": TIME}
         own = {name: value(n) for name, value in columns.items()}
         raw = json.dumps({"id": n})
         return {"raw_event": raw, "ingestion_time": ago(), "metadata": "{}", **required, **own}

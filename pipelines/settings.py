@@ -288,7 +288,7 @@ def _read_postgres(read: SettingReader) -> PostgresSettings | None:
         why = "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL"
         read.refuse_without("PG_HOST", details, why)
         return None
-    ports = read.optional("PG_PORT", values.postgres_ports, (5432,))
+    ports = read.optional("PG_PORT", values.postgres_ports, None) or (5432,)
     return PostgresSettings(
         host=host,
         port=ports[0],

@@ -56,6 +56,7 @@ class Found(NamedTuple):
     """Whether the server finds a value in an index that it is not the first column of."""
     is_owner: bool = True
     indexes: tuple[str, ...] = ()
+    """Those of a kind that takes a text of any length where there may be one."""
     views: tuple[str, ...] = ()
     """Name and comment of each: the digest of what it was made from."""
     chunk_days: float | None = None
@@ -74,6 +75,11 @@ class Found(NamedTuple):
         return self.extension is not None and self.license is not None
 
     @property
+    def may_compress(self) -> bool:
+        """Whether its version loses nothing in compressed chunks."""
+        return _numbers(self.extension or "") >= _numbers(OLDEST_COLUMNAR)
+
+    @property
     def is_licensed(self) -> bool:
         """Whether the table can have what the Apache edition has not: columnstore, policies, aggregates."""
         return self.chunk_days is not None and self.license == "timescale"
@@ -89,6 +95,10 @@ class Step(NamedTuple):
 
 
 _EXTENSION = Step("extension")
+
+OLDEST_COLUMNAR = "2.18.1"
+"""Of TimescaleDB, where chunks are compressed: before it, `INSERT … ON CONFLICT DO NOTHING` ended at the first conflict
+in one, without an error (timescaledb #7672, mended by #7673). It was seen in 2.17.2; nobody says since when it was."""
 
 
 class Outcome(NamedTuple):
@@ -170,10 +180,11 @@ def _due_views(found: Found, definitions: Mapping[str, str]) -> Iterator[Step]:
 
 
 def _due_policies(found: Found, wanted: TimescaleSettings) -> Iterator[Step]:
-    if wanted.compress_after_days and not found.is_columnar:
+    compress_after_days = wanted.compress_after_days if found.may_compress else 0
+    if compress_after_days and not found.is_columnar:
         yield Step("columnstore")
-    if (found.compress_after_days or 0) != wanted.compress_after_days:
-        yield Step("columnstore policy" if wanted.compress_after_days else "no columnstore policy")
+    if (found.compress_after_days or 0) != compress_after_days:
+        yield Step("columnstore policy" if compress_after_days else "no columnstore policy")
     if (found.retention_days or 0) != wanted.retention_days:
         yield Step("retention policy" if wanted.retention_days else "no retention policy")
     if not found.is_continuous:
@@ -188,6 +199,9 @@ def _out_of_reach(found: Found, wanted: TimescaleSettings) -> Iterator[Outcome]:
     """What the settings ask for, but this server does not offer."""
     if wanted.chunk_days and found.extension and found.license is None:
         yield Outcome("timescaledb", "its library is not loaded: set shared_preload_libraries and restart the server")
+    if found.is_licensed and wanted.compress_after_days and not found.may_compress:
+        reason = f"TimescaleDB {found.extension} loses events in it: {OLDEST_COLUMNAR} is the oldest that does not"
+        yield Outcome("columnstore", reason)
     if found.chunk_days is not None and found.license not in {None, "timescale"}:
         yield Outcome(
             "columnstore, policies, hourly aggregate",
@@ -247,6 +261,10 @@ def look_where_timescale_is(cursor: Cursor, found: Found) -> None:
 def _is_large(cursor: Cursor, table: str) -> bool:
     some = f"SELECT FROM {table} LIMIT {LARGE_TABLE_ROWS + 1}"
     return bool(value_of(cursor, f"SELECT count(*) > {LARGE_TABLE_ROWS} FROM ({some}) AS some_rows"))  # noqa: S608  # names are ours
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _digest(statements: list[str]) -> str:

@@ -11,6 +11,7 @@ from adbc_driver_manager.dbapi import Connection
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .after_load import Found, find
+from .check_server import VERSION_SQL, check_encoding, check_timescale, check_version
 from .command import server_if_there
 from .finding import Finding, failed, guarded, ok
 from .gaps import MOST_SHOWN, repairs_of, summary_of
@@ -22,8 +23,8 @@ from .side_by_side import STATEMENT_TIMEOUT_SQL
 from .statements import sections_of
 from .warehouse import Warehouse, WarehouseClient
 from .warehouse_columns import check_columns
-from .warehouse_lock import holders_sql
-from .warehouse_setup import VERSION_SQL, check_key, check_rights, check_version, missing_table
+from .warehouse_lock import holders_sql, refuse_pooling
+from .warehouse_setup import check_key, check_rights, missing_table
 from .warehouse_status import WarehouseHealth
 
 
@@ -33,16 +34,13 @@ class Subject(NamedTuple):
     settings: Settings
     client: WarehouseClient
     connection: Connection
+    user: str
+    """The role that loads, as the server knows it: a pooler may be told `role.project`."""
 
     @property
     def schema(self) -> str:
         """Where the tables are, or will be."""
         return self.settings.stores.postgres_schema
-
-    @property
-    def user(self) -> str:
-        """The role that loads."""
-        return str(self.client.config.credentials.username)
 
     @property
     def health(self) -> WarehouseHealth:
@@ -63,10 +61,11 @@ def check_warehouse(settings: Settings, stack: ExitStack) -> Iterator[Finding]:
             connection = stack.enter_context(connect(client.config.credentials))
             with transaction_on(connection) as cursor:
                 cursor.execute(STATEMENT_TIMEOUT_SQL)
+            user = _user_of(connection)
     except (AuditLogsError, OSError) as error:
         yield failed("warehouse", error)
         return
-    subject = Subject(settings, client, connection)
+    subject = Subject(settings, client, connection, user)
     yield ok("warehouse", f"{subject.user} is let in")
     failed_ones = set()
     for name, check in CHECKS.items():
@@ -84,10 +83,27 @@ def _translated(warehouse: Warehouse, check: Callable[[], Finding]) -> Finding:
         return check()
 
 
+def _user_of(connection: Connection) -> str:
+    with transaction_on(connection) as cursor:
+        return str(value_of(cursor, "SELECT current_user::text"))
+
+
 def _version(subject: Subject) -> Finding:
     """PostgreSQL's, which may be too old."""
     with transaction_on(subject.connection) as cursor:
         return ok("postgresql", check_version(value_of(cursor, VERSION_SQL)))
+
+
+def _encoding(subject: Subject) -> Finding:
+    """UTF8 alone holds every event."""
+    with transaction_on(subject.connection) as cursor:
+        return ok("encoding", check_encoding(cursor))
+
+
+def _pooling(subject: Subject) -> Finding:
+    """A session that lasts, as the writer's lock needs it."""
+    refuse_pooling(subject.connection, subject.client.config.credentials)
+    return ok("pooling", "a session lasts as long as its connection")
 
 
 def _owner(subject: Subject) -> Finding:
@@ -105,7 +121,10 @@ def _owner(subject: Subject) -> Finding:
 def _rights(subject: Subject) -> Finding:
     """The loading role reads and inserts, or the tables can be made; dlt's own it makes itself."""
     owner = subject.settings.stores.postgres_owner
-    maker = owner.user if owner else subject.user
+    maker = subject.user
+    if owner:
+        with connect(as_owner(subject.client.config.credentials, owner)) as connection:
+            maker = _user_of(connection)
     sections = sections_of("health.sql", schema=subject.schema, maker=maker.replace("'", "''"))
     with transaction_on(subject.connection) as cursor:
         (tables,), (may,) = rows_of(cursor, *sections["tables"]), rows_of(cursor, *sections["rights"])
@@ -132,7 +151,9 @@ def _key(subject: Subject) -> Finding:
 
 def _timescale(subject: Subject) -> Finding:
     """What there is of it, against what the settings ask for."""
-    return timescale_finding(find(subject.connection, subject.schema), subject.settings.stores.timescale)
+    found = find(subject.connection, subject.schema)
+    check_timescale(found)
+    return timescale_finding(found, subject.settings.stores.timescale)
 
 
 def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
@@ -197,6 +218,8 @@ def _gaps(subject: Subject) -> Finding:
 
 CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "postgresql": _version,
+    "encoding": _encoding,
+    "pooling": _pooling,
     "owner": _owner,
     "rights": _rights,
     "key": _key,

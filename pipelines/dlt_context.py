@@ -82,15 +82,15 @@ def _postgres(stores: StoreSettings) -> Iterator[tuple[str, Any]]:
     server = stores.postgres or running_server(stores.postgres_dir)
     if server is None:
         return
+    several_ports = {"port": server.ports} if server.ports else {}  # dlt takes one port, libpq one for each host
     credentials = {
         "drivername": "postgresql",
         "host": server.host,
-        "port": server.port,
         "database": server.database,
         "username": server.user,
-        # dlt wants one; a server that trusts the connection does not look at it.
-        "password": server.password or "none",
-        "query": {"sslmode": server.sslmode, **_CONNECTION},
+        "password": server.password,
+        "port": server.port,
+        "query": {"sslmode": server.sslmode, **several_ports, **_CONNECTION},
         "connect_timeout": 5,
     }
     yield "postgres", {"credentials": credentials}

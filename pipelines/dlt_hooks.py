@@ -10,6 +10,7 @@ from dlt.common.destination.client import DestinationClientDwhConfiguration
 from dlt.destinations import filesystem, postgres
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.impl.postgres.postgres import PostgresClient
+from dlt.destinations.impl.postgres.sql_client import Psycopg2SqlClient
 from dlt.extract.incremental import Incremental
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
@@ -23,6 +24,11 @@ HOOKS: dict[type, dict[str, str]] = {
         "should_load_data_to_staging_dataset": "table_name",
         "_create_merge_followup_jobs": "table_chain",
         "_execute_schema_update_sql": "only_tables, store_schema",
+    },
+    Psycopg2SqlClient: {
+        "__init__": "dataset_name, staging_dataset_name, credentials, capabilities",
+        "open_connection": "",
+        "_reset_connection": "",
     },
     FilesystemClient: {
         "get_load_job_class": "table, file_path",

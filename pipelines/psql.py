@@ -1,6 +1,6 @@
 """`python pipelines/psql.py [psql's own arguments]`: psql on the warehouse, embedded or not, as the settings say.
 
-An embedded one that was never made is not made.
+An embedded one that was never made is not made. Names are looked for in PG_SCHEMA, unless a pooler refuses to be told.
 """
 
 from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -10,13 +10,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
+
+import psycopg2
 
 from pipelines.command import run_lake_command, server_if_there
 from pipelines.embedded_postgres import BINARIES
-from pipelines.settings import PostgresSettings, StoreSettings, read_environment, read_store_settings
+from pipelines.postgres import conninfo, message_of, parameters_of
+from pipelines.scratch_pipeline import client_of
+from pipelines.settings import StoreSettings, read_environment, read_store_settings
+from pipelines.warehouse import Warehouse
 from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+_NAMES = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "connect_timeout": "PGCONNECT_TIMEOUT"}
+"""The variables that are not called as libpq's parameters are."""
+_NOT_PSQLS = {"application_name", "client_encoding"}
+"""Parameters that psql chooses for itself."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,29 +36,38 @@ def main(arguments: Sequence[str]) -> int:
     with server_if_there(stores) as server:
         if server is None:
             raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
-        return psql(arguments, stores, server)
+        return psql(arguments, stores)
 
 
-def psql(arguments: Sequence[str], stores: StoreSettings, server: PostgresSettings) -> int:
-    """Runs psql on a server and returns its exit code."""
-    environment = {
-        "PGHOST": server.host,
-        "PGPORT": str(server.port),
-        "PGDATABASE": server.database,
-        "PGUSER": server.user,
-        "PGPASSWORD": server.password,
-        "PGSSLMODE": server.sslmode,
-        "PGOPTIONS": f"-c search_path={stores.postgres_schema}",
-    }
+def psql(arguments: Sequence[str], stores: StoreSettings) -> int:
+    """Runs psql on the warehouse and returns its exit code."""
+    parameters = parameters_of(client_of(Warehouse.of(stores)).config.credentials)
+    search_path = {"options": f"{parameters.get('options', '')} -csearch_path={stores.postgres_schema}".strip()}
+    if _are_accepted(parameters | search_path):
+        parameters |= search_path
     program = shutil.which("psql") or str(BINARIES / "psql")
+    environment = os.environ | variables_of(parameters)
     # On a terminal psql has it to itself; elsewhere its errors go the way of ours: without secrets.
     errors = None if sys.stderr.isatty() else subprocess.PIPE
     command = [program, *arguments]
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stderr=errors, text=True, errors="replace"
-    ) as process:
+    with subprocess.Popen(command, env=environment, stderr=errors, text=True, errors="replace") as process:
         sys.stderr.writelines(process.stderr or ())
     return process.returncode
+
+
+def variables_of(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The parameters as the variables that libpq reads; so none is seen in the list of processes."""
+    chosen = {name: value for name, value in parameters.items() if name not in _NOT_PSQLS}
+    return {_NAMES.get(name, f"PG{name.replace('_', '').upper()}"): value for name, value in chosen.items()}
+
+
+def _are_accepted(parameters: Mapping[str, str]) -> bool:
+    """False if a pooler refuses a startup parameter; whatever else is wrong psql says in its own words."""
+    try:
+        with closing(psycopg2.connect(conninfo(parameters))):
+            return True
+    except psycopg2.Error as error:
+        return "startup parameter" not in message_of(error)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import dlt
 import pyarrow as pa
-from dlt.common.configuration.exceptions import ConfigFieldMissingException
+from dlt.common.configuration.exceptions import ConfigFieldMissingException, ConfigurationException
 from dlt.common.exceptions import DltException, TransientException
 from dlt.common.schema import Schema
 
@@ -147,6 +147,9 @@ def client_of(store: Store, destination: Any = None) -> Any:
     except ConfigFieldMissingException as error:
         hint = "set S3_ACCESS_KEY and S3_SECRET_KEY" if store.name == "lake" else "set PG_HOST, PG_USER and PG_PASSWORD"
         raise AuditLogsError(f"there are no credentials for the {store.name}", hint=hint) from error
+    except ConfigurationException as error:  # whose text may have the value, and a password in it
+        hint = "see DESTINATION__… in the environment and .dlt/secrets.toml"
+        raise AuditLogsError(f"dlt cannot read its settings of the {store.name}", hint=hint) from error
 
 
 def _root_cause(error: BaseException) -> BaseException:

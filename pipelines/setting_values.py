@@ -66,7 +66,27 @@ def plain_name(text: str) -> str:
     """The name of a database or a user, and not the URL that such names are taken from."""
     if "://" in text:
         raise ValueError("is a URL: write the name alone; host, user and password are settings of their own")
+    return postgres_text(text)
+
+
+def postgres_text(text: str) -> str:
+    """What libpq can be given: anything but a NUL, at which it would end."""
+    if "\0" in text:
+        raise ValueError("has a NUL in it, which PostgreSQL cannot be given: write it again")
     return text
+
+
+def postgres_hosts(text: str) -> str:
+    """What psql takes for `PGHOST`: a host, the folder of a socket, an abstract socket (`@name`), or several."""
+    for host in text.split(","):
+        if not host.startswith(("/", "@")):
+            hostname(host)
+    return postgres_text(text)
+
+
+def postgres_ports(text: str) -> tuple[int, ...]:
+    """A port, or one for each of several hosts, comma separated."""
+    return tuple(whole(1, 65_535)(part.strip()) for part in text.split(","))
 
 
 def hostname(text: str) -> str:

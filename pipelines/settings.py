@@ -41,11 +41,14 @@ class PostgresSettings:
     """How to reach the warehouse's PostgreSQL."""
 
     host: str
+    """As libpq takes it: a name, an address, a socket (`/folder`, `@name`), or several, comma separated."""
     port: int
     database: str
     user: str
     password: str = field(repr=False)
     sslmode: str = "prefer"
+    ports: str = ""
+    """One for each of several hosts, comma separated, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,8 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
     try:
         if problems := _lines_without_value(root / ".env"):
             raise SettingsError(problems)
-        merged = {**dotenv_values(root / ".env"), **os.environ}
+        # Without interpolation: a password may have `${` in it.
+        merged = {**dotenv_values(root / ".env", interpolate=False), **os.environ}
     except UnicodeDecodeError as error:
         raise SettingsError([f"{root / '.env'} is not UTF-8 text: {error}; save it as that"]) from error
     except OSError as error:
@@ -286,18 +290,20 @@ def _read_stores(read: SettingReader) -> StoreSettings:
 
 
 def _read_postgres(read: SettingReader) -> PostgresSettings | None:
-    host = read.optional("PG_HOST", values.hostname, None)
+    host = read.optional("PG_HOST", values.postgres_hosts, None)
     details = ("PG_PORT", "PG_DATABASE", "PG_USER", "PG_PASSWORD", "PG_SSLMODE", "PG_OWNER_USER", "PG_OWNER_PASSWORD")
     if host is None:
         why = "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL"
         read.refuse_without("PG_HOST", details, why)
         return None
+    ports = read.optional("PG_PORT", values.postgres_ports, None) or (5432,)
     return PostgresSettings(
         host=host,
-        port=read.optional("PG_PORT", values.whole(1, 65_535), 5432),
+        port=ports[0],
+        ports=",".join(map(str, ports)) if len(ports) > 1 else "",
         database=read.optional("PG_DATABASE", values.plain_name, "postgres"),
         user=read.optional("PG_USER", values.plain_name, "postgres"),
-        password=read.optional("PG_PASSWORD", str, ""),
+        password=read.optional("PG_PASSWORD", values.postgres_text, ""),
         sslmode=read.optional("PG_SSLMODE", values.choice(*values.SSLMODES), "prefer"),
     )
 
@@ -308,7 +314,7 @@ def _read_owner(read: SettingReader) -> OwnerSettings | None:
         why = "has no effect without PG_OWNER_USER: set that as well, or remove it"
         read.refuse_without("PG_OWNER_USER", ("PG_OWNER_PASSWORD",), why)
         return None
-    return OwnerSettings(user, read.optional("PG_OWNER_PASSWORD", str, ""))
+    return OwnerSettings(user, read.optional("PG_OWNER_PASSWORD", values.postgres_text, ""))
 
 
 def _read_timescale(read: SettingReader) -> TimescaleSettings:

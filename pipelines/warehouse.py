@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import adbc_driver_manager
 import pyarrow as pa
 from adbc_driver_manager.dbapi import Connection
 from dlt.common.destination import DestinationCapabilitiesContext
@@ -25,18 +24,28 @@ from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .after_load import Outcome, prepare
 from .dlt_hooks import verify_hooks
+from .dlt_postgres import WarehouseConfiguration, WarehouseSqlClient
 from .known import EventKey, event_keys
 from .logs import log
 from .own_destination import OwnDestination
 from .passing import can_pass
-from .postgres import INSUFFICIENT_PRIVILEGE, NOT_AS_ASKED_FOR, as_owner, connect, message_of
+from .postgres import (
+    INSUFFICIENT_PRIVILEGE,
+    NOT_AS_ASKED_FOR,
+    DriverError,
+    as_owner,
+    connect,
+    message_of,
+    sqlstate_of,
+    told_cause_of,
+)
 from .scratch_pipeline import client_of
 from .settings import OwnerSettings, StoreSettings, TimescaleSettings
 from .shards import WHOLE, Shard
 from .statements import statements_of
 from .store import Refused
 from .warehouse_load import load_events, load_quarantined
-from .warehouse_lock import holders_sql, lock_keys
+from .warehouse_lock import holders_sql, is_held_sql, lock_keys, pooled, refuse_pooling
 from .warehouse_setup import one_at_a_time, set_up
 from .warehouse_states import PIPELINE_NAME, stored_states
 
@@ -89,6 +98,12 @@ class WarehouseClient(PostgresClient):
     writer: Session | None = None
     """The session that held the writer's lock when the pipeline was opened."""
 
+    def __init__(self, schema: Schema, config: Any, capabilities: DestinationCapabilitiesContext) -> None:
+        super().__init__(schema, config, capabilities)
+        dlts = self.sql_client
+        names = dlts.dataset_name, dlts.staging_dataset_name
+        self.sql_client = WarehouseSqlClient(*names, config.credentials, capabilities)
+
     def create_load_job(
         self,
         table: PreparedTableSchema,
@@ -127,6 +142,7 @@ class WarehouseClient(PostgresClient):
 class AuditWarehouse(OwnDestination, postgres):
     """The dlt destination. Configured as dlt's own, under `destination.postgres`."""
 
+    spec = WarehouseConfiguration  # type: ignore[assignment]  # dlt's names its own alone
     store: "Warehouse | None" = None
 
     def client(self, schema: Schema, initial_config: Any = None) -> Any:
@@ -203,22 +219,27 @@ class Warehouse:
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Makes one clear message of whatever the driver raises."""
+        """Makes one clear message of whatever a driver raises, dlt's included: PostgreSQL's words, no statement."""
         try:
             yield
-        except adbc_driver_manager.Error as error:
-            if error.sqlstate == INSUFFICIENT_PRIVILEGE:
-                hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
-                raise AuditLogsError(
-                    "a right is missing in the warehouse", detail=message_of(error), hint=hint
-                ) from error
-            if (error.sqlstate or "").startswith(NOT_AS_ASKED_FOR):
-                hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
-                raise AuditLogsError(
-                    "the warehouse is not as it should be", detail=message_of(error), hint=hint
-                ) from error
-            kind = TemporaryError if can_pass(error) else AuditLogsError
-            raise kind("the warehouse is not available", detail=message_of(error), hint=self._hint) from error
+        except AuditLogsError:
+            raise
+        except Exception as error:
+            cause = told_cause_of(error)
+            if cause is None:
+                raise
+            raise (cause if isinstance(cause, AuditLogsError) else self._translated(cause)) from error
+
+    def _translated(self, error: DriverError) -> AuditLogsError:
+        detail, sqlstate = message_of(error), sqlstate_of(error)
+        if sqlstate == INSUFFICIENT_PRIVILEGE:
+            hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
+            return AuditLogsError("a right is missing in the warehouse", detail=detail, hint=hint)
+        if sqlstate.startswith(NOT_AS_ASKED_FOR):
+            hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
+            return AuditLogsError("the warehouse is not as it should be", detail=detail, hint=hint)
+        kind = TemporaryError if can_pass(error) else AuditLogsError
+        return kind("the warehouse is not available", detail=detail, hint=self._hint)
 
     @property
     def oldest_kept(self) -> datetime | None:
@@ -238,6 +259,7 @@ class Warehouse:
         credentials = client.config.credentials
         with self.translated_errors():
             self.connection = connect(credentials)
+            refuse_pooling(self.connection, credentials)
             if takes_lock:
                 self._take_lock()
             self.connection.commit()  # or what is set would go with the first failure
@@ -254,9 +276,13 @@ class Warehouse:
 
         Raises:
             TemporaryError: the connection is gone.
+            AuditLogsError: the connection is another session now, or that does not hold the lock.
         """
         with self.translated_errors():
-            self._query("SELECT 1")
+            if self.session is None:
+                self._query("SELECT 1")
+            elif not self._try(is_held_sql(self.pipeline_name, self.dataset_name, self.session.pid)):
+                raise pooled()
 
     def after_load(self, client: PostgresClient) -> bool:
         """Takes the steps that come after a load, where they are due; False if some may succeed if tried again soon.
@@ -277,9 +303,9 @@ class Warehouse:
 
     def prepare(self, client: PostgresClient, *, is_patient: bool = False) -> Iterator[Outcome]:
         """The same one by one, and if told to, however long they take."""
-        credentials = client.config.credentials
-        owner, reader = as_owner(credentials, self._owner), str(credentials.username)
+        owner = as_owner(client.config.credentials, self._owner)
         with self.translated_errors():
+            (reader,) = self._query("SELECT current_user::text AS name")["name"].to_pylist()
             for outcome in prepare(owner, self.dataset_name, self._timescale, reader=reader, is_patient=is_patient):
                 if outcome.reason is None:
                     log.info("warehouse.prepared", step=outcome.step)

@@ -1,13 +1,13 @@
 """Writes one batch of events into PostgreSQL: one transaction, idempotent, and no event holds up another.
 
 The batch goes by COPY into a temporary table and from there by `INSERT … ON CONFLICT DO NOTHING` on the event's key,
-which costs the same however large the table is. A row that PostgreSQL refuses as data is found by halving and
-quarantined.
+which costs the same however large the table is. If that is refused for what may be a row's fault, the rows are tried
+one by one (`refused_rows`), and those that PostgreSQL refuses are quarantined.
 """
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import adbc_driver_manager
@@ -24,16 +24,14 @@ from sources.cloudflare_audit_logs.schema import (
     QUARANTINE_TABLE,
 )
 
+from .postgres import is_of_environment, sqlstate_of
+from .refused_rows import Refusal, insert_by_row
+from .staged import Staged, verify_written
+
 JSON_COLUMNS = ("metadata", "raw_event")
 
 PAUSE_LIMIT_SECONDS = 10
 """How long the server lets a load's transaction stand still before it ends it."""
-
-_STAGE = "staged_batch"
-_COLUMN_TYPES = {pa.string(): "text", pa.timestamp("us", tz="UTC"): "timestamptz"}
-
-# Classes of SQLSTATE that blame the row: data exception, integrity constraint, program limit (an index entry of 8 KB).
-_REFUSALS = ("22", "23", "54")
 
 
 def load_events(connection: Connection, schema: str, events: pa.Table, *, table: str = EVENTS_TABLE) -> pa.Table:
@@ -43,14 +41,13 @@ def load_events(connection: Connection, schema: str, events: pa.Table, *, table:
 
     Raises:
         adbc_driver_manager.Error: whatever is not the fault of a row; nothing of the batch is written then.
+        AuditLogsError: an event was neither written nor there before; nothing of the batch is written then.
     """
     events = _storable(events)
+    staged = Staged("staged_batch", _qualified(schema, table), PRIMARY_KEY, JSON_COLUMNS)
     with connection.cursor() as cursor, _transaction(cursor):
-        _create_stage(cursor, EVENT_SCHEMA)
-        rows = [_as_quarantined(row, reason) for row, reason in _insert(cursor, _qualified(schema, table), events)]
-        refused = pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *rows])
-        if rows:
-            cursor.execute(f"DROP TABLE {_STAGE}")
+        refused = _quarantined(events, _insert(cursor, staged, events))
+        if refused.num_rows:
             _insert_quarantined(cursor, schema, refused)
     return refused
 
@@ -63,14 +60,13 @@ def load_quarantined(connection: Connection, schema: str, quarantined: pa.Table)
 
 def update_events(connection: Connection, schema: str, events: pa.Table) -> None:
     """Makes the events that the table has what they should be; when they were first seen stays."""
+    staged = Staged("staged_batch", _qualified(schema, EVENTS_TABLE), PRIMARY_KEY, JSON_COLUMNS)
     columns = [name for name in EVENT_SCHEMA.names if name not in {*PRIMARY_KEY, "ingestion_time"}]
-    values = ", ".join(f'"{name}" = s."{name}"' + "::jsonb" * (name in JSON_COLUMNS) for name in columns)
-    is_same = " AND ".join(f'e."{name}" = s."{name}"' for name in PRIMARY_KEY)
+    values = ", ".join(f'"{name}" = {staged.value(name)}' for name in columns)
     with connection.cursor() as cursor, _transaction(cursor):
-        _create_stage(cursor, EVENT_SCHEMA)
-        cursor.adbc_ingest(_STAGE, _storable(events), mode="append", temporary=True)
+        staged.fill(cursor, _storable(events))
         cursor.execute(
-            f"UPDATE {_qualified(schema, EVENTS_TABLE)} AS e SET {values} FROM {_STAGE} AS s WHERE {is_same}"  # noqa: S608  # names are ours
+            f"UPDATE {staged.target} AS t SET {values} FROM {staged.name} AS s WHERE {staged.is_same}"  # noqa: S608  # names are ours
         )
 
 
@@ -79,6 +75,7 @@ def _transaction(cursor: Cursor) -> Iterator[None]:
     cursor.execute("BEGIN")
     # A process that is paused in here holds its rows' keys: others that load the same rows would wait for it.
     cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{PAUSE_LIMIT_SECONDS}s'")
+    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what is refused at COMMIT alone could not be told from the rest
     try:
         yield
     except BaseException:
@@ -89,68 +86,61 @@ def _transaction(cursor: Cursor) -> Iterator[None]:
 
 
 def _insert_quarantined(cursor: Cursor, schema: str, quarantined: pa.Table) -> None:
-    # A raw NUL is not JSON, but may stand in what a broken answer held; text columns refuse it.
-    raw = pc.replace_substring(quarantined["raw_event"], "\x00", "\\u0000")
-    quarantined = quarantined.set_column(QUARANTINE_SCHEMA.get_field_index("raw_event"), "raw_event", raw)
-    _create_stage(cursor, QUARANTINE_SCHEMA)
-    _insert_batch(cursor, _qualified(schema, QUARANTINE_TABLE), quarantined, QUARANTINE_KEY)
+    staged = Staged("staged_quarantine", _qualified(schema, QUARANTINE_TABLE), QUARANTINE_KEY)
+    _insert_batch(cursor, staged, _without_nul(quarantined))
 
 
-def _insert(cursor: Cursor, table: str, batch: pa.Table) -> Iterator[tuple[pa.Table, str]]:
-    """Inserts what PostgreSQL accepts; yields each row that it does not, with the reason."""
+def _without_nul(quarantined: pa.Table) -> pa.Table:
+    """A raw NUL may stand in what a broken answer held, or in an id; text columns refuse it."""
+    for number, field in enumerate(quarantined.schema):
+        if field.type == pa.string():
+            texts = pc.replace_substring(quarantined[field.name], "\x00", "\\u0000")
+            quarantined = quarantined.set_column(number, field, texts)
+    return quarantined
+
+
+def _insert(cursor: Cursor, staged: Staged, batch: pa.Table) -> list[Refusal]:
+    """Inserts what PostgreSQL accepts; returns what it does not, row by row."""
     cursor.execute("SAVEPOINT batch")
     try:
-        _insert_batch(cursor, table, batch, PRIMARY_KEY, JSON_COLUMNS)
+        _insert_batch(cursor, staged, batch)
     except adbc_driver_manager.Error as error:
-        if not (error.sqlstate or "").startswith(_REFUSALS):
+        if is_of_environment(sqlstate_of(error)):
             raise
         cursor.execute("ROLLBACK TO SAVEPOINT batch")
-        if batch.num_rows == 1:
-            yield batch, _first_line(error)
-            return
-        half = batch.num_rows // 2
-        yield from _insert(cursor, table, batch.slice(0, half))
-        yield from _insert(cursor, table, batch.slice(half))
+        return insert_by_row(cursor, staged, batch)
+    return []
 
 
-def _insert_batch(
-    cursor: Cursor, table: str, batch: pa.Table, key: Collection[str], json_columns: Collection[str] = ()
-) -> None:
-    cursor.adbc_ingest(_STAGE, batch, mode="append", temporary=True)
-    columns = ", ".join(f'"{name}"' for name in batch.column_names)
-    values = ", ".join(f'"{name}"::jsonb' if name in json_columns else f'"{name}"' for name in batch.column_names)
-    # With its target: against another unique index, that of an administrator, an event must not vanish unheard.
-    conflict = ", ".join(f'"{name}"' for name in key)
+def _insert_batch(cursor: Cursor, staged: Staged, batch: pa.Table) -> None:
+    staged.fill(cursor, batch)
+    columns, values = staged.columns(batch), staged.values(batch)
     cursor.execute(
-        f"INSERT INTO {table} ({columns}) SELECT {values} FROM {_STAGE} ON CONFLICT ({conflict}) DO NOTHING"  # noqa: S608  # names are ours
+        f"INSERT INTO {staged.target} ({columns}) SELECT {values} FROM {staged.name} AS s {staged.on_conflict}"  # noqa: S608  # names are ours
     )
-    cursor.execute(f"TRUNCATE {_STAGE}")
+    if cursor.rowcount < batch.num_rows:
+        verify_written(cursor, staged)
 
 
 def _qualified(schema: str, table: str) -> str:
     return f'{schema}."{table}"'
 
 
-def _create_stage(cursor: Cursor, schema: pa.Schema) -> None:
-    columns = ", ".join(f'"{column.name}" {_COLUMN_TYPES[column.type]}' for column in schema)
-    cursor.execute(f"CREATE TEMPORARY TABLE {_STAGE} ({columns}) ON COMMIT DROP")
-
-
-def _as_quarantined(row: pa.Table, reason: str) -> pa.Table:
-    event = row.to_pylist()[0]
-    quarantined = {
-        **{name: event.get(name) for name in QUARANTINE_SCHEMA.names},
-        "digest": hashlib.sha256(event["raw_event"].encode()).hexdigest(),
-        "received_at": event["ingestion_time"],
-        "reason": reason,
-    }
-    return pa.Table.from_pylist([quarantined], schema=QUARANTINE_SCHEMA)
-
-
-def _first_line(error: adbc_driver_manager.Error) -> str:
-    """PostgreSQL's own words, without the query before them."""
-    text = str(error).partition("ERROR:")[2] or str(error)
-    return f"refused by PostgreSQL ({error.sqlstate}): {text.strip().splitlines()[0]}"
+def _quarantined(events: pa.Table, refusals: list[Refusal]) -> pa.Table:
+    """The refused events as they lie in the quarantine."""
+    reasons = {refusal.row: f"refused by PostgreSQL ({refusal.sqlstate}): {refusal.words}" for refusal in refusals}
+    rows = [
+        {
+            **{name: event.get(name) for name in QUARANTINE_SCHEMA.names},
+            "digest": hashlib.sha256(event["raw_event"].encode()).hexdigest(),
+            "received_at": event["ingestion_time"],
+            "reason": reason,
+        }
+        for event, reason in zip(
+            events.take(pa.array(list(reasons), pa.int64())).to_pylist(), reasons.values(), strict=True
+        )
+    ]
+    return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
 
 
 # --- JSON that jsonb can hold ----------------------------------------------------------------------------------------

@@ -7,20 +7,14 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
 
+from .after_load import find
+from .check_server import VERSION_SQL, check_encoding, check_timescale, check_version
 from .logs import log
 from .postgres import INSUFFICIENT_PRIVILEGE, as_owner, quoted, transaction, transaction_on, value_of
 from .settings import OwnerSettings
 from .statements import statements_of
 from .warehouse_columns import add_columns, check_columns
 from .warehouse_lock import TABLES, lock_keys
-
-VERSION_SQL = "SELECT current_setting('server_version_num')::int"
-
-OLDEST_VERSION = 12
-"""Of PostgreSQL: `date_trunc` takes a time zone from there on. All of the job was run on 12.17; 11.22 lacks a view."""
-
-_TWO_PARTS = 100_000
-"""Before 10, versions had three: 90624 is 9.6.24."""
 
 _STATE_TABLE = "_dlt_pipeline_state"
 
@@ -33,16 +27,19 @@ def set_up(connection: Connection, credentials: PostgresCredentials, owner: Owne
     A role that owns nothing alters nothing: then the tables are looked at, and used as they are.
 
     Raises:
-        AuditLogsError: they are missing, may not be written, or have another key; or the server is too old.
+        AuditLogsError: they are missing, may not be written, or have another key; or the server is not served.
         adbc_driver_manager.Error: the server is down.
     """
     with transaction_on(connection) as cursor:
         check_version(value_of(cursor, VERSION_SQL))
+        check_encoding(cursor)
+        user = value_of(cursor, "SELECT current_user::text")
         _check_name(cursor, schema)
         _forget_state_without_events(cursor, schema)
-    _make_tables(connection, credentials, owner, schema)
+    check_timescale(find(connection, schema))
+    _make_tables(connection, credentials, owner, schema, user)
     with transaction_on(connection) as cursor:
-        check_rights(cursor, schema, str(credentials.username))
+        check_rights(cursor, schema, user)
         check_key(cursor, schema)
         check_columns(cursor, schema)
 
@@ -53,11 +50,11 @@ def one_at_a_time(schema: str) -> str:
 
 
 def _make_tables(
-    connection: Connection, credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str
+    connection: Connection, credentials: PostgresCredentials, owner: OwnerSettings | None, schema: str, user: str
 ) -> None:
     statements = statements_of("tables.sql", schema=schema)
     if owner is not None:
-        statements += statements_of("grants.sql", schema=schema, ingest=quoted(str(credentials.username)))
+        statements += statements_of("grants.sql", schema=schema, ingest=quoted(user))
     try:
         with transaction(as_owner(credentials, owner)) if owner else transaction_on(connection) as cursor:
             cursor.execute(one_at_a_time(schema))
@@ -70,20 +67,7 @@ def _make_tables(
     except Error as error:
         if error.sqlstate != INSUFFICIENT_PRIVILEGE or owner is not None:
             raise
-        log.info("warehouse.not_owned", user=credentials.username, schema=schema)
-
-
-def check_version(number: int) -> str:
-    """The server's version as people write it, of its `server_version_num`.
-
-    Raises:
-        AuditLogsError: it is too old.
-    """
-    version = f"{number // 10_000}.{number % 10_000 // (1 if number >= _TWO_PARTS else 100)}"
-    if number < OLDEST_VERSION * 10_000:
-        hint = f"{OLDEST_VERSION} is the oldest that works: upgrade it, or set PG_HOST to another server"
-        raise AuditLogsError(f"PostgreSQL {version} is too old", hint=hint)
-    return version
+        log.info("warehouse.not_owned", user=user, schema=schema)
 
 
 def _check_name(cursor: Cursor, schema: str) -> None:

@@ -202,7 +202,7 @@ def test_a_load_writes_by_copy_and_insert_on_conflict_alone(
     writing = [sql for sql in statements if re.match(r"\s*(INSERT|MERGE|DELETE|UPDATE)", sql)]
     assert len(writing) == 1
     assert re.fullmatch(
-        rf'INSERT INTO {stores.schema}\."audit_logs" \((?P<columns>.+)\) SELECT .+ FROM staged_batch'
+        rf'INSERT INTO {stores.schema}\."audit_logs" \((?P<columns>.+)\) SELECT .+ FROM pg_temp\.staged_batch AS s'
         r' ON CONFLICT \("account_id", "timestamp", "event_id", "api_version"\) DO NOTHING',
         writing[0],
     )

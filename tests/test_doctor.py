@@ -11,10 +11,10 @@ from threading import Thread
 import pytest
 
 from pipelines.after_load import Found
+from pipelines.check_server import check_version
 from pipelines.check_warehouse import timescale_finding
 from pipelines.report import Report
 from pipelines.settings import TimescaleSettings
-from pipelines.warehouse_setup import check_version
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 

@@ -13,8 +13,10 @@ SELECT
     current_setting('server_version_num')::int >= 180000 AS has_skip_scan,
     (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
      WHERE relname = 'audit_logs' AND relnamespace = to_regnamespace('{schema}')) AS is_owner,
-    ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('{schema}') AND relkind IN ('i', 'I'))
-        AS indexes,
+    -- Without those of actors and resources that were B-trees, once.
+    ARRAY(SELECT relname::text FROM pg_class AS i JOIN pg_am AS a ON a.oid = i.relam
+          WHERE relnamespace = to_regnamespace('{schema}') AND relkind IN ('i', 'I')
+              AND NOT (amname = 'btree' AND relname ~ '^audit_logs_(rehydrated_)?(actor|resource)$')) AS indexes,
     ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class
           WHERE relnamespace = to_regnamespace('{schema}') AND relkind = 'v') AS views;
 
@@ -46,12 +48,19 @@ CREATE INDEX IF NOT EXISTS audit_logs_timestamp ON {schema}.audit_logs ("timesta
 CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_timestamp ON {schema}.audit_logs_rehydrated ("timestamp" DESC);
 
 -- [index actor]
-CREATE INDEX IF NOT EXISTS audit_logs_actor ON {schema}.audit_logs (actor_email, "timestamp" DESC);
-CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_actor ON {schema}.audit_logs_rehydrated (actor_email, "timestamp" DESC);
+-- SP-GiST takes a text of any length, and many equal ones; a B-tree refuses 2,704 bytes, a hash index gets slow with equal
+-- ones (400,000: 96 ms for 1,000 more). By the actor alone: what is sorted by time afterwards is what one actor did.
+-- TimescaleDB gives a compressed batch a bloom filter for each column that has a B-tree: those have no entries.
+DROP INDEX IF EXISTS {schema}.audit_logs_actor, {schema}.audit_logs_rehydrated_actor;
+CREATE INDEX audit_logs_actor ON {schema}.audit_logs USING spgist (actor_email);
+CREATE INDEX audit_logs_rehydrated_actor ON {schema}.audit_logs_rehydrated USING spgist (actor_email);
+CREATE INDEX IF NOT EXISTS audit_logs_actor_bloom ON {schema}.audit_logs (actor_email) WHERE false;
 
 -- [index resource]
-CREATE INDEX IF NOT EXISTS audit_logs_resource ON {schema}.audit_logs (resource_id, "timestamp" DESC);
-CREATE INDEX IF NOT EXISTS audit_logs_rehydrated_resource ON {schema}.audit_logs_rehydrated (resource_id, "timestamp" DESC);
+DROP INDEX IF EXISTS {schema}.audit_logs_resource, {schema}.audit_logs_rehydrated_resource;
+CREATE INDEX audit_logs_resource ON {schema}.audit_logs USING spgist (resource_id);
+CREATE INDEX audit_logs_rehydrated_resource ON {schema}.audit_logs_rehydrated USING spgist (resource_id);
+CREATE INDEX IF NOT EXISTS audit_logs_resource_bloom ON {schema}.audit_logs (resource_id) WHERE false;
 
 -- [index failure]
 CREATE INDEX IF NOT EXISTS audit_logs_failure ON {schema}.audit_logs ("timestamp" DESC) WHERE action_result = 'failure';
@@ -123,24 +132,12 @@ ALTER TABLE {schema}.audit_logs SET (
     timescaledb.enable_columnstore, timescaledb.segmentby = 'account_id, api_version',
     timescaledb.orderby = '"timestamp" DESC');
 
--- [columnstore, before 2.18]
-ALTER TABLE {schema}.audit_logs SET (
-    timescaledb.compress, timescaledb.compress_segmentby = 'account_id, api_version',
-    timescaledb.compress_orderby = '"timestamp" DESC');
-
 -- [columnstore policy]
 CALL remove_columnstore_policy('{schema}.audit_logs', if_exists => true);
 CALL add_columnstore_policy('{schema}.audit_logs', after => INTERVAL '{compress_after_days} days');
 
--- [columnstore policy, before 2.18]
-SELECT count(*) FROM remove_compression_policy('{schema}.audit_logs', if_exists => true);
-SELECT count(*) FROM add_compression_policy('{schema}.audit_logs', compress_after => INTERVAL '{compress_after_days} days');
-
 -- [no columnstore policy]
 CALL remove_columnstore_policy('{schema}.audit_logs', if_exists => true);
-
--- [no columnstore policy, before 2.18]
-SELECT count(*) FROM remove_compression_policy('{schema}.audit_logs', if_exists => true);
 
 -- [retention policy]
 SELECT count(*) FROM remove_retention_policy('{schema}.audit_logs', if_exists => true);

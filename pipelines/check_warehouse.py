@@ -66,7 +66,7 @@ def check_warehouse(settings: Settings, stack: ExitStack) -> Iterator[Finding]:
         yield failed("warehouse", error)
         return
     subject = Subject(settings, client, connection, user)
-    yield ok("warehouse", f"{subject.user} is let in")
+    yield ok("warehouse", f"login as {subject.user} works")
     failed_ones = set()
     for name, check in CHECKS.items():
         if NEEDS.get(name) in failed_ones:
@@ -107,7 +107,7 @@ def _pooling(subject: Subject) -> Finding:
 
 
 def _owner(subject: Subject) -> Finding:
-    """The role that makes the tables, where it is another one, is let in as well."""
+    """The role that makes the tables, where it is another one, can log in as well."""
     owner = subject.settings.stores.postgres_owner
     if owner is None:
         return ok("owner", f"{subject.user} makes the tables, unless they are there")
@@ -115,7 +115,7 @@ def _owner(subject: Subject) -> Finding:
         connect(as_owner(subject.client.config.credentials, owner)).close()
     except adbc_driver_manager.Error as error:
         return Finding("fail", "owner", message_of(error), "check PG_OWNER_USER and PG_OWNER_PASSWORD")
-    return ok("owner", f"{owner.user} is let in")
+    return ok("owner", f"login as {owner.user} works")
 
 
 def _rights(subject: Subject) -> Finding:

@@ -190,7 +190,7 @@ def test_the_doctor_and_the_status_work_with_the_loading_roles_rights(
 
     assert [done.code for done in (new, not_its, loaded, alone, status, revoked)] == [0, 1, 0, 0, 0, 1]
     assert f"fail  rights       there is no table {stores.schema}.audit_logs, and" in not_its.out
-    assert f"ok    owner        {roles['PG_OWNER_USER']} is let in" in loaded.out
+    assert f"ok    owner        login as {roles['PG_OWNER_USER']} works" in loaded.out
     assert status.report["warehouse"]["streams"][0]["cursor"]
     assert f"may not read and insert into {stores.schema}.audit_logs (GRANT it" in revoked.out
     assert "secret-of-" not in "".join(done.out + done.err for done in (new, not_its, loaded, alone, status, revoked))

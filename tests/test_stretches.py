@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sources.cloudflare_audit_logs.errors import AccountError, HiddenEventsError, RefusedError, UnavailableError
+from sources.cloudflare_audit_logs.errors import (
+    AccountError,
+    BadAnswerError,
+    HiddenEventsError,
+    RefusedError,
+    UnavailableError,
+)
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.reach import DEPTH, HOLD, Reach
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA, TIME
@@ -206,6 +212,31 @@ def test_a_range_that_is_too_full_is_made_shorter_where_it_is() -> None:
 
     assert read(server) == Counter(events)
     assert server.requests < 300
+
+
+def test_ranges_shorter_than_the_overlap_go_on() -> None:
+    """The overlap is less than the range: nothing is read for ever, and the refusal ends the reading."""
+    crowd = [(BEGIN + timedelta(hours=5), f"{number:03}") for number in range(44)]
+    server = Server(burst(600, BEGIN + timedelta(hours=4), timedelta(hours=1)) + crowd, fullest=40)
+    found = Counter[Event]()
+
+    with pytest.raises(RefusedError):
+        read(server, found=found)
+
+    assert set(burst(600, BEGIN + timedelta(hours=4), timedelta(hours=1))) == found.keys()
+    assert server.requests < 400
+
+
+def test_a_server_that_never_shows_the_same_is_given_up() -> None:
+    """New ids at each query, all of one instant, and never more than a page: there is no end to that."""
+    queries = iter(range(10_000))
+
+    def ask(*_: object) -> Iterator[Page]:
+        query = next(queries)
+        yield _page([(BEGIN, f"{query}-{number}") for number in range(100)])
+
+    with pytest.raises(BadAnswerError, match="without end"):
+        list(read_whole(ask, MONTH, Reach(100), "asc"))
 
 
 @pytest.mark.parametrize("largest", [1, 10, 99, 500])

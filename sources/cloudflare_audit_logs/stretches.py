@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pyarrow.compute as pc
 
-from .errors import AccountError, HiddenEventsError
+from .errors import AccountError, BadAnswerError, HiddenEventsError
 from .events import Page
 from .reach import Reach
 from .streams import Window
@@ -21,6 +21,9 @@ from .stretch import COMMON_CAP, EDGE, EPOCH, TICK, EventKey, Stretch, is_in_ord
 
 Ask = Callable[[Window, str, int, Callable[[], bool]], Iterator[Page]]
 """Queries a window: its direction, the events of a page, whether what may be too much is retried. Yields pages."""
+
+MOST_IDLE = 200
+"""Queries one after the other that reach no later time: a few dozen are right where much is refused."""
 
 PROBE = timedelta(seconds=1)
 """The window of the one request that shows whether anything is answered at all."""
@@ -70,13 +73,19 @@ class _Reading:
 
     def pages(self) -> Iterator[Page]:
         """All that the API shows."""
+        idle = 0
         while not self._is_done:
-            since = max(self._window.since, self._position - self._edge)
+            reached = self._position
+            # Less than the length of a range, or the next one would end before the position.
+            since = max(self._window.since, self._position - min(self._edge, self._reach.span / 2))
             stretch = Stretch(self._reach.window(since, self._window.before), self._reach.page)
             yield from self._read(stretch)
             self._note(stretch)
             self._go_on(stretch)
             self._reach.most_shown = max(self._reach.most_shown, stretch.shown)
+            idle = 0 if self._position > reached else idle + 1
+            if idle > MOST_IDLE:
+                raise BadAnswerError("the API answers without end", detail=f"at {reached.isoformat()}")
         if self._hidden:
             raise HiddenEventsError(self._hidden)
 

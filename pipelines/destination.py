@@ -20,6 +20,7 @@ from sources.cloudflare_audit_logs import Batch, Position, cloudflare_audit_logs
 from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
+from .aside import aside
 from .known import Known
 from .positions import positions_of
 from .reading import Part, Step
@@ -96,7 +97,7 @@ class Destination:
             if part.is_last:
                 self._known[stream].complete(part.window.since)
         if not self._is_settled:
-            with self._pipeline.client() as client:
+            with aside("after_load"), self._pipeline.client() as client:
                 self._is_settled = self._store.after_load(client)
         return new
 
@@ -157,7 +158,7 @@ class Destination:
     def _prune_now_and_then(self) -> None:
         self._loads += 1
         if self._loads % LOADS_BETWEEN_PRUNINGS == 0:
-            with self._pipeline.client() as client, client:
+            with aside("prune"), self._pipeline.client() as client, client:
                 self._store.prune(client)
 
 

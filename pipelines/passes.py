@@ -50,7 +50,7 @@ class Pass:
         self.loads = loads
         """How each destination that takes part loads its steps."""
         self._queue_of, self._limits = queue_of, limits
-        self._limits_of_part = limits.shared_by(min(len(windows), THREADS))
+        self._limits_of_part = limits.shared_by(2 * min(len(windows), THREADS))
         self._readings = {
             stream: SpooledReading(
                 spool,
@@ -105,6 +105,11 @@ class Pass:
             return False
         seconds = GATHERING_SECONDS if self._step.finished else LONG_GATHERING_SECONDS
         return self._monotonic() >= self._step_begun + seconds
+
+    @property
+    def due_events(self) -> int:
+        """Events of the step that is due."""
+        return self._step.events
 
     def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, SpooledReading] | None:
         """Of the queue that waits longest and that has room: its name, a stream, and the reading of its next part."""

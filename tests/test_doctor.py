@@ -36,6 +36,8 @@ ALL = [
     "account",
     "warehouse",
     "postgresql",
+    "encoding",
+    "pooling",
     "owner",
     "rights",
 ]

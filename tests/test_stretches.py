@@ -314,6 +314,21 @@ def test_times_that_are_rounded_leave_nothing_out() -> None:
     assert read(Server(events, most=1_000), per_page=100) == Counter(events)
 
 
+@pytest.mark.parametrize(("most", "fullest"), [(7, None), (None, 12)])
+def test_a_second_out_of_order_is_divided(most: int | None, fullest: int | None) -> None:
+    """A server that orders by seconds alone, and shows less than a second's events."""
+    events = [(BEGIN + timedelta(seconds=index / 10), f"{index * 7919 % 1000:03}") for index in range(120)]
+    server = Server(
+        events, most=most, says_so=most is not None, fullest=fullest, order=lambda found: sorted(found, key=_by_second)
+    )
+
+    assert read(server, per_page=7).keys() == set(events)
+
+
+def _by_second(event: Event) -> Event:
+    return event[0].replace(microsecond=0), event[1]
+
+
 _TIMES = st.integers(0, 40).map(lambda tenth: BEGIN + timedelta(seconds=tenth / 4))
 
 

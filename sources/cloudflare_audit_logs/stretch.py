@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,16 +65,24 @@ class Stretch:
         return self.shown > 0 and (is_full or self.shown % COMMON_CAP == 0)
 
 
-def is_in_order(events: pa.Table, newest: datetime | None) -> bool:
-    """True if the events come oldest first, behind what came before, but for an edge: times may be rounded."""
+class Instant(NamedTuple):
+    """A time at which the API showed no more than so many events; what follows is asked for without it."""
+
+    time: datetime
+    shown: int
+    is_refused: bool
+    """It refused to show more; otherwise it ended."""
+
+
+def step_back(events: pa.Table, newest: datetime | None) -> timedelta:
+    """How far the events go back in time, at most, from one to the next, or from what came before; zero: in order."""
     if not events.num_rows:
-        return True
-    times, edge = events["timestamp"].combine_chunks().cast(pa.int64()), EDGE // TICK
+        return timedelta()
+    times = events["timestamp"].combine_chunks().cast(pa.int64())
+    lowest = pc.min(times).as_py()
     first = times[0].as_py() if newest is None else (newest - EPOCH) // TICK
-    if pc.min(times).as_py() < first - edge:
-        return False
-    steps = pc.min(pc.subtract(times[1:], times[:-1])).as_py()
-    return steps is None or steps >= -edge
+    steps = pc.min(pc.subtract(times[1:], times[:-1])).as_py() or 0
+    return max(first - lowest, -steps, 0) * TICK
 
 
 def without(events: pa.Table, keys: Collection[EventKey]) -> pa.Table:

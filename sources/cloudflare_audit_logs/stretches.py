@@ -9,15 +9,15 @@ the reading.
 
 from collections.abc import Callable, Generator, Iterator
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import AccountError, BadAnswerError, HiddenEventsError
 from .events import Page
 from .reach import Reach
 from .streams import Window
-from .stretch import COMMON_CAP, EDGE, EPOCH, TICK, EventKey, Stretch, is_in_order, keys_of, without
+from .stretch import COMMON_CAP, EDGE, EPOCH, TICK, EventKey, Instant, Stretch, keys_of, step_back, without
 
 Ask = Callable[[Window, str, int, Callable[[], bool]], Iterator[Page]]
 """Queries a window: its direction, the events of a page, whether what may be too much is retried. Yields pages."""
@@ -45,15 +45,6 @@ def read_whole(ask: Ask, window: Window, reach: Reach, direction: str) -> Iterat
     yield from _Reading(ask, window, reach).pages()
 
 
-class _Instant(NamedTuple):
-    """A time at which the API showed no more than so many events; what follows is asked for without it."""
-
-    time: datetime
-    shown: int
-    is_refused: bool
-    """It refused to show more; otherwise it ended."""
-
-
 class _Reading:
     """Oldest first."""
 
@@ -64,10 +55,11 @@ class _Reading:
         self._edge = EDGE
         self._recent: set[EventKey] = set()
         """The keys of what was read from an edge before the position on."""
-        self._is_ordered = True
+        self._is_ordered = self._is_exact = True
+        """Times do not go back by more than a second; not at all."""
         self._suspect: int | None = None
         """The last stretch ended with so many events, on a full page."""
-        self._instant: _Instant | None = None
+        self._instant: Instant | None = None
         self._hidden: list[datetime] = []
         self._is_done = False
 
@@ -76,8 +68,7 @@ class _Reading:
         idle = 0
         while not self._is_done:
             reached = self._position
-            # Less than the length of a range, or the next one would end before the position.
-            since = max(self._window.since, self._position - min(self._edge, self._reach.span / 2))
+            since = max(self._window.since, self._position - self._edge)
             stretch = Stretch(self._reach.window(since, self._window.before), self._reach.page)
             yield from self._read(stretch)
             self._note(stretch)
@@ -118,10 +109,7 @@ class _Reading:
             bounds = pc.min_max(events["timestamp"]).as_py()
             if bounds["min"] <= self._position:
                 events = without(events, self._recent)
-            if self._is_ordered and not is_in_order(events, newest):
-                # Pages that drift show some events twice: those say nothing of the order.
-                seen = {key for keys in stretch.tables for key in keys_of(keys)}
-                self._is_ordered = is_in_order(without(events, seen), newest)
+            self._note_order(stretch, events)
             is_far = bounds["max"] - (stretch.oldest or bounds["min"]) > EDGE
             self._reach.has_shown_order |= self._is_ordered and is_far
             stretch.newest = max(newest or bounds["max"], bounds["max"])
@@ -131,6 +119,19 @@ class _Reading:
         if events.num_rows or page.quarantined.num_rows:
             yield Page(events, page.quarantined)
 
+    def _note_order(self, stretch: Stretch, events: pa.Table) -> None:
+        back = step_back(events, stretch.newest)
+        self._is_exact = self._is_exact and not back
+        if self._is_ordered and back > EDGE:
+            # Pages that drift show some events twice: those say nothing of the order.
+            seen = {key for keys in stretch.tables for key in keys_of(keys)}
+            self._is_ordered = step_back(without(events, seen), stretch.newest) <= EDGE
+
+    @property
+    def _trusts_order(self) -> bool:
+        """True if what comes behind the newest time less the overlap is all that was not shown."""
+        return self._is_ordered and self._reach.span >= 2 * EDGE
+
     def _is_deep_enough(self, stretch: Stretch) -> bool:
         is_deep = stretch.shown + stretch.per_page > self._reach.depth
         has_more = stretch.last >= min(stretch.per_page, COMMON_CAP)
@@ -138,7 +139,7 @@ class _Reading:
         return may_end and self._reach.has_shown_order and self._has_moved(stretch)
 
     def _has_moved(self, stretch: Stretch) -> bool:
-        return self._is_ordered and stretch.newest is not None and stretch.newest > self._position
+        return self._trusts_order and stretch.newest is not None and stretch.newest > self._position
 
     # --- what follows -----------------------------------------------------------------------------------------------
 
@@ -165,13 +166,17 @@ class _Reading:
             self._move(stretch, stretch.newest)
         elif not stretch.ends_on_full_page or self._has_shown_more(stretch):
             self._pass(stretch)
-        elif not self._is_ordered or stretch.newest is None:
-            self._divide(stretch)
         elif self._has_moved(stretch):
             self._suspect = stretch.shown
             self._move(stretch, stretch.newest)
-        else:
+        elif self._is_at_instant(stretch):
             self._look_closer(stretch, is_refused=False)
+        else:
+            self._divide(stretch)
+
+    def _is_at_instant(self, stretch: Stretch) -> bool:
+        """True if all events shown are of the newest time reached, or of the second before it, in order."""
+        return self._trusts_order and self._is_exact and stretch.newest is not None
 
     def _has_shown_more(self, stretch: Stretch) -> bool:
         """True if the API has shown more events at once than this time: no limit of results ended this stretch.
@@ -185,7 +190,7 @@ class _Reading:
             if error.too_much == "window":
                 self._reach.note_depth(stretch.shown)
             self._move(stretch, stretch.newest)
-        elif stretch.shown and self._is_ordered and stretch.newest is not None and error.too_much == "window":
+        elif error.too_much == "window" and self._is_at_instant(stretch):
             self._look_closer(stretch, is_refused=True)
         else:
             self._ask_for_less(stretch, error)
@@ -199,7 +204,8 @@ class _Reading:
         """The stretch was read to its end, and if it came behind an instant, nothing shows that this held more."""
         self._settle()
         self._is_done = stretch.asked.before >= self._window.before
-        self._move(stretch, stretch.asked.before)
+        # No order was relied on, so no overlap of times is needed: with one, short ranges would never go on.
+        self._move(stretch, stretch.asked.before, TICK)
 
     def _settle(self) -> None:
         """Nothing came behind an instant: it held more than it showed if more was refused, or a round number shown."""
@@ -218,7 +224,7 @@ class _Reading:
         elif is_refused and stretch.shown < COMMON_CAP and self._reach.page > 1:
             self._reach.shrink(stretch.length, page_alone=True)  # the page may be what reaches beyond a low limit
         elif self._instant is None:
-            self._instant = _Instant(self._position, stretch.shown, is_refused)
+            self._instant = Instant(self._position, stretch.shown, is_refused)
             self._position, self._edge = self._position + TICK, timedelta()
         elif self._position < self._instant.time + EDGE:  # the API reckons in seconds: it shows again what we know
             self._position = self._instant.time + EDGE
@@ -234,7 +240,7 @@ class _Reading:
         if stretch.shown < self._reach.most_shown:
             self._pass(stretch)
         elif not self._reach.shorten(stretch.length):
-            self._hidden.append(stretch.asked.since)
+            self._hidden += [stretch.asked.since] if stretch.shown % COMMON_CAP == 0 else []
             self._pass(stretch)
 
     def _ask_for_less(self, stretch: Stretch, error: AccountError) -> None:

@@ -12,7 +12,8 @@ from adbc_driver_manager.dbapi import Cursor
 
 from benchmarks.events import insert_events
 from benchmarks.warehouse import questions
-from pipelines.after_load import LARGE_TABLE_ROWS, Found, due_steps
+from pipelines.after_load import LARGE_TABLE_ROWS, Found, Step, due_steps
+from pipelines.check_server import check_timescale
 from pipelines.dlt_hooks import verify_hooks
 from pipelines.report import Report
 from pipelines.settings import TimescaleSettings
@@ -177,6 +178,26 @@ def test_the_hourly_activity_counts_every_event(filled: Stores) -> None:
 
     assert sum(row["n"] for row in hours) == 60_000
     assert all((row["hour"].minute, row["hour"].second) == (0, 0) for row in hours)
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.17.2", "2.18.0"])
+def test_a_timescaledb_that_loses_events_may_not_compress(version: str) -> None:
+    """A table that is compressed is refused, one that is not is left so."""
+    found = HYPERTABLE._replace(extension=version)
+
+    with pytest.raises(AuditLogsError, match=rf"TimescaleDB {version} loses events.*2\.18\.1"):
+        check_timescale(found._replace(is_columnar=True))
+    check_timescale(found)
+    assert not [step for step in due_steps(found, WANTED, DEFINITIONS) if "columnstore" in step.section]
+
+
+@pytest.mark.parametrize("version", ["2.18.1", "2.29.2", "2.30.0-dev"])
+def test_a_timescaledb_that_loses_none_may(version: str) -> None:
+    """From the release on that mended it."""
+    found = HYPERTABLE._replace(extension=version)
+
+    check_timescale(found._replace(is_columnar=True))
+    assert Step("columnstore") in list(due_steps(found, WANTED, DEFINITIONS))
 
 
 # --- loads -----------------------------------------------------------------------------------------------------------

@@ -218,7 +218,9 @@ MISTAKES = {
         _no_bucket_key, 1, "set S3_ACCESS_KEY and S3_SECRET_KEY", "fail  lake", "set S3_ACCESS_KEY and S3_SECRET_KEY"
     ),
     "a port in use": Mistake(_port, 1, "METRICS_PORT", "fail  port", "METRICS_PORT", options=()),
-    "a full disk": Mistake(_full_disk, 75, "File too large", "fail  disk", "check its rights and space"),
+    "a full disk": Mistake(
+        _full_disk, 75, "File too large", "fail  disk", "check its rights and space", stores=2
+    ),  # both need the spool
     "an unreadable folder": Mistake(_folder, 1, "Permission denied", "fail  lake", "Permission denied"),
     "a malformed .env": Mistake(
         _env_file, 2, ".env, line 1: write it as NAME=value", "", ".env, line 1: write it as NAME=value", doctor_code=2

@@ -82,8 +82,7 @@ def step_back(events: pa.Table, newest: datetime | None) -> timedelta:
     lowest = pc.min(times).as_py()
     first = times[0].as_py() if newest is None else (newest - EPOCH) // TICK
     steps = pc.min(pc.subtract(times[1:], times[:-1])).as_py() or 0
-    microseconds: int = max(first - lowest, -steps, 0)
-    return microseconds * TICK
+    return timedelta(microseconds=max(first - lowest, -steps, 0))
 
 
 def without(events: pa.Table, keys: Collection[EventKey]) -> pa.Table:

@@ -45,9 +45,11 @@ _SHOWN_SETTINGS = ("PG_USER", "PG_OWNER_USER", "PG_DATABASE", "PG_SCHEMA", "PG_H
 _BEFORE = r"""(?i:(?:passw\w*|pwd|secret\w*|token\w*|key)["']?\s*[=:]\s*["']?|://[^\s/:@]*:|bearer\s+)"""
 
 
-_Hide = Callable[[str], str]
+Span = tuple[int, int, str]
+"""Where a secret begins and ends in a text, and what is shown in its place."""
+_Find = Callable[[str], Iterator[Span]]
 
-_hidden: tuple[_Hide, ...] = ()
+_finders: tuple[_Find, ...] = ()
 _known: dict[str, str] = {}
 """The name of each secret, by itself."""
 _shown: frozenset[str] = frozenset()
@@ -55,10 +57,16 @@ _shown: frozenset[str] = frozenset()
 
 
 def masked(text: str) -> str:
-    """The text with the name of each secret in place of the secret."""
-    for hide in _hidden:
-        text = hide(text)
-    return text
+    """The text with the name of each secret in place of the secret.
+
+    What is put in is not looked at again: a name may have a part of another secret in it.
+    """
+    shown, done = list[str](), 0
+    for begin, end, name in sorted((span for find in _finders for span in find(text)), key=lambda s: (s[0], -s[1])):
+        if begin >= done:
+            shown += text[done:begin], name
+        done = max(done, end)
+    return "".join([*shown, text[done:]])
 
 
 def mask_error(error: BaseException) -> None:
@@ -76,6 +84,14 @@ def learn(name: str, secret: str) -> None:
     """From now on, the secret is hidden."""
     if secret and secret not in _known:
         _known[secret] = name
+        _compile()
+
+
+def learn_shown(*values: str) -> None:
+    """What other settings say: a part of a secret that stands in one of these is shown."""
+    global _shown  # noqa: PLW0603  # there is one process, and one place that knows its secrets
+    if not _shown.issuperset(values):
+        _shown |= frozenset(values)
         _compile()
 
 
@@ -120,23 +136,21 @@ def _secrets_under(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _compile() -> None:
-    global _hidden  # noqa: PLW0603  # as above
-    longest_first = sorted(_known.items(), key=lambda known: len(known[0]), reverse=True)
-    found = [_hiding(secret, f"[{name}]", _shown | OWN_WORDS) for secret, name in longest_first]
-    _hidden = (*(hide for whole, _ in found for hide in whole), *(hide for _, parts in found for hide in parts))
+    global _finders  # noqa: PLW0603  # as above
+    _finders = tuple(find for secret, name in _known.items() for find in _finders_of(secret, f"[{name}]", _shown))
 
 
-def _hiding(secret: str, shown: str, weak: frozenset[str]) -> tuple[list[_Hide], list[_Hide]]:
-    """How a secret is hidden whole and in parts, by its strength."""
+def _finders_of(secret: str, shown: str, others: frozenset[str]) -> list[_Find]:
+    """How a secret is found, whole and in parts, by its strength."""
     units = _units_of(secret)
     pattern, literal = "".join(units), _literal_of(units)
-    if secret in weak or secret.lower() in OWN_WORDS or secret.isdecimal() or len(secret) < AS_WORD:
-        return [_pattern_hider(rf"(?P<before>{_BEFORE}){pattern}(?!\w)", literal, shown)], []
+    if secret in others or secret.lower() in OWN_WORDS or secret.isdecimal() or len(secret) < AS_WORD:
+        return [_pattern_finder(rf"(?P<before>{_BEFORE}){pattern}(?!\w)", literal, shown)]
     if len(secret) < ANYWHERE:
-        return [_pattern_hider(rf"(?P<before>)(?<!\w){pattern}(?!\w)", literal, shown)], []
-    others = [*_base64_of(secret), secret.encode().decode("latin-1")]
-    whole = [_pattern_hider(f"(?P<before>){pattern}", literal, shown), *(_text_hider(text, shown) for text in others)]
-    return whole, [_parts_hider(units, shown)] if len(secret) >= 2 * _BLOCK else []
+        return [_pattern_finder(rf"(?P<before>)(?<!\w){pattern}(?!\w)", literal, shown)]
+    texts = [*_base64_of(secret), secret.encode().decode("latin-1")]
+    whole = [_pattern_finder(f"(?P<before>){pattern}", literal, shown), *(_text_finder(text, shown) for text in texts)]
+    return [*whole, _parts_finder(units, shown, others)] if len(secret) >= 2 * _BLOCK else whole
 
 
 def _units_of(secret: str) -> list[str]:
@@ -175,19 +189,31 @@ def _literal_of(units: Sequence[str]) -> str:
     return max(runs, key=len, default="")
 
 
-def _text_hider(hidden: str, shown: str) -> _Hide:
-    return lambda text: text.replace(hidden, shown)
+def _text_finder(secret: str, shown: str) -> _Find:
+    def find(text: str) -> Iterator[Span]:
+        begin = text.find(secret)
+        while begin >= 0:
+            yield begin, begin + len(secret), shown
+            begin = text.find(secret, begin + len(secret))
+
+    return find
 
 
-def _pattern_hider(pattern: str, literal: str, shown: str) -> _Hide:
+def _pattern_finder(pattern: str, literal: str, shown: str) -> _Find:
     compiled = re.compile(pattern)
-    return lambda text: compiled.sub(lambda found: found["before"] + shown, text) if literal in text else text
+
+    def find(text: str) -> Iterator[Span]:
+        for found in compiled.finditer(text) if literal in text else ():
+            yield found.end("before"), found.end(), shown
+
+    return find
 
 
-def _parts_hider(units: list[str], shown: str) -> _Hide:
-    """Hides any part that has a whole block of the secret in it and is long enough to give something away."""
+def _parts_finder(units: list[str], shown: str, others: frozenset[str]) -> _Find:
+    """Finds any part that has a whole block of the secret in it, is long enough, and is not what other settings say."""
     begins = range(0, len(units) - _BLOCK + 1, _BLOCK)
     its = [(at, units[at : at + _BLOCK]) for at in begins]
+    its = [(at, block) for at, block in its if not any("".join(block) in other for other in others)]
     blocks = [(at, _literal_of(block), re.compile("".join(block))) for at, block in its]
     after = [re.compile(unit) for unit in units]
     before = [re.compile(f"(?:{unit})\\Z") for unit in units]
@@ -201,15 +227,12 @@ def _parts_hider(units: list[str], shown: str) -> _Hide:
             end, last = found.end(), last + 1
         return begin, end, last - first
 
-    def hide(text: str) -> str:
+    def find(text: str) -> Iterator[Span]:
         for at, literal, block in blocks:
             done = 0
             while literal in text and (found := block.search(text, done)):
-                begin, end, length = grown(text, found.start(), found.end(), at)
-                if length >= LEAST_PART:
-                    text = text[:begin] + shown + text[end:]
-                    end = begin + len(shown)
-                done = end
-        return text
+                begin, done, length = grown(text, found.start(), found.end(), at)
+                if length >= LEAST_PART and not any(text[begin:done] in other for other in others):
+                    yield begin, done, shown
 
-    return hide
+    return find

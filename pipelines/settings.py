@@ -16,7 +16,7 @@ from sources.cloudflare_audit_logs.streams import Stream
 
 from . import setting_values as values
 from .accounts import Account, read_accounts, read_defaults, token_files
-from .masking import learn_environment, learn_files
+from .masking import learn_environment, learn_files, learn_shown
 from .secret_files import read_secrets, readable_by_others
 from .setting_reader import SettingReader
 
@@ -261,6 +261,7 @@ def read_settings(
         read.problem("CLOUDFLARE_BACKOFF_SECONDS is larger than CLOUDFLARE_BACKOFF_MAX_SECONDS: swap or lower it")
     if read.problems:
         raise SettingsError(read.problems)
+    learn_shown(*settings.accounts)
     return settings
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from pipelines import masking
-from pipelines.masking import OWN_WORDS, learn, learn_environment, learn_files, mask_error, masked
+from pipelines.masking import OWN_WORDS, learn, learn_environment, learn_files, learn_shown, mask_error, masked
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 ODD = "p@ss word/1+2 'q' \"r\" \\ü&%"
@@ -43,7 +43,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "_known", {})
-    monkeypatch.setattr(masking, "_hidden", ())
+    monkeypatch.setattr(masking, "_finders", ())
     monkeypatch.setattr(masking, "_shown", frozenset())
 
 
@@ -144,3 +144,24 @@ def test_an_error_that_is_sent_is_hidden_with_its_causes() -> None:
 
     assert str(error) == "1 [PG_PASSWORD]: 2 [PG_PASSWORD] (3 [PG_PASSWORD])"
     assert (error.args, error.__cause__.args) == (("1 [PG_PASSWORD]",), ("4 [PG_PASSWORD]",))
+
+
+def test_many_secrets_of_one_kind_and_names_like_them_are_hidden_in_one_go() -> None:
+    """Each name has a part of all the others in it: what is put in is not looked at again, or a line would not end."""
+    numbers = range(10, 60)
+    for number in numbers:
+        learn(f"tokens/token-{number:032x}", f"secret-token-{number:032x}")
+    text = " ".join(f"secret-token-{number:032x}" for number in numbers)
+
+    shown = masked(text)
+
+    assert shown == " ".join(f"[tokens/token-{number:032x}]" for number in numbers)
+
+
+def test_an_account_is_shown_though_its_token_has_its_id_in_it() -> None:
+    """A part that other settings say is no secret; the whole is."""
+    account = "023e105f4ecef8ad9ca31a8372d0c353"
+    learn("CLOUDFLARE_API_TOKEN", f"token-{account}")
+    learn_shown(account)
+
+    assert masked(f"account={account} Bearer token-{account}") == f"account={account} Bearer [CLOUDFLARE_API_TOKEN]"

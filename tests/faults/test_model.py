@@ -44,7 +44,10 @@ from tests.factory import ACCOUNT, event_at, ids
 
 pytestmark = pytest.mark.integration
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "2"))
+PARTS = 4
+"""Run side by side."""
+EXAMPLES = -(-int(os.environ.get("MODEL_EXAMPLES", "20")) // PARTS)
+"""Of each."""
 LAG = timedelta(minutes=15)
 IN_TIME = st.integers(0, 14 * 60).map(lambda seconds: timedelta(seconds=seconds))
 LATE = st.integers(20, 20 * 60).map(lambda minutes: timedelta(minutes=minutes))
@@ -244,8 +247,9 @@ def _killed_at(monkeypatch: pytest.MonkeyPatch, step: str, when: str, nth: int) 
 
 @pytest.mark.timeout(60 * max(EXAMPLES, 3))
 @pytest.mark.usefixtures("both_versions")
+@pytest.mark.parametrize("_part", range(PARTS))
 def test_after_any_history_that_settles_both_destinations_hold_what_was_visible_once(
-    environment: dict[str, str], postgres: PostgresSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    _part: int, environment: dict[str, str], postgres: PostgresSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every event once, nothing else, and never a cursor past a gap on the way."""
     servers = Servers(environment, postgres, tmp_path, monkeypatch)

@@ -207,7 +207,7 @@ class Soak:
             self.table.lost += len(lost)
             self.table.doubled += counts.total() - len(counts)
             if lost:
-                print(f"lost in the {name}: {sorted(lost)[:5]}", flush=True)
+                print(f"lost in the {name}: {sorted(lost)[:5]}", out.decode()[-5000:], flush=True)
 
 
 def _wait(is_true: Callable[[], bool], process: "subprocess.Popen[bytes]", seconds: float) -> bool:

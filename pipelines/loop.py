@@ -80,6 +80,8 @@ class Loop:
         self._due: set[Destination] = set()
         """Called to a poll that they have not begun yet."""
         self._sweep_is_due = self._sweep_may_step = self._reconcile_is_due = False
+        self._unswept: set[Stream] = set()
+        """Called to a sweep that they have not begun yet."""
         self._account_failures = AccountFailures(settings.streams, monotonic)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
@@ -217,6 +219,7 @@ class Loop:
                 self._submit(destination, None, destination.open)
         self._next_poll = math.inf if once else self._monotonic() + self._settings.poll_interval_seconds
         self._sweep_is_due = self._sweep_may_step = bool(self._settings.sweep_interval)
+        self._unswept = set(self._settings.streams)
         self._reconcile_is_due = self._reconciler.is_due
 
     def _cannot_begin(self, destination: Destination) -> bool:
@@ -238,9 +241,11 @@ class Loop:
             now = self._clock()
             self._begin(self._plan.polls(self._streams, ready, self._in_poll, now), now, is_sweep=False)
         elif self._sweep_is_due and self._is_quiet and not any(entry.is_sweep for entry in self._passes):
-            self._sweep_is_due = False
             now, in_poll = self._clock(), {stream for _, stream in self._in_poll}
-            streams = [stream for stream in self._streams if stream not in in_poll]
+            streams = [stream for stream in self._streams if stream in self._unswept - in_poll]
+            self._unswept &= in_poll
+            # The next poll calls to the next sweep; without one, those that are still being polled have theirs later.
+            self._sweep_is_due = self._next_poll == math.inf and bool(self._unswept)
             self._begin(self._plan.sweeps(streams, now), now, is_sweep=True)
 
     def _lets_wait(self, destination: Destination) -> bool:

@@ -204,3 +204,21 @@ def test_a_mark_that_cannot_be_kept_costs_a_sweep_alone(tmp_path: Path) -> None:
 
     assert plan.window("lake", STREAM, NOON, NOON) is None
     assert SweepPlan(tmp_path / "sweeps", HOUR, HOUR).window("lake", STREAM, NOON, NOON) is not None
+
+
+@pytest.mark.integration
+def test_a_poll_that_takes_long_does_not_skip_the_only_sweep(
+    api: Api, poll: Poll, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep goes on without accounts that are slow; with `--once` no next poll calls them to another one."""
+    known = [*spread(50, ago(hours=5), ago(hours=1)), *spread(30, ago(minutes=9), ago(seconds=1))]
+    api.world.add(ACCOUNT, "v1", known)
+    poll()
+    late = event_at(ago(minutes=30))
+    api.world.add(ACCOUNT, "v1", [late, *spread(10, ago(seconds=1), ago())])
+    monkeypatch.setattr("pipelines.loop.PATIENCE_SECONDS", 0.1)
+    api.behaviour.latency_seconds = 0.3
+
+    poll(CLOUDFLARE_PER_PAGE="10", **SWEEPING)
+
+    assert ids([late]) <= set(stores.warehouse_ids()) & set(stores.lake_ids())

@@ -97,8 +97,10 @@ def _postgres(stores: StoreSettings) -> Iterator[tuple[str, Any]]:
 
 
 def _filesystem(stores: StoreSettings) -> dict[str, Any]:
+    # States kept in the lake: the newest that can be read counts, and all are listed before a load.
+    kept = {"bucket_url": stores.lake_url, "max_state_files": 10}
     if stores.s3 is None:
-        return {"bucket_url": stores.lake_url}
+        return kept
     credentials = {
         "aws_access_key_id": stores.s3.access_key,
         "aws_secret_access_key": stores.s3.secret_key,
@@ -106,7 +108,7 @@ def _filesystem(stores: StoreSettings) -> dict[str, Any]:
         "region_name": stores.s3.region,
     }
     return {
-        "bucket_url": stores.lake_url,
+        **kept,
         "credentials": {name: value for name, value in credentials.items() if value is not None},
         # s3fs tries 5 times by itself, and the loop for ever; botocore's own 5 times within each take 45 s.
         # (dlt 1.31 drops `config_kwargs` unless they come within `kwargs`.)

@@ -24,7 +24,7 @@ from dlt.destinations.impl.filesystem.filesystem import CURRENT_VERSION, Filesys
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError
 from sources.cloudflare_audit_logs.files import read_groups
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_TABLE
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_SCHEMA, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .atomic_files import AtomicFolder, AtomicLocalFileSystem
@@ -61,12 +61,12 @@ class LakeLoadJob(RunnableLoadJob):
 
     def run(self) -> None:
         """Writes the rows of its file, one object after the other; repeated, it finds its own work done."""
-        objects, groups = self._job_client.objects, read_groups(self._file_path)
+        objects = self._job_client.objects
         if self.load_table_name == QUARANTINE_TABLE:
-            for group in groups:
+            for group in read_groups(self._file_path, QUARANTINE_SCHEMA):
                 write_quarantined(objects, group)
             return
-        for partition, events in by_partition(groups):
+        for partition, events in by_partition(read_groups(self._file_path, EVENT_SCHEMA)):
             _write_events(objects, partition.path, events)
         give_back()
 

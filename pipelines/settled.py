@@ -21,8 +21,6 @@ SETTLED = {
     ("load", "delete_completed_jobs"): True,
     # Files that live for seconds: to compress them costs more than it saves.
     ("data_writer", "disable_compression"): True,
-    # States kept in the lake; the newest that can be read counts, and all are listed before a load.
-    ("filesystem", "max_state_files"): 10,
 }
 """By section and name."""
 

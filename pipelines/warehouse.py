@@ -19,7 +19,7 @@ from dlt.destinations.impl.postgres.postgres import PostgresClient
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.files import read_groups
-from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_SCHEMA, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .after_load import Outcome, prepare
@@ -84,9 +84,9 @@ class WarehouseLoadJob(RunnableLoadJob):
 
     def run(self) -> None:
         """Writes the rows of its file, each group of them in one transaction; repeated, it finds its own work done."""
-        store = self._job_client.store
-        load = store.load_quarantined if self.load_table_name == QUARANTINE_TABLE else store.load_events
-        for group in read_groups(self._file_path):
+        store, is_quarantine = self._job_client.store, self.load_table_name == QUARANTINE_TABLE
+        load = store.load_quarantined if is_quarantine else store.load_events
+        for group in read_groups(self._file_path, QUARANTINE_SCHEMA if is_quarantine else EVENT_SCHEMA):
             load(group)
 
 

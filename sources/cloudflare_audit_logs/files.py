@@ -27,8 +27,8 @@ _ONE_PAGE = 1 << 30
 class RowFile:
     """The file is removed when nobody refers to this object any more; dlt has its own link to it by then."""
 
-    def __init__(self, path: Path, rows: int) -> None:
-        self.path, self.rows = path, rows
+    def __init__(self, path: Path, schema: pa.Schema, rows: int) -> None:
+        self.path, self.schema, self.rows = path, schema, rows
         weakref.finalize(self, path.unlink, missing_ok=True)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
@@ -37,7 +37,7 @@ class RowFile:
 
     def groups(self) -> Iterator[pa.Table]:
         """The rows, a row group at a time."""
-        return read_groups(self.path)
+        return read_groups(self.path, self.schema)
 
 
 class RowWriter:
@@ -82,7 +82,7 @@ class RowWriter:
             if kind is not None:
                 self._path.unlink(missing_ok=True)
         if kind is None:
-            self.files.append(RowFile(self._path, self._rows))
+            self.files.append(RowFile(self._path, self._schema, self._rows))
 
 
 class PageFile:
@@ -106,8 +106,11 @@ class PageFile:
         return chain.from_iterable(file.groups() for file in self._quarantine_files)
 
 
-def read_groups(path: Path | str) -> Iterator[pa.Table]:
-    """The rows of such a file, a row group at a time."""
+def read_groups(path: Path | str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of such a file in the columns of a schema, a row group at a time.
+
+    Where a newer release has added a column to dlt's schema, dlt writes the file anew, with that column.
+    """
     with pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number)
+            yield file.read_row_group(number, columns=schema.names).select(schema.names).cast(schema)

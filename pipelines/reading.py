@@ -17,12 +17,12 @@ from sources.cloudflare_audit_logs.errors import HiddenEventsError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.files import PageFile
 from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.stretch import EDGE
 
 FetchPages = Callable[[Stream, Window, str], Iterator[Page]]
 """Reads a window of a stream in a direction, page by page, to its end."""
 
 
-_EDGE = timedelta(seconds=1)
 
 
 def fetch_exactly(fetch_pages: FetchPages) -> FetchPages:
@@ -30,7 +30,7 @@ def fetch_exactly(fetch_pages: FetchPages) -> FetchPages:
 
     def fetch(stream: Stream, window: Window, direction: str) -> Iterator[Page]:
         try:
-            for page in fetch_pages(stream, Window(window.since - _EDGE, window.before + _EDGE), direction):
+            for page in fetch_pages(stream, Window(window.since - EDGE, window.before + EDGE), direction):
                 yield Page(within(page.events, window), page.quarantined)
         except HiddenEventsError as error:
             if instants := [instant for instant in error.instants if window.since <= instant < window.before]:
@@ -142,6 +142,8 @@ class StreamReading:
         self._is_ascending = direction == "asc"
         self._pages: Iterator[Page] | None = None
         self._newest: datetime | None = None
+        self._steps_back = False
+        """Its times went back, by an edge at most."""
         self._is_unordered = False
         """It does not come oldest first, as asked: nothing is known to be reached before the window's end."""
         self._hidden: HiddenEventsError | None = None
@@ -169,7 +171,7 @@ class StreamReading:
             for page in self._pages:
                 self._add(part, page)
                 if part.is_full(self._limits):
-                    part.reached = None if self._is_unordered else self._newest
+                    part.reached = self._reached
                     return part
         except HiddenEventsError as error:
             self._hidden = error
@@ -183,7 +185,7 @@ class StreamReading:
             for page in self._fetch_pages(self._stream, self._window, "desc"):
                 self._add(part, page)
                 if part.is_full(self._limits):
-                    self._newest, self._is_unordered = None, False
+                    self._newest, self._steps_back, self._is_unordered = None, False, False
                     return None
         except HiddenEventsError as error:
             self._hidden = error
@@ -205,6 +207,14 @@ class StreamReading:
             return
         bounds = pc.min_max(times).as_py()
         newest = self._newest or bounds["min"]
-        if bounds["min"] < newest or times[0].as_py() > times[-1].as_py():
-            self._is_unordered = True
+        back = max(newest - bounds["min"], times[0].as_py() - times[-1].as_py())
+        self._steps_back = self._steps_back or back > timedelta()
+        self._is_unordered = self._is_unordered or back > EDGE
         self._newest = max(newest, bounds["max"])
+
+    @property
+    def _reached(self) -> datetime | None:
+        """Up to here everything was read, though more is to come: an API that rounds times goes back by an edge."""
+        if self._is_unordered or self._newest is None:
+            return None
+        return self._newest - EDGE if self._steps_back else self._newest

@@ -147,7 +147,7 @@ def client_of(store: Store, destination: Any = None) -> Any:
     except ConfigFieldMissingException as error:
         hint = "set S3_ACCESS_KEY and S3_SECRET_KEY" if store.name == "lake" else "set PG_HOST, PG_USER and PG_PASSWORD"
         raise AuditLogsError(f"there are no credentials for the {store.name}", hint=hint) from error
-    except ConfigurationException as error:  # whose text may have the value, and a password in it
+    except (ConfigurationException, TypeError) as error:  # whose text may have the value, and a password in it
         hint = "see DESTINATION__… in the environment and .dlt/secrets.toml"
         raise AuditLogsError(f"dlt cannot read its settings of the {store.name}", hint=hint) from error
 

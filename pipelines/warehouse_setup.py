@@ -46,7 +46,7 @@ def set_up(connection: Connection, credentials: PostgresCredentials, owner: Owne
 
 def one_at_a_time(schema: str) -> str:
     """Makes a transaction wait for those that make tables there: two that find nothing would both make them."""
-    return f"SELECT pg_advisory_xact_lock({lock_keys(TABLES, schema)})"
+    return f"SELECT pg_advisory_xact_lock({lock_keys(TABLES, schema)}) IS NULL AS is_waiting"
 
 
 def _make_tables(
@@ -57,9 +57,10 @@ def _make_tables(
         statements += statements_of("grants.sql", schema=schema, ingest=quoted(user))
     try:
         with transaction(as_owner(credentials, owner)) if owner else transaction_on(connection) as cursor:
-            cursor.execute(one_at_a_time(schema))
-            # IF NOT EXISTS alone would ask for the right to make schemas even where there is nothing to make.
-            if not value_of(cursor, f"SELECT to_regnamespace('{schema}') IS NOT NULL"):
+            value_of(cursor, one_at_a_time(schema))  # fetched: until then the driver goes on, and nobody waits
+            # IF NOT EXISTS alone would ask for the right to make schemas even where there is nothing to make. Asked of
+            # the table: to_regnamespace remembers that there was none before the lock was waited for.
+            if not value_of(cursor, f"SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{schema}')"):  # noqa: S608  # names are ours
                 cursor.execute(f"CREATE SCHEMA {schema}")
             for statement in statements:
                 cursor.execute(statement)

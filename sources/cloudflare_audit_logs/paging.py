@@ -50,6 +50,9 @@ def _read_v1(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[l
         if answer.slices:
             yield answer.slices
         events += len(answer.slices)
+        stated = _whole_number(answer.info.get("total_count"))
+        if not answer.slices and stated is not None and events < stated:
+            raise _ended_early(f"{events} of {stated} events")
         if _is_last_v1_page(answer, number, events, asked=int(params["per_page"])):
             return
         number += 1
@@ -76,19 +79,26 @@ def _is_last_v1_page(answer: Answer, number: int, events: int, *, asked: int) ->
 
 def _read_v2(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[list[bytes]]:
     cursors: set[str] = set()
-    cursor, empty, seen = "", 0, _SeenPages()
+    cursor, empty, last, seen = "", 0, 0, _SeenPages()
     while True:
         answer = get(path, {**params, "cursor": cursor} if cursor else params)
         seen.check(answer.slices)
         if answer.slices:
             yield answer.slices
-        empty = 0 if answer.slices else empty + 1
+        empty, last = (0, len(answer.slices)) if answer.slices else (empty + 1, last)
         cursor = str(answer.info.get("cursor") or "")
+        if not cursor and empty and 0 < last < int(params["limit"]):
+            raise _ended_early(f"a page of {last} events was to be followed by others")
         if not cursor:
             return
         if cursor in cursors or empty > MOST_EMPTY_PAGES:
             raise BadAnswerError("the API repeats a page cursor without end", detail=f"after {len(cursors)} pages")
         cursors.add(cursor)
+
+
+def _ended_early(said: str) -> BadAnswerError:
+    """The API said that there is more, and shows no more: whoever reads asks for what follows."""
+    return BadAnswerError("the API ended a window before its end", detail=said, too_much="window")
 
 
 class _SeenPages:

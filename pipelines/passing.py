@@ -11,7 +11,6 @@ _LASTING_ERRNOS = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
-    errno.EEXIST,
     errno.EISDIR,
     errno.ENOTDIR,
     errno.ELOOP,

@@ -23,8 +23,6 @@ FetchPages = Callable[[Stream, Window, str], Iterator[Page]]
 """Reads a window of a stream in a direction, page by page, to its end."""
 
 
-
-
 def fetch_exactly(fetch_pages: FetchPages) -> FetchPages:
     """The same with the events of `[since, before)`, whether or not the API includes these times itself."""
 

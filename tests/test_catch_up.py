@@ -1,14 +1,17 @@
 """A long window is read in steps that always advance, and a stored cursor always wins."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
-from pipelines.reading import StepLimits
+from pipelines.reading import StepLimits, StreamReading
 from pipelines.report import Report
 from simulator.api import Api, Fault
+from sources.cloudflare_audit_logs.events import Page, decode_page
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
 from .conftest import Stores
 from .factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, ids, raw_event, spread, v1_tree
@@ -221,3 +224,27 @@ def test_a_server_that_ignores_the_order_asked_for_loses_nothing(
 
     assert 0 < broken.new["lake"] < len(events)
     assert stores.ids() == (sorted(ids(events)),) * 2
+
+
+def test_a_long_window_moves_its_cursor_though_times_are_rounded() -> None:
+    """An API that cuts fractions goes back by less than a second: a part is reached but for its last second."""
+    begin = ago(hours=1).replace(microsecond=0)
+    exact = [begin + timedelta(milliseconds=400 * number) for number in range(100)]
+    cut = [time.replace(microsecond=0) if number % 7 == 0 else time for number, time in enumerate(exact)]
+    raws = [event_at(time).raw for time in cut]
+    stream = Stream(ACCOUNT, "v1")
+
+    def fetch(*_: object) -> Iterator[Page]:
+        for first in range(0, 100, 10):
+            yield decode_page(raws[first : first + 10], stream, ago())
+
+    parts = list(StreamReading(fetch, stream, Window(begin, ago()), limits=StepLimits(events=20)).parts())
+
+    reached = [part.reached for part in parts]
+    assert len(parts) > 1
+    assert None not in reached
+    assert all(part.reached <= max(cut) for part in parts if part.reached)
+    for part, later in pairwise(parts):
+        rest = [time for page in later.pages for time in page.keys["timestamp"].to_pylist()]
+        assert part.reached is not None
+        assert all(part.reached <= time for time in rest)

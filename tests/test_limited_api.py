@@ -57,6 +57,22 @@ def test_what_lies_behind_a_limit_of_results_arrives(
     assert (compared.code, compared.report["gaps"]) == (0, []), compared.err
 
 
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_an_end_that_the_api_itself_contradicts_is_not_believed(
+    api: Api, poll: Poll, stores: Stores, version: str, direction: str
+) -> None:
+    """250 results in pages of 100, then an empty page, though a total or a page cursor said that there is more."""
+    events = spread(900, ago(minutes=14), ago(minutes=1), version=version)
+    api.world.add(ACCOUNT, version, events)
+    api.behaviour.shows_at_most, api.behaviour.end_of_results = 250, "empty"
+    api.behaviour.sends_result_info = True
+
+    poll(CLOUDFLARE_API_VERSION=version, CLOUDFLARE_PER_PAGE="100", CLOUDFLARE_DIRECTION=direction)
+
+    assert stores.ids() == (sorted(ids(events)),) * 2
+
+
 @pytest.mark.parametrize(("form", "status"), [("empty", 400), pytest.param("error", 500, marks=pytest.mark.long)])
 def test_a_backfill_reads_behind_a_limit_of_results(
     api: Api, command: Command, stores: Stores, form: Any, status: int

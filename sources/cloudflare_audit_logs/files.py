@@ -62,6 +62,7 @@ class RowWriter:
             return
         if self._writer is None:
             repeated = [name for name in self._schema.names if name not in _UNIQUE]
+            self._path.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it under us
             self._writer = pq.ParquetWriter(
                 self._path,
                 self._schema,

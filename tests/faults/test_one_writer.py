@@ -4,10 +4,16 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from pipelines.settings import PROJECT_ROOT, read_environment, read_store_settings
+from pipelines.warehouse import open_warehouse
 from simulator.api import Api
 from tests.conftest import Bucket, Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
@@ -18,6 +24,25 @@ pytestmark = pytest.mark.integration
 
 Command = Callable[..., Finished]
 ONCE = ("pipelines/run.py", "--once", "--json")
+
+
+def test_openings_of_an_empty_schema_at_the_same_time_make_it_once(
+    environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two accounts of a first backfill do: one makes the tables, the other waits and finds them."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
+    stores = read_store_settings(read_environment())
+    schemas = [f"{stores.postgres_schema}_{number}" for number in range(5)]
+
+    def open_and_close(schema: str) -> None:
+        with open_warehouse(replace(stores, postgres_schema=schema), takes_lock=False):
+            pass
+
+    with ThreadPoolExecutor(3) as pool:
+        for schema in schemas:
+            list(pool.map(open_and_close, [schema] * 3))
 
 
 def test_a_second_runner_is_told_who_holds_the_lock(

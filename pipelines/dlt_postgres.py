@@ -33,9 +33,9 @@ class WarehouseConfiguration(PostgresClientConfiguration):
 
 
 class WarehouseSqlClient(Psycopg2SqlClient):
-    """dlt's connection, as ours are made. dlt qualifies its names, so that its `options=-c search_path=…` can go.
+    """dlt's connection, as ours are made: without `options=-c search_path=…`, which PgBouncer refuses.
 
-    PgBouncer refuses such startup parameters.
+    What is loaded has qualified names.
     """
 
     def open_connection(self) -> Any:
@@ -48,3 +48,6 @@ class WarehouseSqlClient(Psycopg2SqlClient):
         super()._reset_connection()  # which does RESET ALL
         with self._conn.cursor() as cursor:
             cursor.execute(SESSION_SQL)
+            # For questions of people that name no schema: dlt's own dashboard asks so.
+            path = f"{self.fully_qualified_dataset_name()},public"
+            cursor.execute("SELECT pg_catalog.set_config('search_path', %s, false)", (path,))

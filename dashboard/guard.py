@@ -52,7 +52,7 @@ def _with_policy(send: Send) -> Send:
 
 
 def is_own(headers: dict[bytes, bytes], *, is_bare: bool = False) -> bool:
-    """Whether a request came by our name, from our own page or none; links elsewhere may lead to the bare `/` alone."""
+    """True if a request came by our name, from our own page or none; links elsewhere may lead to the bare `/` alone."""
     host = headers.get(b"host", b"").decode("latin-1")
     origin = headers.get(b"origin")
     if not is_bare and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITES:

@@ -217,7 +217,7 @@ def _text(value: object) -> str:
 
 
 def _may_be_token(reference: str, name: str) -> bool:
-    """Whether a part of what stands there is as long as a token."""
+    """True if a part of what stands there is as long as a token."""
     last = Path(name).name if reference == "token_file" else name
     return any(len(word) >= SHORTEST_TOKEN for word in re.split(r"[^A-Za-z0-9_-]", last))
 

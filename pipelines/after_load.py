@@ -49,11 +49,11 @@ class Found(NamedTuple):
     extension_schema: str | None = None
     """Where its functions are."""
     is_available: bool = False
-    """Whether the server has TimescaleDB."""
+    """True if the server has TimescaleDB."""
     license: str | None = None
     """None: its library is not loaded."""
     has_skip_scan: bool = True
-    """Whether the server finds a value in an index that it is not the first column of."""
+    """True if the server finds a value in an index that it is not the first column of."""
     is_owner: bool = True
     indexes: tuple[str, ...] = ()
     """Those of a kind that takes a text of any length where there may be one."""
@@ -65,23 +65,23 @@ class Found(NamedTuple):
     compress_after_days: float | None = None
     retention_days: float | None = None
     is_continuous: bool = False
-    """Whether the hourly activity is a continuous aggregate."""
+    """True if the hourly activity is a continuous aggregate."""
     is_refreshed: bool = False
     """By itself."""
 
     @property
     def has_timescale(self) -> bool:
-        """Whether TimescaleDB can be used."""
+        """True if TimescaleDB can be used."""
         return self.extension is not None and self.license is not None
 
     @property
     def may_compress(self) -> bool:
-        """Whether its version loses nothing in compressed chunks."""
+        """True if its version loses nothing in compressed chunks."""
         return _numbers(self.extension or "") >= _numbers(OLDEST_COLUMNAR)
 
     @property
     def is_licensed(self) -> bool:
-        """Whether the table can have what the Apache edition has not: columnstore, policies, aggregates."""
+        """True if the table can have what the Apache edition has not: columnstore, policies, aggregates."""
         return self.chunk_days is not None and self.license == "timescale"
 
 
@@ -108,7 +108,7 @@ class Outcome(NamedTuple):
     reason: str | None = None
     """Why it was not done; None: it was."""
     is_passing: bool = False
-    """Whether the reason may be gone soon."""
+    """True if the reason may be gone soon."""
 
 
 def prepare(

@@ -105,7 +105,7 @@ class Bucket:
         return PartedFile(end.size, end.body, read)
 
     def is_there(self, folder: str) -> bool:
-        """Whether there is any object below the folder."""
+        """True if there is any object below the folder."""
         return bool(self._s3.call_s3("list_objects_v2", MaxKeys=1, **self._below(folder)).get("Contents"))
 
     def sizes(self, folder: str) -> dict[str, int]:

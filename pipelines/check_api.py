@@ -136,7 +136,7 @@ def _shortened(findings: Sequence[Finding], all_well: str) -> Iterator[Finding]:
 
 
 def _budget(token_name: str, streams: int, interval_seconds: float) -> Finding:
-    """Whether the polls of a token's accounts are well within what it may ask, with room for the sweeps and people."""
+    """True if the polls of a token's accounts are well within what it may ask, with room for the sweeps and people."""
     needed = round(streams * WINDOW_SECONDS / max(interval_seconds, 1))
     found = f"{token_name}: {needed:,} requests in 5 minutes to poll {streams:,} accounts and versions, of {REQUESTS:,}"
     if needed > FULL_BUDGET * REQUESTS:
@@ -157,7 +157,7 @@ def _clock(offset: timedelta | None) -> Finding:
 
 
 def _token(name: str, answers: Mapping[Stream, Answer]) -> Finding:
-    """Whether it is a token at all; where an account was read it is, and only a refusal is a reason to ask."""
+    """True if it is a token at all; where an account was read it is, and only a refusal is a reason to ask."""
     stream, answer = next(iter(answers.items()))
     if not all(isinstance(answer.error, RefusedError) for answer in answers.values()):
         if all(answer.error for answer in answers.values()):
@@ -179,7 +179,7 @@ def _refused(answers: Mapping[Stream, Answer]) -> dict[Stream, AuditLogsError]:
 
 
 def _account(stream: Stream, error: AuditLogsError | None, *, is_alone: bool) -> Finding:
-    """Whether its events can be read; a version that is refused alone fails nothing."""
+    """True if its events can be read; a version that is refused alone fails nothing."""
     name = f"{stream.account_id} {stream.api_version}"
     if error is None:
         return ok("account", f"{name}: can be read")

@@ -110,7 +110,7 @@ def _port(host: str, port: int, holders: Sequence[str]) -> Finding:
 
 
 def _is_ours(host: str, port: int) -> bool:
-    """Whether a loop of ours answers there."""
+    """True if a loop of ours answers there."""
     with closing(HTTPConnection(host, port, timeout=ANSWER_SECONDS)) as connection:
         try:
             connection.request("GET", "/livez")

@@ -85,12 +85,12 @@ class HourCheck:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the hour was compared."""
+        """True if all of the hour was compared."""
         return self.window == Window(self.hour, self.hour + HOUR)
 
     @property
     def is_gap(self) -> bool:
-        """Whether a store does not hold each event once, as it should."""
+        """True if a store does not hold each event once, as it should."""
         found = [*(self.missing.get(store) for store in STORES), self.doubled, *(self.differing or {}).values()]
         return self.broken is not None or self.stray > 0 or self.lost > 0 or self.hidden > 0 or any(found)
 
@@ -278,7 +278,7 @@ class Completeness:
         return checks
 
     def is_proven(self, stream: Stream, window: Window, lateness: timedelta) -> bool:
-        """Whether all of a window was found complete, `lateness` after it or later, and both stores still hold that."""
+        """True if all of a window was found complete, `lateness` after it or later, and both stores still hold that."""
         hours = list(parts_of(window, HOUR))
         latest = self._warehouse.latest_checks(stream, window)
         if not self._is_all_asked_for(stream) or any(

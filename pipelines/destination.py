@@ -47,11 +47,11 @@ class Destination:
         self._known: dict[Stream, Known] = {}
         self._loads = 0
         self._is_settled = False
-        """Whether the steps after the load have been taken, since it was opened."""
+        """True if the steps after the load have been taken, since it was opened."""
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be asked and loaded."""
+        """True if it can be asked and loaded."""
         return self._pipeline.is_open
 
     def open(self) -> None:

@@ -34,7 +34,7 @@ def event_keys(events: pa.Table) -> list[EventKey]:
 
 
 def is_ascending(times: pa.ChunkedArray) -> bool:
-    """Whether each is later than the one before it."""
+    """True if each is later than the one before it."""
     values = times.combine_chunks()
     return len(values) <= 1 or bool(pc.all(pc.less(values[:-1], values[1:])).as_py())
 

@@ -63,7 +63,7 @@ class LakeReader:
         return str(path)
 
     def has_account(self, account_id: str) -> bool:
-        """Whether there is anything of an account."""
+        """True if there is anything of an account."""
         with self._lake.translated_errors():
             return self.objects.is_there(account_folder(account_id))
 

@@ -223,7 +223,7 @@ class Loop:
         self._reconcile_is_due = self._reconciler.is_due
 
     def _cannot_begin(self, destination: Destination) -> bool:
-        """Whether it is being opened, or loads what is the last of a pass, or has done so for long; it may hang.
+        """True if it is being opened, or loads what is the last of a pass, or has done so for long; it may hang.
 
         In the middle of a long pass it can begin another one: for the accounts that are not in that.
         """
@@ -249,7 +249,7 @@ class Loop:
             self._begin(self._plan.sweeps(streams, now), now, is_sweep=True)
 
     def _lets_wait(self, destination: Destination) -> bool:
-        """Whether it is being opened, or still loads what the only poll brought it."""
+        """True if it is being opened, or still loads what the only poll brought it."""
         if not self._workers.is_busy(destination):
             return False
         return self._workers.subject_of(destination) is None or self._next_poll == math.inf
@@ -262,7 +262,7 @@ class Loop:
 
     @property
     def _is_quiet(self) -> bool:
-        """Whether nothing is left to do but to wait for accounts that are slow."""
+        """True if nothing is left to do but to wait for accounts that are slow."""
         polls = [entry for entry in self._passes if not entry.is_sweep]
         is_idle = not self._due and self._workers.are_idle and not self._reconciler.futures
         return is_idle and all(self._monotonic() > entry.created + PATIENCE_SECONDS for entry in polls)

@@ -40,7 +40,7 @@ def recommended_seconds(measured: Iterable[MeasuredLag]) -> int | None:
 
 
 def is_too_short(safety_lag: timedelta, measured: MeasuredLag) -> bool:
-    """Whether more than one event in 1,000 came later."""
+    """True if more than one event in 1,000 came later."""
     return measured.events >= LEAST_EVENTS and measured.nearly_all > safety_lag.total_seconds()
 
 

@@ -51,7 +51,7 @@ class Flow:
     succeeded: datetime | None = None
     """When the last poll began that was read and loaded whole."""
     is_caught_up: bool = False
-    """Whether the destination has not failed since then."""
+    """True if the destination has not failed since then."""
     visibility_lag: Histogram = field(default_factory=lambda: Histogram(LAGS))
 
 
@@ -88,7 +88,7 @@ class Measurements:
 
     @property
     def has_loaded(self) -> bool:
-        """Whether a step was loaded, be it one that brought nothing."""
+        """True if a step was loaded, be it one that brought nothing."""
         return bool(self._flows)
 
     def flow(self, destination: str, stream: Stream) -> Flow:

@@ -44,7 +44,7 @@ class Objects(Protocol):
         """The object, to be read in parts, or None; a part raises ConflictError if the object was replaced."""
 
     def is_there(self, folder: str) -> bool:
-        """Whether there is any object below a folder."""
+        """True if there is any object below a folder."""
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The objects below a folder: path and bytes. Costs what is in the folder, however much lies beside it."""
@@ -112,7 +112,7 @@ class Folder:
             return None
 
     def is_there(self, folder: str) -> bool:
-        """Whether there is any file below the folder."""
+        """True if there is any file below the folder."""
         return any(file.is_file() for file in (self._root / folder).rglob("*"))
 
     def sizes(self, folder: str) -> dict[str, int]:

@@ -84,18 +84,18 @@ class Pass:
 
     @property
     def is_read(self) -> bool:
-        """Whether nothing more is to be read."""
+        """True if nothing more is to be read."""
         return not self._reading and not self._waiting
 
     @property
     def wants_to_read(self) -> bool:
-        """Whether a stream waits to be read, and there is room for what it brings beside what is to be loaded."""
+        """True if a stream waits to be read, and there is room for what it brings beside what is to be loaded."""
         coming = self._step.events + len(self._reading) * self._limits_of_part.events
         return bool(self._waiting) and coming < self._limits.events and not self._step.is_full(self._limits)
 
     @property
     def is_due(self) -> bool:
-        """Whether a step is to be loaded: a full one, the last one, or one that has waited for others long enough."""
+        """True if a step is to be loaded: a full one, the last one, or one that has waited for others long enough."""
         if self.due_since is None and (self.is_read or self._step.is_full(self._limits) or self._has_gathered()):
             self.due_since = self._monotonic()
         return self.due_since is not None

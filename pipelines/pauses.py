@@ -27,7 +27,7 @@ class Pauses:
         self._failures: Counter[Hashable] = Counter()
 
     def include(self, subject: Hashable) -> bool:
-        """Whether it is left alone now."""
+        """True if it is left alone now."""
         return self._until.get(subject, 0.0) > self._monotonic()
 
     def pause(self, subject: Hashable, seconds: float) -> None:

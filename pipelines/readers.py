@@ -52,11 +52,11 @@ class Readers(Generic[Subject]):
 
     @property
     def have_room(self) -> bool:
-        """Whether a thread is free."""
+        """True if a thread is free."""
         return len(self._in_hand) < THREADS
 
     def have_room_for(self, queue: str) -> bool:
-        """Whether one may read of this queue."""
+        """True if one may read of this queue."""
         return self._of_queue[queue] < (THREADS_OF_DOUBTFUL if queue == DOUBTFUL else THREADS_OF_A_QUEUE)
 
     def submit(self, queue: str, subject: Subject, read: Callable[[], Any]) -> None:

@@ -89,7 +89,7 @@ class Part:
         self.bytes += page.events.nbytes + page.quarantined.nbytes
 
     def is_full(self, limits: StepLimits) -> bool:
-        """Whether the limits allow no more of it."""
+        """True if the limits allow no more of it."""
         return self.events >= limits.events or self.bytes >= limits.bytes
 
     def followed_by(self, next_part: "Part") -> "Part":
@@ -120,7 +120,7 @@ class Step:
         self.bytes += part.bytes
 
     def is_full(self, limits: StepLimits) -> bool:
-        """Whether it is enough for one load."""
+        """True if it is enough for one load."""
         return self.events >= limits.events or self.bytes >= limits.bytes
 
 

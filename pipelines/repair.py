@@ -57,7 +57,7 @@ class Repair:
     """Who may replace events in the warehouse."""
     schema: str
     is_asked_for: Callable[[Stream], bool]
-    """Whether the API is asked for a stream."""
+    """True if the API is asked for a stream."""
 
     def mend(self, check: HourCheck) -> None:
         """Makes both stores hold each event of the hour once, and the same of it.

@@ -54,7 +54,7 @@ class Report:
 
     @property
     def has_result(self) -> bool:
-        """Whether a step was loaded, or something failed."""
+        """True if a step was loaded, or something failed."""
         failed = self.accounts_failed or self.destinations_failed or self.stopped_by
         return self.measured.has_loaded or bool(failed)
 

@@ -16,7 +16,7 @@ class Store(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be loaded."""
+        """True if it can be loaded."""
 
 
 @dataclass(frozen=True)
@@ -29,5 +29,5 @@ class Running:
     progress: Progress
 
     def is_up(self, destination: Store) -> bool:
-        """Whether the destination is open, and its last load did not fail."""
+        """True if the destination is open, and its last load did not fail."""
         return destination.is_open and destination.name not in self.report.destinations_failed

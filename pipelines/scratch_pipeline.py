@@ -38,7 +38,7 @@ class ScratchPipeline:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can load."""
+        """True if it can load."""
         return self._pipeline is not None
 
     @property

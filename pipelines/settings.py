@@ -151,11 +151,11 @@ class Settings:
         return self.accounts.get(account_id) or replace(self.defaults, id=account_id)
 
     def is_read(self, stream: Stream) -> bool:
-        """Whether the account is read in this version."""
+        """True if the account is read in this version."""
         return stream in self.account(stream.account_id).streams
 
     def is_all_asked_for(self, stream: Stream) -> bool:
-        """Whether nothing is hidden from us that the API has of the stream: only v1 hides."""
+        """True if nothing is hidden from us that the API has of the stream: only v1 hides."""
         return stream.api_version != "v1" or not self.account(stream.account_id).hide_user_logs
 
     def safety_lag(self, stream: Stream) -> timedelta:

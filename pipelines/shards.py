@@ -49,7 +49,7 @@ class Shard:
         return [Shard(number, self.count) for number in range(1, self.count + 1)]
 
     def takes(self, account_id: str) -> bool:
-        """Whether the account is its; the same on each host, and exactly one of the shards says so."""
+        """True if the account is its; the same on each host, and exactly one of the shards says so."""
         return int(sha256(account_id.encode()).hexdigest(), 16) % self.count == self.number - 1
 
 

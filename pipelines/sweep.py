@@ -49,7 +49,7 @@ class SweepPlan:
         return Window(min(self._begin(mark, now), polled_since), polled_since)
 
     def is_covered_by(self, destination: str, stream: Stream, since: datetime, now: datetime) -> bool:
-        """Whether a poll from `since` on has read all that a sweep would."""
+        """True if a poll from `since` on has read all that a sweep would."""
         return since <= self._begin(self._mark(destination, stream), now)
 
     def mark(self, destination: str, stream: Stream, begun: datetime, cursor: datetime) -> None:

@@ -48,7 +48,7 @@ class WarehouseHealth:
 
     @property
     def has_events(self) -> bool:
-        """Whether the tables have been made."""
+        """True if the tables have been made."""
         return bool(self._row("tables")["events"])
 
     def positions(self) -> dict[Stream, Position]:

@@ -40,11 +40,11 @@ class Workers(Generic[Owner, Subject]):
 
     @property
     def are_idle(self) -> bool:
-        """Whether no owner has a task in hand."""
+        """True if no owner has a task in hand."""
         return not self._tasks
 
     def is_busy(self, owner: Owner) -> bool:
-        """Whether this owner has a task in hand, or one that was not collected yet."""
+        """True if this owner has a task in hand, or one that was not collected yet."""
         return owner in self._tasks
 
     def busy_seconds(self, owner: Owner) -> float:

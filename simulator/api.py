@@ -66,7 +66,7 @@ class Fault:
     latency_seconds: float | None = None
 
     def matches(self, request: "Request") -> bool:
-        """Whether it is this request's turn to go wrong."""
+        """True if it is this request's turn to go wrong."""
         return (
             self.times != 0
             and self.account_id in {None, request.account_id}

@@ -120,7 +120,7 @@ class AuditLogsClient:
         return retrying(lambda: parse_answer(self._fetch(path, params, timeout_seconds)))
 
     def knows_token(self, account_id: str) -> bool:
-        """Whether the API knows the token, whatever it may do: an account's own token, or a user's.
+        """True if the API knows the token, whatever it may do: an account's own token, or a user's.
 
         Raises:
             AuditLogsError: the API did not say, or nothing of it is there.

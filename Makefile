@@ -35,7 +35,7 @@ test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
 
 test-engines: $(VENV)/.ready-engines ## The lake read by Daft, Polars and Iceberg, which no other test needs (400 MB)
-	$(BIN)/python -m pytest tests/test_lake_engines.py
+	$(BIN)/python -m pytest tests/lake/test_lake_engines.py
 
 soak: setup-dev ## The long part of the faults: every test, 500 kills on each kind of lake, 5,000 cycles; about an hour
 	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long tests/faults

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import psycopg2
 from tqdm import tqdm
 
-from pipelines.embedded_postgres import embedded_postgres
-from pipelines.object_format import encode
-from pipelines.partitions import Partition
-from pipelines.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.lake.object_format import encode
+from pipelines.lake.partitions import Partition
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.warehouse.embedded import embedded_postgres
 from tests.clusters import dask_cluster
 
 from .documents import Row, as_markdown, put_into

@@ -25,8 +25,8 @@ from urllib.request import Request, urlopen
 import psycopg2
 from tqdm import tqdm
 
-from pipelines.embedded_postgres import embedded_postgres
-from pipelines.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.warehouse.embedded import embedded_postgres
 from tests.conftest import seaweed
 
 from .documents import Row, as_markdown, put_into

@@ -31,15 +31,15 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 from tqdm import tqdm
 
 from pipelines.ask import lake_database
-from pipelines.bucket import Bucket
-from pipelines.completeness import Completeness
-from pipelines.copies import Copies, open_copies
-from pipelines.embedded_postgres import embedded_postgres
-from pipelines.object_format import encode
-from pipelines.partitions import Partition
-from pipelines.postgres import connect
-from pipelines.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings
-from pipelines.warehouse_load import load_events
+from pipelines.lake.bucket import Bucket
+from pipelines.lake.object_format import encode
+from pipelines.lake.partitions import Partition
+from pipelines.proof.both_stores import Copies, open_copies
+from pipelines.proof.compare import Completeness
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings
+from pipelines.warehouse.connection import connect
+from pipelines.warehouse.embedded import embedded_postgres
+from pipelines.warehouse.write import load_events
 from simulator.world import Plan, build_world
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.streams import Stream, Window

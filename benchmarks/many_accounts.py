@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psycopg2
 
-from pipelines.embedded_postgres import embedded_postgres
-from pipelines.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
+from pipelines.warehouse.embedded import embedded_postgres
 from simulator.quota import largest_burst
 
 from .documents import Row, as_markdown, put_into

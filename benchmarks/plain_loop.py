@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 
-from pipelines.statements import sections_of, statements_of
+from pipelines.warehouse.statements import sections_of, statements_of
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, PRIMARY_KEY
 
 PAGE = 1_000

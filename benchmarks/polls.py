@@ -10,7 +10,7 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
 from pipelines.run import run
-from pipelines.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from simulator.api import Api
 from simulator.server import serving
 from simulator.world import Plan, World, build_world

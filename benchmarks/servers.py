@@ -1,6 +1,6 @@
 """The PostgreSQL of a benchmark, as the settings name it."""
 
-from pipelines.settings import PostgresSettings
+from pipelines.settings.settings import PostgresSettings
 
 
 def settings_of(server: PostgresSettings) -> dict[str, str]:

@@ -24,13 +24,13 @@ import pyarrow as pa
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from tqdm import tqdm
 
-from pipelines.after_load import prepare
-from pipelines.embedded_postgres import embedded_postgres
-from pipelines.postgres import connect, rows_of, transaction, value_of
-from pipelines.settings import PROJECT_ROOT, PostgresSettings, TimescaleSettings
-from pipelines.statements import sections_of
-from pipelines.warehouse_load import load_events
-from pipelines.warehouse_setup import set_up
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, TimescaleSettings
+from pipelines.warehouse.connection import connect, rows_of, transaction, value_of
+from pipelines.warehouse.embedded import embedded_postgres
+from pipelines.warehouse.setup import set_up
+from pipelines.warehouse.statements import sections_of
+from pipelines.warehouse.upkeep import prepare
+from pipelines.warehouse.write import load_events
 from simulator.world import Plan, build_world
 from sources.cloudflare_audit_logs import Stream
 from sources.cloudflare_audit_logs.events import decode_page

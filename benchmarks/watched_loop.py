@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
-from pipelines.settings import PROJECT_ROOT
+from pipelines.settings.settings import PROJECT_ROOT
 
 SECONDS = 5.0
 """How long a loop is watched."""

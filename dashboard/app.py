@@ -13,8 +13,9 @@ with app.setup:
 
     import marimo as mo
 
-    from dashboard import page, pieces, questions, sections
     from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+    from . import page, pieces, questions, sections
 
 
 @app.cell

@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import duckdb
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, LocalFileSystem, S3FileSystem
 
-from pipelines.lake import Lake
-from pipelines.lake_reads import LakeReader
-from pipelines.object_format import duckdb_schema
-from pipelines.partitions import account_folder, day_folder
+from pipelines.lake.destination import Lake
+from pipelines.lake.object_format import duckdb_schema
+from pipelines.lake.partitions import account_folder, day_folder
+from pipelines.lake.reads import LakeReader
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 
 from pipelines.ask import lake_database
-from pipelines.lake import Lake, LakeClient
-from pipelines.lake_reads import read_lake
-from pipelines.positions import positions_of
-from pipelines.scratch_pipeline import client_of
+from pipelines.lake.destination import Lake, LakeClient
+from pipelines.lake.reads import read_lake
+from pipelines.load.positions import positions_of
+from pipelines.load.scratch_pipeline import client_of
 from sources.cloudflare_audit_logs.schema import QUARANTINE_TABLE
 
 from .questions import Filters

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from pipelines.masking import masked
+from pipelines.host.masking import masked
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .changes import Change, as_json, comparison_of, parsed

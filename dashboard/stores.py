@@ -17,14 +17,14 @@ from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
 from pipelines.ask import lake_database
-from pipelines.embedded_postgres import running_server
-from pipelines.lake import Lake
-from pipelines.lake_reads import LakeReader, read_lake
-from pipelines.postgres import connect
-from pipelines.scratch_pipeline import client_of
-from pipelines.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
-from pipelines.warehouse import Warehouse
-from pipelines.warehouse_states import stored_states
+from pipelines.lake.destination import Lake
+from pipelines.lake.reads import LakeReader, read_lake
+from pipelines.load.scratch_pipeline import client_of
+from pipelines.settings.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
+from pipelines.warehouse.connection import connect
+from pipelines.warehouse.destination import Warehouse
+from pipelines.warehouse.embedded import running_server
+from pipelines.warehouse.states import stored_states
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window

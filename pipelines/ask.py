@@ -1,10 +1,10 @@
 """`python pipelines/ask.py "SELECT …" [--json]`: DuckDB on the lake, folder or bucket, as the settings say.
 
-The views and macros are those of `pipelines/sql/lake.sql`; nothing has to be downloaded. Without a question, it is read
-from stdin. Exit codes: 0 done, 1 the question could not be answered, 2 wrong usage, 75 the lake is not available.
+The views and macros are those of `pipelines/lake/lake.sql`; nothing has to be downloaded. Without a question, it is
+read from stdin. Exit codes: 0 done, 1 the question could not be answered, 2 wrong usage, 75 the lake is not available.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -17,11 +17,12 @@ from typing import Any
 
 import duckdb
 
-from pipelines.command import run_lake_command
-from pipelines.lake_reads import LakeReader, read_lake
-from pipelines.statements import statements_of
+from pipelines.cli.command import run_lake_command
+from pipelines.lake.reads import LakeReader, read_lake
+from pipelines.settings.settings import PROJECT_ROOT
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
+LAKE_SQL = PROJECT_ROOT / "pipelines" / "lake" / "lake.sql"
 LONGEST_TABLE = 1_000
 """Rows that are shown to people; `--json` gives all."""
 
@@ -61,8 +62,7 @@ def lake_database(lake: LakeReader) -> Iterator[duckdb.DuckDBPyConnection]:
             database.register_filesystem(lake.filesystem)
         root = lake.objects.url("").rstrip("/").replace("'", "''")
         database.execute(f"SET VARIABLE lake = '{root}'")
-        for statement in statements_of("lake.sql"):
-            database.execute(statement)
+        database.execute(LAKE_SQL.read_text())
         yield database
 
 

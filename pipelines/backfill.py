@@ -6,7 +6,7 @@ and never moves its cursor. Each day is compared when it is loaded; the results 
 Exit codes: 0 done, 1 an account failed, 2 wrong usage, 3 a store lacks something in spite of it, 75 try again later.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -19,15 +19,15 @@ from functools import partial
 
 from tqdm import tqdm
 
-from pipelines.api import utc_now
-from pipelines.backfill_unit import Done, open_backfill
-from pipelines.command import run_window_command
-from pipelines.logs import log
-from pipelines.pools import add_scheduler_option, open_pool
-from pipelines.refusals import told_refused
-from pipelines.settings import Settings
-from pipelines.units import Shared, results_of
-from pipelines.windows import accounts_of, add_window_options, api_window, days_of, window_of
+from pipelines.bulk.backfill_unit import Done, open_backfill
+from pipelines.bulk.pools import add_scheduler_option, open_pool
+from pipelines.bulk.units import Shared, results_of
+from pipelines.cli.command import run_window_command
+from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, window_of
+from pipelines.fetch.api import utc_now
+from pipelines.fetch.refusals import told_refused
+from pipelines.host.logs import log
+from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Window
 

@@ -5,7 +5,7 @@ done or nothing is changed. Readers wait meanwhile, and it is the one writer: th
 catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pipelines.after_load import Outcome
-from pipelines.command import run_command
-from pipelines.postgres import rows_of, transaction
-from pipelines.settings import PostgresSettings, StoreSettings
-from pipelines.warehouse import open_warehouse
+from pipelines.cli.command import run_command
+from pipelines.settings.settings import PostgresSettings, StoreSettings
+from pipelines.warehouse.connection import rows_of, transaction
+from pipelines.warehouse.destination import open_warehouse
+from pipelines.warehouse.upkeep import Outcome
 
 EVENTS_PER_SECOND = 20_000
 """Half of what was measured on two cores: docs/warehouse.md."""

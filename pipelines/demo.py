@@ -4,7 +4,7 @@ Everything is real but the API: the loop is `run.py` in a process of its own, wi
 folder lake under `data/demo`, which is emptied first. Your `.env` and your data are not touched.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import os
@@ -18,9 +18,9 @@ from contextlib import contextmanager
 
 import duckdb
 
-from pipelines.command import run_lake_command
-from pipelines.setting_reader import OWN_PREFIXES
-from pipelines.settings import PROJECT_ROOT, read_environment
+from pipelines.cli.command import run_lake_command
+from pipelines.settings.reader import OWN_PREFIXES
+from pipelines.settings.settings import PROJECT_ROOT, read_environment
 
 DEMO_DIR = PROJECT_ROOT / "data" / "demo"
 LAKE = "data/demo/lake/cloudflare/audit_logs/*/*/*/events.parquet"

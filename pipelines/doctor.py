@@ -4,7 +4,7 @@ Changes nothing in the stores: an object that it writes in a bucket to see wheth
 that one, where it may not). Exit codes: 0 nothing fails, 1 something does, 2 the settings are wrong.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pipelines.checks import check_all
-from pipelines.command import run_lake_command
-from pipelines.settings import read_environment, read_settings
+from pipelines.checks.all_checks import check_all
+from pipelines.cli.command import run_lake_command
+from pipelines.settings.settings import read_environment, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

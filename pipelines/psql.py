@@ -3,7 +3,7 @@
 An embedded one that was never made is not made. Names are looked for in PG_SCHEMA, unless a pooler refuses to be told.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import os
@@ -16,12 +16,12 @@ from functools import partial
 
 import psycopg2
 
-from pipelines.command import run_lake_command, server_if_there
-from pipelines.embedded_postgres import BINARIES
-from pipelines.postgres import conninfo, message_of, parameters_of
-from pipelines.scratch_pipeline import client_of
-from pipelines.settings import StoreSettings, read_environment, read_store_settings
-from pipelines.warehouse import Warehouse
+from pipelines.cli.command import run_lake_command, server_if_there
+from pipelines.load.scratch_pipeline import client_of
+from pipelines.settings.settings import StoreSettings, read_environment, read_store_settings
+from pipelines.warehouse.connection import conninfo, message_of, parameters_of
+from pipelines.warehouse.destination import Warehouse
+from pipelines.warehouse.embedded import BINARIES
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 _NAMES = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "connect_timeout": "PGCONNECT_TIMEOUT"}

@@ -7,7 +7,7 @@ and digests of the ids first, the ids only of hours that differ; of a quarantine
 Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75 try again later.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -23,21 +23,21 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from pipelines.api import open_api, sleep_until, utc_now
 from pipelines.backfill import LARGEST_POOL
-from pipelines.backfill_unit import Unit
-from pipelines.command import run_window_command
-from pipelines.completeness import STORES, ApiSide, Completeness, HourCheck
-from pipelines.copies import open_copies, open_sidecars
-from pipelines.lake_reads import read_lake
-from pipelines.logs import log
-from pipelines.reading import FetchPages
-from pipelines.refusals import told_refused
-from pipelines.repair import Repair
-from pipelines.settings import Settings
-from pipelines.spool import open_spool
-from pipelines.units import Shared, run_units
-from pipelines.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
+from pipelines.bulk.backfill_unit import Unit
+from pipelines.bulk.units import Shared, run_units
+from pipelines.cli.command import run_window_command
+from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
+from pipelines.fetch.api import open_api, sleep_until, utc_now
+from pipelines.fetch.reading import FetchPages
+from pipelines.fetch.refusals import told_refused
+from pipelines.host.logs import log
+from pipelines.lake.reads import read_lake
+from pipelines.load.spool import open_spool
+from pipelines.proof.both_stores import open_copies, open_sidecars
+from pipelines.proof.compare import STORES, ApiSide, Completeness, HourCheck
+from pipelines.proof.repair import Repair
+from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 

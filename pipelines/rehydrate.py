@@ -6,7 +6,7 @@ reckoned from the window; a day of an account is one unit. May be ended and run 
 loop. Exit codes: 0 done, 1 an object is broken, 2 wrong usage, 75 try again later.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -21,18 +21,18 @@ from functools import partial
 from adbc_driver_manager.dbapi import Connection
 from tqdm import tqdm
 
-from pipelines.api import utc_now
-from pipelines.command import run_window_command
-from pipelines.lake_reads import read_lake
-from pipelines.logs import log
-from pipelines.pools import add_scheduler_option, open_pool
-from pipelines.postgres import as_owner, connect, transaction_on
-from pipelines.rehydrate_unit import TABLE, Brought, Day, open_rehydration
-from pipelines.settings import Settings
-from pipelines.statements import sections_of
-from pipelines.units import BrokenUnitError, Shared, results_of
-from pipelines.warehouse import open_warehouse
-from pipelines.windows import accounts_of, add_window_options, days_of, past_window, window_of
+from pipelines.bulk.pools import add_scheduler_option, open_pool
+from pipelines.bulk.rehydrate_unit import TABLE, Brought, Day, open_rehydration
+from pipelines.bulk.units import BrokenUnitError, Shared, results_of
+from pipelines.cli.command import run_window_command
+from pipelines.cli.windows import accounts_of, add_window_options, days_of, past_window, window_of
+from pipelines.fetch.api import utc_now
+from pipelines.host.logs import log
+from pipelines.lake.reads import read_lake
+from pipelines.settings.settings import Settings
+from pipelines.warehouse.connection import as_owner, connect, transaction_on
+from pipelines.warehouse.destination import open_warehouse
+from pipelines.warehouse.statements import sections_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Window
 

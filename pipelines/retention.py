@@ -5,7 +5,7 @@ plain table loses its events some thousand at a time, a hypertable whole chunks.
 the loop, as the owner of the tables. Exit codes: 0 done, 1 failed, 2 no retention is set, 75 the server is down.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -18,12 +18,12 @@ from functools import partial
 from adbc_driver_manager.dbapi import Connection
 from tqdm import tqdm
 
-from pipelines.after_load import find, look_where_timescale_is
-from pipelines.command import run_command
-from pipelines.postgres import as_owner, connect, transaction_on, value_of
-from pipelines.settings import PostgresSettings, StoreSettings
-from pipelines.statements import sections_of
-from pipelines.warehouse import open_warehouse
+from pipelines.cli.command import run_command
+from pipelines.settings.settings import PostgresSettings, StoreSettings
+from pipelines.warehouse.connection import as_owner, connect, transaction_on, value_of
+from pipelines.warehouse.destination import open_warehouse
+from pipelines.warehouse.statements import sections_of
+from pipelines.warehouse.upkeep import find, look_where_timescale_is
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ Results on stdout, logs and progress on stderr. Exit codes: 0 done, 1 failed or 
 settings, 75 try again later.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -20,27 +20,27 @@ from functools import partial
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipelines.api import Clock, open_api, utc_now
-from pipelines.aside import aside
-from pipelines.destination import Destination
-from pipelines.dlt_hooks import verify_hooks
-from pipelines.embedded_postgres import embedded_postgres, ensure_running
-from pipelines.lake import Lake
-from pipelines.logs import configure_logs, log
-from pipelines.loop import Loop
-from pipelines.measurements import Measurements
-from pipelines.memory import keep_small
-from pipelines.notify import Supervisor
-from pipelines.passing import can_pass
-from pipelines.progress import Progress, longest_silence_seconds
-from pipelines.reading import DEFAULT_LIMITS, StepLimits
-from pipelines.report import Report, as_json, as_text, exit_code
-from pipelines.running import Running
-from pipelines.settings import Settings, SettingsError, read_environment, read_settings
-from pipelines.shards import WHOLE, Shard
-from pipelines.spool import Spool, open_spool
-from pipelines.stopping import stop_on_signals
-from pipelines.warehouse import Warehouse
+from pipelines.fetch.api import Clock, open_api, utc_now
+from pipelines.fetch.reading import DEFAULT_LIMITS, StepLimits
+from pipelines.host.aside import aside
+from pipelines.host.logs import configure_logs, log
+from pipelines.host.memory import keep_small
+from pipelines.host.transient import can_pass
+from pipelines.lake.destination import Lake
+from pipelines.load.dlt_hooks import verify_hooks
+from pipelines.load.loader import Destination
+from pipelines.load.spool import Spool, open_spool
+from pipelines.loop.loop import Loop
+from pipelines.loop.measurements import Measurements
+from pipelines.loop.report import Report, as_json, as_text, exit_code
+from pipelines.settings.settings import Settings, SettingsError, read_environment, read_settings
+from pipelines.settings.shards import WHOLE, Shard
+from pipelines.warehouse.destination import Warehouse
+from pipelines.warehouse.embedded import embedded_postgres, ensure_running
+from pipelines.watch.progress import Progress, longest_silence_seconds
+from pipelines.watch.running import Running
+from pipelines.watch.stopping import stop_on_signals
+from pipelines.watch.systemd import Supervisor
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.traffic import Traffic
@@ -136,8 +136,8 @@ def _health(running: Running, clock: Clock) -> Iterator[None]:
     if running.settings.metrics_port is None:
         yield
         return
-    from pipelines.gap_watch import watching_gaps  # noqa: PLC0415  # 11 ms that the main job need not spend without
-    from pipelines.health import serving_health  # noqa: PLC0415  # as above
+    from pipelines.watch.gap_watch import watching_gaps  # noqa: PLC0415  # 11 ms that the main job need not spend without
+    from pipelines.watch.health_server import serving_health  # noqa: PLC0415  # as above
 
     with serving_health(running, clock), watching_gaps(running.settings, running.report.measured):
         yield

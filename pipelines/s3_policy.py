@@ -3,7 +3,7 @@
 Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -11,9 +11,9 @@ import json
 import sys
 from typing import Any
 
-from pipelines.command import run_lake_command
-from pipelines.partitions import DATASET
-from pipelines.settings import read_environment, read_store_settings
+from pipelines.cli.command import run_lake_command
+from pipelines.lake.partitions import DATASET
+from pipelines.settings.settings import read_environment, read_store_settings
 
 
 def main() -> int:

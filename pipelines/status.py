@@ -4,7 +4,7 @@ Changes nothing, and costs the last days, not the history. A store that is down 
 codes: 0 done, 1 a store has no tables yet or cannot be read, 2 the settings are wrong, 75 a store is down.
 """
 
-from pipelines.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
+from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
 import argparse
@@ -14,14 +14,14 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipelines.command import run_lake_command, server_if_there
-from pipelines.gaps import OpenGap, Repair, repairs_of, summary_of
-from pipelines.lake_status import LakeHealth, lake_health
-from pipelines.measured_lag import recommended_seconds
-from pipelines.settings import PostgresSettings, Settings, read_environment, read_settings
-from pipelines.side_by_side import answers_of
-from pipelines.status_text import print_status
-from pipelines.warehouse_status import StreamHealth, warehouse_health
+from pipelines.cli.command import run_lake_command, server_if_there
+from pipelines.cli.status_text import print_status
+from pipelines.host.side_by_side import answers_of
+from pipelines.lake.status import LakeHealth, lake_health
+from pipelines.proof.gaps import OpenGap, Repair, repairs_of, summary_of
+from pipelines.settings.settings import PostgresSettings, Settings, read_environment, read_settings
+from pipelines.warehouse.measured_lag import recommended_seconds
+from pipelines.warehouse.status import StreamHealth, warehouse_health
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream

@@ -12,16 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from .limits import Limits
-from .parameters import (
-    LARGEST_PAGE,
-    BadRequestError,
-    bounded,
-    decode_cursor,
-    encode_cursor,
-    size_of,
-    time_of,
-    whole,
-)
+from .parameters import LARGEST_PAGE, BadRequestError, bounded, decode_cursor, encode_cursor, size_of, time_of, whole
 from .quota import Quota
 from .world import SimulatedEvent, World
 

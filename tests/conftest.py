@@ -29,12 +29,12 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dotenv import dotenv_values
 
-from pipelines.embedded_postgres import embedded_postgres
-from pipelines.reading import DEFAULT_LIMITS, StepLimits
-from pipelines.report import Report
+from pipelines.fetch.reading import DEFAULT_LIMITS, StepLimits
+from pipelines.loop.report import Report
 from pipelines.run import run
-from pipelines.setting_reader import OWN_PREFIXES
-from pipelines.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
+from pipelines.settings.reader import OWN_PREFIXES
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
+from pipelines.warehouse.embedded import embedded_postgres
 from simulator.api import Api
 from simulator.server import serving
 from simulator.world import World

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import PostgresSettings
+from pipelines.settings.settings import PostgresSettings
 
 from .conftest import _free_ports, wait_until
 

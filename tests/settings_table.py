@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pipelines.settings import PROJECT_ROOT
+from pipelines.settings.settings import PROJECT_ROOT
 
 PAGE = PROJECT_ROOT / "docs" / "settings.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- end -->\n"
@@ -18,7 +18,7 @@ _NAME = re.compile(
 
 def names_in_code() -> set[str]:
     """Every setting that is read."""
-    files = (PROJECT_ROOT / "pipelines" / name for name in ("settings.py", "accounts.py"))
+    files = (PROJECT_ROOT / "pipelines" / "settings").glob("*.py")
     return {name for file in files for name in _NAME.findall(file.read_text())}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dashboard.changes import Change, as_json, comparison_of, parsed
-from pipelines.settings import PROJECT_ROOT
+from pipelines.settings.settings import PROJECT_ROOT
 from tests.factory import v1_tree, v2_tree
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.report import Report
+from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, raw_event, spread, v1_tree

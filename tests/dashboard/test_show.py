@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipelines.report import Report
+from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.conftest import Bucket
 from tests.factory import ACCOUNT, ago, spread

@@ -17,7 +17,7 @@ from dashboard.copies import Deadline
 from dashboard.guard import is_own
 from dashboard.questions import Filters
 from dashboard.stores import EventStore, LakeStore, WarehouseStore, lake_rows
-from pipelines.report import Report
+from pipelines.loop.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.conftest import Bucket, Stores

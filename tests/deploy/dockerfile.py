@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fnmatch import translate
 from pathlib import Path
 
-from pipelines.settings import PROJECT_ROOT
+from pipelines.settings.settings import PROJECT_ROOT
 
 DOCKERFILE = PROJECT_ROOT / "Dockerfile"
 NEEDS_ROOT = "useradd"

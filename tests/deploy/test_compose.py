@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
-from pipelines.settings import PROJECT_ROOT, Settings, read_settings
+from pipelines.settings.settings import PROJECT_ROOT, Settings, read_settings
 from tests.settings_table import names_in_code
 
 from .compose_file import COMPOSE_FILE, VARIABLE, compose_file, services

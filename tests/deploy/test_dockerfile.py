@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.setting_reader import OWN_PREFIXES
-from pipelines.settings import PROJECT_ROOT
+from pipelines.settings.reader import OWN_PREFIXES
+from pipelines.settings.settings import PROJECT_ROOT
 from simulator.api import Api
 from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, ids, spread
 
 from .dockerfile import DOCKERFILE, Replay, instructions, is_ignored
 
-INTEGRATION = ("python3", "-m", "pytest", "-m", "integration", "tests/test_rehydrate_integration.py")
+INTEGRATION = ("python3", "-m", "pytest", "-m", "integration", "tests/bulk/test_rehydrate_integration.py")
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -62,7 +62,7 @@ def test_packages_come_with_hashes_alone() -> None:
         *((path, True) for path in (".env", ".env.local", ".git", ".git/HEAD", ".venv/bin/python", "data/lake/x")),
         *((path, True) for path in (".dlt/secrets.toml", "secrets/token", "pipelines/__pycache__/run.pyc")),
         *((path, True) for path in ("cloudflare_audit_pipeline.egg-info/PKG-INFO", "docker-compose.override.yml")),
-        *((path, False) for path in (".env.example", ".dlt/config.toml", "pipelines/sql/roles.sql", "pyproject.toml")),
+        *((path, False) for path in (".env.example", ".dlt/config.toml", "pipelines/ask.py", "pyproject.toml")),
         *((path, False) for path in ("tests/data", "simulator/__main__.py", "requirements-dev.lock")),
     ],
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.secret_files import FILE_NAMES, SECRETS
-from pipelines.settings import PROJECT_ROOT
+from pipelines.settings.secret_files import FILE_NAMES, SECRETS
+from pipelines.settings.settings import PROJECT_ROOT
 from tests.settings_table import PAGE, names_in_code, page_with_table
 
 from .compose_file import compose_file

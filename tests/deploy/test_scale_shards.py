@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from pipelines.run import LONGEST_STOP_SECONDS, _parse_arguments
-from pipelines.secret_files import SECRETS
-from pipelines.settings import PROJECT_ROOT, read_settings
-from pipelines.shards import Shard
+from pipelines.settings.secret_files import SECRETS
+from pipelines.settings.settings import PROJECT_ROOT, read_settings
+from pipelines.settings.shards import Shard
 from sources.cloudflare_audit_logs import Stream
 from tests.factory import time_of
 

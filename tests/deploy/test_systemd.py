@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.run import LONGEST_STOP_SECONDS, _parse_arguments
-from pipelines.secret_files import SECRETS
-from pipelines.settings import PROJECT_ROOT
-from pipelines.shards import Shard
+from pipelines.settings.secret_files import SECRETS
+from pipelines.settings.settings import PROJECT_ROOT
+from pipelines.settings.shards import Shard
 
 UNITS = PROJECT_ROOT / "deploy" / "systemd"
 LOOP, ONCE, TIMER = "cloudflare-audit.service", "cloudflare-audit-once.service", "cloudflare-audit-once.timer"

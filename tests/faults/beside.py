@@ -8,14 +8,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
-from pipelines.api import open_api
-from pipelines.lake import Lake
-from pipelines.reading import Step, StepLimits, StreamReading
-from pipelines.settings import read_environment, read_settings
-from pipelines.sidecar import Sidecar
-from pipelines.spool import open_spool
-from pipelines.store import Store
-from pipelines.warehouse import Warehouse
+from pipelines.fetch.api import open_api
+from pipelines.fetch.reading import Step, StepLimits, StreamReading
+from pipelines.lake.destination import Lake
+from pipelines.load.sidecar import Sidecar
+from pipelines.load.spool import open_spool
+from pipelines.load.store import Store
+from pipelines.settings.settings import read_environment, read_settings
+from pipelines.warehouse.destination import Warehouse
 from sources.cloudflare_audit_logs.budget import Budgets
 from sources.cloudflare_audit_logs.streams import Window
 

@@ -4,7 +4,7 @@ import os
 import signal
 from typing import Any
 
-from pipelines import rehydrate_unit
+from pipelines.bulk import rehydrate_unit
 
 _bring = rehydrate_unit._bring  # noqa: SLF001  # the point at which it breaks
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import PostgresSettings
+from pipelines.settings.settings import PostgresSettings
 from tests.conftest import Bucket, process_of
 
 from .proxy import Proxy

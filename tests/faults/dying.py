@@ -26,44 +26,45 @@ class Point(NamedTuple):
 _CLIENT = "sources.cloudflare_audit_logs.client:AuditLogsClient"
 _DLT = "dlt.pipeline.pipeline:Pipeline"
 _SQL = "adbc_driver_manager.dbapi:Cursor.execute"
+_WAREHOUSE = "pipelines.warehouse.destination"
 _LAKE = "dlt.destinations.impl.filesystem.filesystem:FilesystemClient"
 
 POINTS = {
     "after a request": Point("after", f"{_CLIENT}._fetch"),
-    "with a page in hand": Point("before", "pipelines.api:decode_page"),
+    "with a page in hand": Point("before", "pipelines.fetch.api:decode_page"),
     "with the lock and no state": Point("before", f"{_DLT}.sync_destination"),
     "before extract": Point("before", f"{_DLT}.extract"),
     "after extract": Point("after", f"{_DLT}.extract"),
     "after normalize": Point("after", f"{_DLT}.normalize"),
-    "in the warehouse's load": Point("after", "pipelines.warehouse_load:_insert_batch"),
+    "in the warehouse's load": Point("after", "pipelines.warehouse.write:_insert_batch"),
     "before the warehouse's commit": Point("before", _SQL, "COMMIT"),
     "after the warehouse's commit": Point("after", _SQL, "COMMIT"),
-    "before the warehouse's state counts": Point("before", "pipelines.warehouse:WarehouseClient.complete_load"),
-    "after the warehouse's state counts": Point("after", "pipelines.warehouse:WarehouseClient.complete_load"),
-    "before an object": Point("before", "pipelines.lake:update"),
-    "after an object": Point("after", "pipelines.lake:update"),
+    "before the warehouse's state counts": Point("before", f"{_WAREHOUSE}:WarehouseClient.complete_load"),
+    "after the warehouse's state counts": Point("after", f"{_WAREHOUSE}:WarehouseClient.complete_load"),
+    "before an object": Point("before", "pipelines.lake.destination:update"),
+    "after an object": Point("after", "pipelines.lake.destination:update"),
     "before the lake's state": Point("before", f"{_LAKE}._store_current_state"),
     "before the lake's state counts": Point("before", f"{_LAKE}._store_load"),
     "after the lake's state counts": Point("after", f"{_LAKE}._store_load"),
-    "between the two destinations": Point("after", "pipelines.destination:Destination.load"),
-    "with a part in the spool": Point("after", "pipelines.spool:SpooledReading.read"),
-    "after one of a load's jobs in the warehouse": Point("after", "pipelines.warehouse:Warehouse.load_events"),
-    "after one of a load's jobs in the lake": Point("after", "pipelines.lake:LakeLoadJob.run"),
-    "before a sweep's load": Point("before", "pipelines.sidecar:Sidecar.load"),
-    "after a sweep's load": Point("after", "pipelines.sidecar:Sidecar.load"),
+    "between the two destinations": Point("after", "pipelines.load.loader:Destination.load"),
+    "with a part in the spool": Point("after", "pipelines.load.spool:SpooledReading.read"),
+    "after one of a load's jobs in the warehouse": Point("after", f"{_WAREHOUSE}:Warehouse.load_events"),
+    "after one of a load's jobs in the lake": Point("after", "pipelines.lake.destination:LakeLoadJob.run"),
+    "before a sweep's load": Point("before", "pipelines.load.sidecar:Sidecar.load"),
+    "after a sweep's load": Point("after", "pipelines.load.sidecar:Sidecar.load"),
 }
 FOLDER_POINTS = {"with a file half in place": Point("before", "pathlib:Path.replace")}
 BUCKET_POINTS = {
-    "before a PUT": Point("before", "pipelines.bucket:Bucket.write"),
-    "after a PUT": Point("after", "pipelines.bucket:Bucket.write"),
+    "before a PUT": Point("before", "pipelines.lake.bucket:Bucket.write"),
+    "after a PUT": Point("after", "pipelines.lake.bucket:Bucket.write"),
 }
-_REPAIR = "pipelines.repair:Repair"
+_REPAIR = "pipelines.proof.repair:Repair"
 COMMAND_POINTS = {
-    "after a check is kept": Point("after", "pipelines.warehouse_reads:WarehouseReader.record"),
+    "after a check is kept": Point("after", "pipelines.warehouse.reads:WarehouseReader.record"),
     "with an object set aside": Point("after", f"{_REPAIR}._set_aside"),
     "after a store is filled": Point("after", f"{_REPAIR}._add"),
     "before events are replaced": Point("before", f"{_REPAIR}._replace"),
-    "between lake and warehouse": Point("before", "pipelines.repair:update_events"),
+    "between lake and warehouse": Point("before", "pipelines.proof.repair:update_events"),
 }
 """Of backfill, rehydrate and reconcile, besides those above."""
 

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipelines.destination import LOADS_BETWEEN_PRUNINGS
-from pipelines.embedded_postgres import embedded_postgres
+from pipelines.load.loader import LOADS_BETWEEN_PRUNINGS
+from pipelines.warehouse.embedded import embedded_postgres
 from simulator.api import Api
 from simulator.server import serving
 from simulator.world import World

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipelines.embedded_postgres import embedded_postgres
-from pipelines.settings import PROJECT_ROOT
+from pipelines.settings.settings import PROJECT_ROOT
+from pipelines.warehouse.embedded import embedded_postgres
 from simulator.api import Api, Fault
 from simulator.server import serving
 from simulator.world import World

@@ -1,0 +1,85 @@
+"""What the commands have in common: settings, a running warehouse, errors as one line, exit codes."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+
+from pipelines.host.logs import configure_logs, log
+from pipelines.host.transient import can_pass
+from pipelines.settings.settings import (
+    PostgresSettings,
+    Settings,
+    SettingsError,
+    StoreSettings,
+    UsageError,
+    read_environment,
+    read_settings,
+    read_store_settings,
+)
+from pipelines.warehouse.embedded import embedded_postgres
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+
+from .entry import INTERRUPTED, end_quietly_on_signals, interrupt_on_signals
+
+
+def run_command(work: Callable[[StoreSettings, PostgresSettings], int]) -> int:
+    """Runs the work on the stores of the settings; an embedded server that was not running runs for as long."""
+
+    def run() -> int:
+        stores = read_store_settings(read_environment())
+        with _server_of(stores) as server:
+            return work(stores, server)
+
+    return _run(run)
+
+
+def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> int:
+    """The same for work that needs all of the settings; without the API, token and accounts may be missing."""
+
+    def run() -> int:
+        settings = read_settings(read_environment(), now=datetime.now(UTC), asks_api=asks_api)
+        with _server_of(settings.stores):
+            return work(settings)
+
+    return _run(run)
+
+
+def run_lake_command(work: Callable[[], int]) -> int:
+    """Runs work that needs the lake alone, or that opens what it needs by itself."""
+    return _run(work)
+
+
+def _server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]:
+    return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
+
+
+def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
+    """As above for work that only reads: where there is no cluster yet, it makes none."""
+    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
+        return nullcontext()
+    return _server_of(stores)
+
+
+def _run(run: Callable[[], int]) -> int:
+    configure_logs()
+    try:
+        interrupt_on_signals()
+        return run()
+    except BrokenPipeError:  # `… | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except SettingsError as error:
+        print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
+        return 2
+    except (AuditLogsError, OSError) as error:
+        log.error("command.failed", error=error)
+        return 75 if isinstance(error, TemporaryError) or (isinstance(error, OSError) and can_pass(error)) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        end_quietly_on_signals()

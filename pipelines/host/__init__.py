@@ -1,0 +1,1 @@
+"""What belongs to this host and process: logs, locks, memory, secrets in text."""

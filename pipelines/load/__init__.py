@@ -1,0 +1,1 @@
+"""One dlt pipeline: its store, its cursor, and what dlt is told of both."""

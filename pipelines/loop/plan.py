@@ -1,0 +1,97 @@
+"""What a pass is to read: the windows that the destinations lack of each stream, and who shares a reading."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from pipelines.fetch.reading import Step
+from pipelines.load.loader import Destination
+from pipelines.settings.accounts import LEAST_OVERLAP
+from pipelines.settings.settings import Settings
+from sources.cloudflare_audit_logs.streams import Stream, Window
+
+from .sweep import SweepPlan
+
+SHARED_SPREAD = timedelta(hours=1)
+"""Destinations whose windows start this close together share a reading; one that is further behind reads for itself."""
+
+Group = tuple[Destination, ...]
+
+
+class PassPlan:
+    """Asks the destinations where they stand, and keeps when the last sweeps were."""
+
+    def __init__(self, settings: Settings, destinations: Sequence[Destination], started: datetime) -> None:
+        self._settings, self._destinations, self._started = settings, destinations, started
+        self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
+
+    def polls(
+        self,
+        streams: Iterable[Stream],
+        ready: Collection[Destination],
+        polled: Collection[tuple[Destination, Stream]],
+        now: datetime,
+    ) -> dict[Group, dict[Stream, Window]]:
+        """For the destinations that are ready, but for what is being polled."""
+        windows = {}
+        for stream in streams:
+            free = [d for d in self._destinations if d in ready and d.is_open and (d, stream) not in polled]
+            windows[stream] = {destination: self._poll_window(destination, stream, now) for destination in free}
+        return _by_group(windows)
+
+    def sweeps(self, streams: Iterable[Stream], now: datetime) -> dict[Group, dict[Stream, Window]]:
+        """What is due to be read again for late events."""
+        return _by_group({stream: dict(self._sweep_windows(stream, now)) for stream in streams})
+
+    def held_begins(self, streams: Iterable[Stream]) -> Iterator[tuple[Stream, datetime]]:
+        """The streams that every destination holds, and from when on."""
+        for stream in streams:
+            positions = [d.position(stream) for d in self._destinations if d.is_open]
+            if len(positions) == len(self._destinations) and None not in positions:
+                yield stream, max(position.begin for position in positions if position)
+
+    def note_loaded(self, destination: Destination, step: Step, begun: datetime, *, is_sweep: bool) -> None:
+        """Notes what a destination need not sweep any more: it was swept, or polled from as far back."""
+        for stream in step.finished:
+            position, since = destination.position(stream), step.parts[stream].window.since
+            if position is None:
+                continue
+            is_first = since <= position.begin
+            if is_sweep or is_first or self._sweeps.is_covered_by(destination.name, stream, since, begun):
+                self._sweeps.mark(destination.name, stream, begun, position.cursor)
+
+    def _poll_window(self, destination: Destination, stream: Stream, now: datetime) -> Window:
+        """From the cursor minus the lag, or from the first start's begin for a stream never seen, until now."""
+        position, lag = destination.position(stream), self._settings.safety_lag(stream)
+        if position is None:
+            return Window(self._settings.first_begin(stream, self._started), now)
+        self._sweeps.note(destination.name, stream, position.cursor)
+        # A cursor of a clock that was ahead must not close the window: the lag before now is always read.
+        return Window(min(max(position.cursor - lag, position.begin), now - lag), now)
+
+    def _sweep_windows(self, stream: Stream, now: datetime) -> Iterator[tuple[Destination, Window]]:
+        for destination in self._destinations:
+            position = destination.position(stream) if destination.is_open else None
+            if position is not None:
+                polled_since = self._poll_window(destination, stream, now).since
+                window = self._sweeps.window(destination.name, stream, polled_since, now)
+                if window and position.begin < window.before:
+                    yield destination, Window(max(window.since, position.begin), window.before + LEAST_OVERLAP)
+
+
+def _by_group(windows: Mapping[Stream, Mapping[Destination, Window]]) -> dict[Group, dict[Stream, Window]]:
+    """For each group of destinations that share a reading, the windows that hold those of all of them."""
+    shared: dict[Group, dict[Stream, Window]] = {}
+    for stream, by_destination in windows.items():
+        for group in _sharing(by_destination):
+            parts = [by_destination[destination] for destination in group]
+            window = Window(min(part.since for part in parts), max(part.before for part in parts))
+            shared.setdefault(group, {})[stream] = window
+    return shared
+
+
+def _sharing(windows: Mapping[Destination, Window]) -> list[Group]:
+    """The destinations in groups whose windows start close together."""
+    starts = [window.since for window in windows.values()]
+    if not starts or max(starts) - min(starts) <= SHARED_SPREAD:
+        return [tuple(windows)] if starts else []
+    return [(destination,) for destination in windows]

@@ -1,0 +1,201 @@
+"""One way to connect to the warehouse's PostgreSQL, by libpq's parameters: ADBC, psycopg2, dlt and psql all take it.
+
+A URL would change passwords with spaces, sockets, IPv6 addresses and `%`, and libpq prints what it cannot parse of it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TypeAlias
+
+import psycopg2
+import pyarrow as pa
+from adbc_driver_manager import Error
+from adbc_driver_manager.dbapi import Connection, Cursor
+from adbc_driver_postgresql import dbapi as adbc
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+from pipelines.settings.settings import OwnerSettings
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+INSUFFICIENT_PRIVILEGE = "42501"
+NOT_AS_ASKED_FOR = "42"
+"""SQLSTATE, and a class of it: a table or column that is not there, or is of another type."""
+
+_SESSION = {
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "default_transaction_isolation": "read committed",
+    "client_min_messages": "warning",
+    "exit_on_error": "off",
+    "idle_session_timeout": "0",
+}
+"""What our statements take for granted, and a role or a database may have set otherwise."""
+_WANTED = ", ".join(f"('{name}', '{value}')" for name, value in _SESSION.items())
+SESSION_SQL = (
+    "SELECT pg_catalog.set_config(s.name, w.value, false) FROM pg_catalog.pg_settings AS s"  # noqa: S608  # names are ours
+    f" JOIN (VALUES {_WANTED}) AS w (name, value) ON s.name = w.name"
+)
+"""Sets it, as far as the server knows it. A `SET` after the connect: PgBouncer refuses startup parameters."""
+
+
+def parameters_of(credentials: PostgresCredentials) -> dict[str, str]:
+    """The credentials as libpq's parameters, each with the value that psql would take for the same."""
+    query = credentials.get_query()
+    own = {
+        "host": credentials.host,
+        "port": credentials.port,
+        "dbname": credentials.database,
+        "user": credentials.username,
+        "password": credentials.password,
+    }
+    parameters = {name: str(value) for name, value in {**own, **query}.items() if value not in {None, ""}}
+    if "host" in parameters:  # in brackets it is an IPv6 address, as URLs have them
+        parameters["host"] = re.sub(r"\[([0-9A-Fa-f:.]+(?:%[^\],]+)?)\]", r"\1", parameters["host"])
+    return parameters | {"client_encoding": "UTF8"}
+
+
+def conninfo(parameters: Mapping[str, str]) -> str:
+    """The parameters as the one string that libpq takes, whatever characters they have."""
+    quoted_values = {name: re.sub(r"(['\\])", r"\\\1", value) for name, value in parameters.items()}
+    return " ".join(f"{name}='{value}'" for name, value in quoted_values.items())
+
+
+def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
+    """A connection to the warehouse, in a session as our statements take it for granted."""
+    parameters = parameters_of(credentials)
+    if connection := _connected(parameters, autocommit=autocommit):
+        return connection
+    # ADBC has read the names of the types before a SET could come, and a role's quote_all_identifiers had them quoted.
+    parameters["options"] = f"{parameters.get('options', '')} -cquote_all_identifiers=off".strip()
+    if connection := _connected(parameters, autocommit=autocommit):
+        return connection
+    raise AuditLogsError("the types of the warehouse's PostgreSQL cannot be read", hint="ALTER ROLE … RESET ALL")
+
+
+def _connected(parameters: Mapping[str, str], *, autocommit: bool) -> Connection | None:
+    """The connection; None if its types are not known, so that values would come as bytes."""
+    connection: Connection = adbc.connect(conninfo(parameters), autocommit=autocommit)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(SESSION_SQL)
+            is_readable = cursor.fetch_arrow_table().field(0).type == pa.string()
+        if not autocommit:
+            connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    if is_readable:
+        return connection
+    connection.close()
+    return None
+
+
+def connect_psycopg2(credentials: PostgresCredentials) -> Any:
+    """The same by psycopg2, for dlt; the session is for the caller to set."""
+    return psycopg2.connect(conninfo(parameters_of(credentials)))
+
+
+@contextmanager
+def transaction(credentials: PostgresCredentials) -> Iterator[Cursor]:
+    """A connection of its own, whose work counts as a whole when the block ends."""
+    with connect(credentials) as connection, transaction_on(connection) as cursor:
+        yield cursor
+
+
+@contextmanager
+def transaction_on(connection: Connection) -> Iterator[Cursor]:
+    """As `transaction`, on a connection that goes on whatever happens (one costs 40 ms: the password's hash)."""
+    with connection.cursor() as cursor:
+        try:
+            yield cursor
+        except BaseException:
+            with suppress(Error):  # a lost connection has rolled back by itself
+                connection.rollback()
+            raise
+        connection.commit()
+
+
+def rows_of(cursor: Cursor, sql: str) -> list[dict[str, Any]]:
+    """The rows that a query answers."""
+    cursor.execute(sql)
+    rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+    return rows
+
+
+def value_of(cursor: Cursor, sql: str) -> Any:
+    """The one value that a query answers."""
+    (row,) = rows_of(cursor, sql)
+    (value,) = row.values()
+    return value
+
+
+def as_owner(credentials: PostgresCredentials, owner: OwnerSettings | None) -> PostgresCredentials:
+    """The credentials of the role that makes the tables: the owner's where there is one."""
+    if owner is None:
+        return credentials
+    own: PostgresCredentials = credentials.copy()
+    own.username, own.password = owner.user, owner.password
+    return own
+
+
+def quoted(name: str) -> str:
+    """A role's name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+OF_ENVIRONMENT_CLASSES = ("08", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0")
+"""Classes of SQLSTATE that no row is to blame for: connection, state of the transaction, rights and names, rollback,
+resources, locks, shutdown, the system, the configuration."""
+OF_ENVIRONMENT = ("XX001", "XX002")
+"""Corrupted files, of a class that has others, too."""
+
+
+def is_of_environment(sqlstate: str) -> bool:
+    """True if an error says that it is not about the rows; so does a lost connection, which has no SQLSTATE."""
+    return not sqlstate or sqlstate.startswith(OF_ENVIRONMENT_CLASSES) or sqlstate in OF_ENVIRONMENT
+
+
+DriverError: TypeAlias = Error | psycopg2.Error
+"""What ADBC or psycopg2 raises."""
+
+
+def told_cause_of(error: BaseException) -> AuditLogsError | DriverError | None:
+    """The driver's error, or ours, that is or is behind an error: dlt wraps what it meets in layers of its own."""
+    at: BaseException | None = error
+    while at is not None and not isinstance(at, AuditLogsError | DriverError):
+        at = at.__cause__ or at.__context__
+    return at
+
+
+def sqlstate_of(error: DriverError) -> str:
+    """PostgreSQL's code of the error; empty where the server said nothing, such as of a lost connection."""
+    return (error.pgcode if isinstance(error, psycopg2.Error) else error.sqlstate) or ""
+
+
+def message_of(error: DriverError) -> str:
+    """PostgreSQL's own words, in one line: neither the statement that it said them of, nor a row."""
+    if words := _primary_message(error):
+        return _one_line(words)
+    text = _one_line(str(error).partition("[libpq]")[2] or str(error))
+    said = re.search(r"\b(ERROR|FATAL|PANIC): .*", text)
+    return said[0] if said else text
+
+
+def _primary_message(error: DriverError) -> str:
+    if isinstance(error, psycopg2.Error):
+        return str(error.diag.message_primary or "")
+    details: dict[Any, Any] = dict(error.details or ())
+    words = details.get(b"PG_DIAG_MESSAGE_PRIMARY") or details.get("PG_DIAG_MESSAGE_PRIMARY") or b""
+    return str(words.decode(errors="replace"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,43 @@
+"""Beside the loop: reads now and then which hours have a gap, for the metrics. Whatever fails here ends nothing.
+
+So what a `reconcile.py` from cron has found reaches Prometheus, and what it has repaired goes away there.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.host.logs import log
+from pipelines.loop.measurements import Measurements
+from pipelines.settings.settings import Settings
+from pipelines.warehouse.status import open_gaps
+
+LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS = 60.0, 1.0
+"""Between two readings; a connection each, 40 ms."""
+
+
+@contextmanager
+def watching_gaps(settings: Settings, measured: Measurements) -> Iterator[None]:
+    """Reads until the block ends. A warehouse that hangs holds up nobody: the thread is not waited for."""
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(settings, measured, stop), daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _watch(settings: Settings, measured: Measurements, stop: threading.Event) -> None:
+    pause = min(max(settings.poll_interval_seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+    told = ""
+    while not stop.is_set():
+        try:
+            gaps = open_gaps(settings.stores)
+            measured.open_gaps = None if gaps is None else Counter(gap.stream for gap in gaps)
+            told = ""
+        except Exception as error:  # noqa: BLE001  # a metric ends nothing, whatever happens to it
+            if str(error) != told:
+                told = str(error)
+                log.warning("gaps.not_read", error=error, hint="they are read again later")
+        stop.wait(pause)

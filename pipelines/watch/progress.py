@@ -1,0 +1,46 @@
+"""What progress is, and how long there may be none: for `/livez` and for systemd's watchdog. Decided here alone.
+
+Progress is what the loop finishes: a step read, handed over or loaded, a destination opened, a poll that left nothing
+to do; and a request to the API, whatever became of it. No timer feeds it.
+"""
+
+import time
+from collections.abc import Callable
+
+from pipelines.host.aside import aside
+from pipelines.loop.loop import TASK_DEADLINE_SECONDS
+from pipelines.settings.settings import Settings
+from sources.cloudflare_audit_logs.client import LONGEST_ANSWER
+
+GRACE_SECONDS = 60
+
+
+class Progress:
+    """When there was some last. Noted by any thread, asked by any."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_progress: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.longest_silence_seconds = longest_silence_seconds(settings)
+        self._on_progress, self._clock = on_progress, clock
+        self._noted_at = clock()
+
+    def note(self) -> None:
+        """There was some now."""
+        self._noted_at = self._clock()
+        with aside("progress"):
+            self._on_progress()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long there has been none."""
+        return self._clock() - self._noted_at
+
+
+def longest_silence_seconds(settings: Settings) -> float:
+    """The longest that a healthy loop waits for one thing: the next poll, a load, an answer or the next try for one."""
+    answer = LONGEST_ANSWER * settings.request_timeout_seconds + settings.backoff_max_seconds
+    return max(settings.poll_interval_seconds, TASK_DEADLINE_SECONDS, answer) + GRACE_SECONDS

@@ -1,0 +1,50 @@
+"""Asks the loop to end: the first SIGTERM or SIGINT lets the loads in hand finish, a second one ends all.
+
+A signal's handler runs in the middle of whatever the main thread does, with its locks held: it hands the signal on, to
+a thread that may take its time, and does nothing else.
+"""
+
+import os
+import signal
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from pipelines.host.logs import log
+
+from .systemd import notify
+
+
+def stop_on_signals(longest_seconds: float) -> threading.Event:
+    """Is set by the first signal. If we are still there so long after it, we end as if killed, which is safe."""
+    stop, signals = threading.Event(), SimpleQueue[int]()
+
+    def hand_on(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signals.put(number)  # which may be called in the middle of itself, unlike an event's `set`
+
+    threading.Thread(target=_stop_when_told, args=(signals, stop, longest_seconds), daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hand_on)
+    return stop
+
+
+def _stop_when_told(signals: SimpleQueue[int], stop: threading.Event, longest_seconds: float) -> None:
+    number = signals.get()
+    timer = threading.Timer(longest_seconds, _end_now)
+    timer.daemon = True
+    timer.start()
+    log.info("run.stopping", signal=signal.Signals(number).name)
+    notify("STOPPING=1")
+    stop.set()  # the last thing: the process may end at once
+
+
+def _end_now() -> None:
+    words = threading.Thread(target=_say_why, daemon=True)  # nobody may read what we say
+    words.start()
+    words.join(1)
+    os._exit(75)
+
+
+def _say_why() -> None:
+    log.error("run.stopped", hint="a load took too long to finish; the next start goes on from the destinations")

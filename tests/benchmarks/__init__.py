@@ -1,0 +1,1 @@
+"""The models and tools of the benchmarks."""

@@ -1,0 +1,1 @@
+"""Backfill and rehydrate, on threads and on Dask."""

@@ -1,0 +1,1 @@
+"""An API that fails, lies, is late, or says odd things."""

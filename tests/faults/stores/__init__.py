@@ -1,0 +1,1 @@
+"""Stores that fail, hang, are damaged, restored, or hold rights back."""

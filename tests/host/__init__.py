@@ -1,0 +1,1 @@
+"""Logs, masking, which errors pass by themselves."""

@@ -1,0 +1,1 @@
+"""The lake: objects, partitions, quarantine, and its other readers."""

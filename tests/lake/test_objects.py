@@ -1,0 +1,292 @@
+"""The lake's objects are replaced as if no one else wrote: in a folder, on a real S3 server, in every dialect of S3."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from pipelines.lake.atomic_files import AtomicFolder
+from pipelines.lake.bucket import PROBE
+from pipelines.lake.bucket import Bucket as S3Objects
+from pipelines.lake.objects import ConflictError, Folder, Objects, update
+from pipelines.lake.parted_file import END_BYTES
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from tests.conftest import S3_KEYS, Bucket
+from tests.faults.s3_gate import gate_before
+from tests.s3_dialects import (
+    BARE,
+    CODED,
+    CREATES_ALONE,
+    CREATES_OR_501,
+    ECHOED,
+    IGNORANT,
+    INVALID,
+    NAMELESS,
+    PLAIN,
+    POOR,
+    REDRAWN,
+    REPLACES_ALONE,
+    REPLACES_OR_400,
+    SAFE,
+    UNKNOWN,
+    WEAK,
+    Dialect,
+)
+from tests.s3_server import assert_plain, serving
+
+pytestmark = pytest.mark.integration
+
+Open = Callable[[], Objects]
+"""Each writer opens the place for itself."""
+
+
+@pytest.fixture(params=["folder", "weed", *SAFE, *POOR], ids=lambda place: getattr(place, "name", place))
+def open_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Every kind of place, empty."""
+    if request.param == "folder":
+        yield lambda: Folder(tmp_path / "lake", AtomicFolder(tmp_path), tmp_path / "lock")
+    elif request.param == "weed":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        yield lambda: of_bucket(bucket.endpoint, tmp_path, f"{bucket.name}/{tmp_path.name}")
+    else:
+        with serving(request.param) as (url, _):
+            yield lambda: of_bucket(url, tmp_path)
+
+
+def of_bucket(endpoint: str, tmp_path: Path, root: str = "lake/root") -> S3Objects:
+    """Objects in a bucket, as one writer of several sees them."""
+    return S3Objects(_client(endpoint), root, lambda: tmp_path / "data" / "lock")
+
+
+@cache
+def _client(endpoint: str) -> s3fs.S3FileSystem:
+    """As dlt makes it: without the checksums that not every store knows. One for all writers: each costs 0.3 s."""
+    when_required = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    return s3fs.S3FileSystem(
+        key=S3_KEYS["S3_ACCESS_KEY"],
+        secret=S3_KEYS["S3_SECRET_KEY"],
+        endpoint_url=endpoint,
+        use_listings_cache=False,
+        config_kwargs=when_required,
+        skip_instance_cache=True,
+    )
+
+
+def test_an_object_is_made_replaced_and_left_alone(open_place: Open) -> None:
+    """Only a change writes."""
+    objects = open_place()
+
+    assert objects.read("a/b") is None
+    assert update(objects, "a/b", lambda body: b"1" if body is None else b"wrong")
+    assert update(objects, "a/b", lambda body: (body or b"") + b"2")
+    assert update(objects, "a/b", lambda body: (body or b"") + b"3")
+    assert not update(objects, "a/b", lambda _: None)
+
+    stored = objects.read("a/b")
+    assert stored is not None
+    assert stored.body == b"123"
+
+
+def test_writers_beside_each_other_lose_nothing(open_place: Open) -> None:
+    """Ten changes of each of four, all in the end; where there are no conditions, a lock on this host sees to it."""
+
+    def add(writer: int) -> None:
+        objects = open_place()
+        for number in range(10):
+            update(objects, "shared", lambda body, n=number: (body or b"") + f"{writer}-{n} ".encode())  # type: ignore[misc]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+
+    stored = open_place().read("shared")
+    assert stored is not None
+    assert sorted(stored.body.split()) == sorted(f"{w}-{n}".encode() for w in range(4) for n in range(10))
+
+
+def test_what_is_there_is_found_listed_and_read_in_parts(open_place: Open) -> None:
+    """However many keys a listing shows at once; an object without bytes, too."""
+    objects = open_place()
+    large = bytes(range(256)) * (END_BYTES // 128)
+    bodies = {f"a=1/hour={number:02}/x": bytes([number]) for number in range(7)} | {"a=1/large": large, "a=1/none": b""}
+    for path, body in bodies.items():
+        objects.write(path, body, None)
+
+    assert objects.sizes("a=1") == {path: len(body) for path, body in bodies.items()}
+    assert (objects.is_there("a=1"), objects.is_there("a")) == (True, False)
+    assert objects.open("a=1/absent") is None
+    for path, body in bodies.items():
+        file = objects.open(path)
+        assert file is not None
+        file.seek(0)
+        read = file.read(100)
+        assert read == body[:100]
+        file.close()
+
+
+def test_an_object_that_is_replaced_while_it_is_read_in_parts_is_noticed(open_place: Open) -> None:
+    """By its ETag, or its size where it has none. In a folder, what was opened stays as long as it is open."""
+    objects = open_place()
+    objects.write("x", b"1" * 3 * END_BYTES, None)
+    file = objects.open("x")
+    assert file is not None
+
+    update(open_place(), "x", lambda _: b"2" * 4 * END_BYTES)
+
+    with file, nullcontext() if isinstance(objects, Folder) else pytest.raises(ConflictError):
+        assert file.read(10) == b"1" * 10
+
+
+def test_a_write_over_what_was_not_read_is_refused(open_place: Open) -> None:
+    """A stale version, and an object that should not be there yet: by the store, or by the look before the PUT."""
+    objects = open_place()
+    if isinstance(objects, Folder):
+        pytest.skip("in a folder, the lock is the condition")
+    objects.write("x", b"1", None)
+    stored = objects.read("x")
+    assert stored is not None
+    objects.write("x", b"2", stored.version)
+
+    versions = [None] if _has_one_etag_for_all(objects) else [stored.version, None]
+    for version in versions:
+        with pytest.raises(ConflictError):
+            objects.write("x", b"3", version)
+
+
+def _has_one_etag_for_all(objects: Objects) -> bool:
+    held = objects.read("x")
+    assert held is not None
+    return "same" in held.version
+
+
+@pytest.mark.parametrize(
+    ("spoken", "told"),
+    [
+        (PLAIN, "conditional writes are enforced"),
+        (BARE, "conditional writes are enforced, with ETags without quotes"),
+        (ECHOED, "conditional writes are enforced, with ETags as read"),
+        (WEAK, "conditional writes are enforced"),
+        (CODED, "conditional writes are enforced"),
+        (CREATES_ALONE, "the store ignores If-Match"),
+        (REPLACES_ALONE, "the store ignores If-None-Match"),
+        (IGNORANT, "the store ignores If-None-Match and If-Match"),
+        (UNKNOWN, "the store refuses If-None-Match and If-Match"),
+        (INVALID, "the store refuses If-None-Match and If-Match"),
+        (CREATES_OR_501, "the store refuses If-Match"),
+        (REPLACES_OR_400, "the store refuses If-None-Match"),
+        (REDRAWN, "the store refuses If-Match"),
+        (NAMELESS, "the store refuses If-Match"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_store_is_asked_for_its_dialect(spoken: Dialect, told: str, tmp_path: Path) -> None:
+    """The same however often it is asked, by the loop and by the doctor; one object stays."""
+    with serving(spoken) as (url, place):
+        objects = of_bucket(url, tmp_path)
+
+        found = [objects.learn(), objects.learn(), objects.try_out("_dlt_doctor_probe")]
+
+    assert [str(dialect) for dialect in found] == [told] * 3
+    assert set(place.objects) == {f"root/{PROBE}"}
+
+
+def test_the_real_store_is_asked_as_the_stand_ins_are(bucket: Bucket, tmp_path: Path) -> None:
+    """SeaweedFS speaks the plain dialect."""
+    objects = of_bucket(bucket.endpoint, tmp_path, f"{bucket.name}/{tmp_path.name}")
+    objects.write("_dlt_doctor_probe", b"left by a release before", None)
+
+    found = {str(objects.learn()), str(objects.learn()), str(objects.try_out("_dlt_doctor_probe"))}
+
+    assert found == {"conditional writes are enforced"}
+
+
+@pytest.mark.parametrize("may_delete", [True, False])
+@pytest.mark.parametrize("spoken", [PLAIN, BARE, CREATES_ALONE, UNKNOWN], ids=lambda spoken: spoken.name)
+def test_probes_beside_each_other_find_the_same(spoken: Dialect, tmp_path: Path, *, may_delete: bool) -> None:
+    """Shards, backfill's workers, the doctor; where nothing may be deleted, no object is added by the next of them."""
+    with serving(spoken) as (url, place):
+        place.may_delete = may_delete
+        alone = str(of_bucket(url, tmp_path).learn())
+        begin = threading.Barrier(8)
+
+        def probe(number: int) -> list[str]:
+            objects = of_bucket(url, tmp_path)
+            begin.wait()
+            return [str(objects.try_out(PROBE) if number % 2 else objects.probe(PROBE)) for _ in range(2)]
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [dialect for dialects in pool.map(probe, range(8)) for dialect in dialects]
+
+    assert found == [alone] * 16
+    assert set(place.objects) == {f"root/{PROBE}"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(PLAIN, BARE), (BARE, PLAIN), (PLAIN, UNKNOWN), (BARE, INVALID), (PLAIN, REDRAWN), (WEAK, ECHOED)],
+    ids=lambda spoken: spoken.name,
+)
+def test_a_dialect_that_changes_under_a_writer_is_learned_again(
+    before: Dialect, after: Dialect, tmp_path: Path
+) -> None:
+    """A proxy was upgraded, say."""
+    with serving(before) as (url, place):
+        objects = of_bucket(url, tmp_path)
+        update(objects, "x", lambda _: b"1")
+        place.dialect = after
+
+        update(objects, "x", lambda body: (body or b"") + b"2")
+        update(objects, "y", lambda body: (body or b"") + b"3")
+
+    assert place.bodies("root/x") == {"root/x": b"12"}
+    assert place.bodies("root/y") == {"root/y": b"3"}
+
+
+def test_a_refusal_of_what_has_not_changed_is_told_as_that(tmp_path: Path) -> None:
+    """Of the lake's objects alone, so that nothing can be learned; not "written by others", and not after 51 PUTs."""
+    with serving(PLAIN) as (url, place):
+        objects = of_bucket(url, tmp_path)
+        update(objects, "x", lambda _: b"1")
+        place.unwilling = "root/x"
+        asked = len(place.requests)
+
+        with pytest.raises(AuditLogsError, match="does not replace x, which has not changed since") as told:
+            update(objects, "x", lambda body: (body or b"") + b"2")
+
+        puts = [request for request in place.requests[asked:] if (request.method, request.key) == ("PUT", "root/x")]
+    assert "PreconditionFailed" in told.value.detail
+    assert len(puts) < 10
+
+
+def test_a_put_that_is_cut_between_headers_and_body_changes_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    """A kill there made the store put an empty object in place of the old one."""
+    with gate_before(bucket.endpoint) as gate:
+        root = f"{bucket.name}/{tmp_path.name}"
+        objects = of_bucket(gate.url, tmp_path, root)
+        objects.write("x", b"1", None)
+        stored = objects.read("x")
+        assert stored is not None
+        gate.drops_next_body = True
+
+        objects.write("x", b"2", stored.version)  # tried again, on the same condition
+
+    assert not gate.drops_next_body
+    again = of_bucket(bucket.endpoint, tmp_path, root).read("x")
+    assert again is not None
+    assert again.body == b"2"
+
+
+def test_bodies_are_sent_whole_with_one_checksum(tmp_path: Path) -> None:
+    """Content-MD5, which every store knows; no trailers, no `x-amz-checksum-…`."""
+    with serving(PLAIN) as (url, place):
+        update(of_bucket(url, tmp_path), "x", lambda _: b"1" * 1_000_000)
+
+    puts = [request for request in place.requests if request.method == "PUT"]
+    assert puts
+    for put in puts:
+        assert "content-md5" in put.headers
+        assert_plain(put.headers)

@@ -1,0 +1,1 @@
+"""Both stores alike, and the stores of an older release."""

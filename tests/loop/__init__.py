@@ -1,0 +1,1 @@
+"""The main job: what is due, what it reads, what it loads."""

@@ -1,0 +1,1 @@
+"""Gaps named and repaired."""

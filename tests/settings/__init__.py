@@ -1,0 +1,1 @@
+"""Settings, accounts, shards, files with secrets."""

@@ -1,0 +1,1 @@
+"""The source: windows, pages, decoding, and the simulator that speaks as the API does."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, columns, upkeep, refused rows."""

@@ -1,0 +1,351 @@
+"""The step after the load makes the warehouse what the settings say, and nothing of it holds up a load."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from adbc_driver_manager.dbapi import Cursor
+
+from benchmarks.events import insert_events
+from benchmarks.warehouse import questions
+from pipelines.load.dlt_hooks import verify_hooks
+from pipelines.loop.report import Report
+from pipelines.settings.settings import TimescaleSettings
+from pipelines.warehouse.destination import WarehouseClient
+from pipelines.warehouse.server_check import check_timescale
+from pipelines.warehouse.upkeep import LARGE_TABLE_ROWS, Found, Step, due_steps
+from simulator.api import Api
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from tests.conftest import Finished, Stores, process_of, wait_until
+from tests.factory import ACCOUNT, ago, event_at, ids, spread
+
+Poll = Callable[..., Report]
+Command = Callable[..., Finished]
+
+DEFINITIONS = {"view audit_logs_all": "d1", "view audit_activity_hourly": "d2"}
+INDEXES = (
+    *(
+        f"{table}_{index}"
+        for table in ("audit_logs", "audit_logs_rehydrated")
+        for index in ("timestamp", "actor", "resource", "failure", "month_event_id")
+    ),
+    "audit_logs_quarantine_timestamp",
+)
+INDEXES_WITHOUT_MONTHS = tuple(index.replace("month_", "") for index in INDEXES)
+PLAIN = Found(indexes=INDEXES, views=("audit_logs_all d1", "audit_activity_hourly d2"))
+HYPERTABLE = PLAIN._replace(
+    indexes=INDEXES_WITHOUT_MONTHS, extension="2.29.2", is_available=True, license="timescale", chunk_days=7
+)
+COMPLETE = HYPERTABLE._replace(is_columnar=True, compress_after_days=30, is_continuous=True, is_refreshed=True)
+WANTED = TimescaleSettings()
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "due"),
+    [
+        (PLAIN, WANTED, []),
+        (COMPLETE, WANTED, []),
+        (PLAIN._replace(is_available=True), WANTED, ["extension"]),
+        (PLAIN._replace(is_available=True), replace(WANTED, chunk_days=0), []),
+        (PLAIN._replace(extension="2.29.2", license="timescale"), WANTED, ["hypertable"]),
+        (PLAIN._replace(extension="2.29.2", license=None), WANTED, []),
+        (HYPERTABLE, WANTED, ["columnstore", "columnstore policy", "hourly aggregate"]),
+        (HYPERTABLE._replace(license="apache"), replace(WANTED, retention_days=90), []),
+        (COMPLETE, replace(WANTED, chunk_days=1), ["chunk interval"]),
+        (COMPLETE, replace(WANTED, chunk_days=0), []),
+        (COMPLETE, replace(WANTED, compress_after_days=10), ["columnstore policy"]),
+        (COMPLETE, replace(WANTED, compress_after_days=0), ["no columnstore policy"]),
+        (COMPLETE, replace(WANTED, retention_days=90), ["retention policy"]),
+        (COMPLETE._replace(retention_days=90), WANTED, ["no retention policy"]),
+        (COMPLETE._replace(retention_days=-1, is_refreshed=False), WANTED, ["no retention policy", "refresh policy"]),
+        (
+            HYPERTABLE._replace(views=("audit_logs_all d1", "audit_activity_hourly 0123456789abcdef")),
+            replace(WANTED, compress_after_days=0),
+            ["no view audit_activity_hourly", "hourly aggregate"],
+        ),
+        (PLAIN._replace(indexes=INDEXES[1:]), WANTED, ["index timestamp"]),
+        (PLAIN._replace(indexes=INDEXES_WITHOUT_MONTHS), WANTED, ["index month_event_id"]),
+        (PLAIN._replace(has_skip_scan=False), WANTED, ["index event_id"]),
+        (COMPLETE._replace(indexes=INDEXES), WANTED, ["index event_id"]),
+        (PLAIN._replace(views=("audit_logs_all old", "audit_activity_hourly d2")), WANTED, ["view audit_logs_all"]),
+    ],
+)
+def test_what_is_due_is_what_differs(found: Found, wanted: TimescaleSettings, due: list[str]) -> None:
+    """Nothing more: a step that is not due is not taken again."""
+    assert [step.section for step in due_steps(found, wanted, DEFINITIONS)] == due
+
+
+@pytest.mark.integration
+def test_the_second_run_changes_nothing(api: Api, poll: Poll, stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
+    """Indexes and views are there after the first; the catalogs are as they were after the second."""
+    api.world.add(ACCOUNT, "v1", spread(3, ago(minutes=9), ago(minutes=1)))
+    caplog.set_level("INFO")
+    catalog = (
+        "SELECT relname::text AS name, c.oid::bigint, c.xmin::text FROM pg_class c"
+        " WHERE relnamespace = '{schema}'::regnamespace AND relname LIKE 'audit%' ORDER BY 1"
+    )
+    poll()
+    first = stores.query(catalog)
+    caplog.clear()
+    api.world.add(ACCOUNT, "v1", [event_at(ago(seconds=1))])
+
+    report = poll()
+
+    assert report.new["warehouse"] == 1
+    assert {*INDEXES, "audit_logs_all", "audit_activity_hourly"} <= {row["name"] for row in first}
+    assert stores.query(catalog) == first
+    assert "warehouse.prepared" not in caplog.text
+
+
+@pytest.mark.integration
+def test_a_step_that_fails_is_told_and_holds_up_no_other(
+    api: Api, poll: Poll, stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its name, with PostgreSQL's reason."""
+    stores.query("CREATE SCHEMA {schema}")
+    stores.query("CREATE TABLE {schema}.audit_logs_all (others integer)")
+    api.world.add(ACCOUNT, "v1", spread(3, ago(minutes=9), ago(minutes=1)))
+
+    report = poll()
+
+    assert report.new["warehouse"] == 3
+    assert not report.destinations_failed
+    assert re.search(r'not_prepared step="view audit_logs_all" reason=".*is not a view', caplog.text)
+    assert stores.query("SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly") == [{"n": 3}]
+
+
+@pytest.fixture
+def filled(poll: Poll, stores: Stores) -> Stores:
+    """A warehouse of 60,000 events in 60 days."""
+    poll()
+    stores.query(insert_events(stores.schema, 60_000, datetime.now(UTC), timedelta(days=60)))
+    newest = """"timestamp" = (SELECT max("timestamp") FROM {schema}.audit_logs)"""
+    stores.query(f"UPDATE {{schema}}.audit_logs SET ip_address = '203.0.113.250' WHERE {newest}")
+    stores.query("VACUUM (ANALYZE) {schema}.audit_logs")
+    return stores
+
+
+@pytest.mark.integration
+def test_every_event_is_in_the_view_of_all_once(filled: Stores) -> None:
+    """Wherever it lies; what is in both tables is looked up by the key's index, what is older is not looked up."""
+    filled.query(
+        "INSERT INTO {schema}.audit_logs_rehydrated"
+        """ SELECT * FROM {schema}.audit_logs WHERE "timestamp" < now() - INTERVAL '58 days'"""
+    )
+    filled.query("""DELETE FROM {schema}.audit_logs WHERE "timestamp" < now() - INTERVAL '59 days'""")
+    filled.query("ANALYZE {schema}.audit_logs, {schema}.audit_logs_rehydrated")
+
+    week = """SELECT event_id FROM {schema}.audit_logs_all WHERE "timestamp" < now() - INTERVAL '57 days'"""
+    plan = filled.plan(week)
+
+    assert filled.query("SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM {schema}.audit_logs_all") == [
+        {"n": 60_000, "ids": 60_000}
+    ]
+    assert len(filled.query(week)) == pytest.approx(3_000, abs=2)
+    assert "Seq Scan on audit_logs " not in plan
+    assert re.search(
+        r"Index (Only )?Scan using audit_logs_(pkey|timestamp) on audit_logs a \(.*loops=1\d\d\d\)", plan
+    ), plan
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("title", "sql"), list(questions()), ids=[title for title, _ in questions()])
+def test_every_question_of_the_docs_is_answered(filled: Stores, title: str, sql: str) -> None:
+    """With rows, for values that are there; by an index, unless it has to count a month or every hour."""
+    known = filled.query(
+        "SELECT actor_email, resource_id, event_id FROM {schema}.audit_logs ORDER BY ingestion_time, event_id LIMIT 1"
+    )[0]
+    for column, value in known.items():
+        sql = re.sub(rf"({column} = )'[^']+'", rf"\1'{value}'", sql)
+    qualified = re.sub(r"\b(FROM) (audit_\w+)", r"\1 {schema}.\2", sql)
+
+    rows, plan = filled.query(qualified), filled.plan(qualified)
+
+    assert rows
+    if "hour by hour" not in title and "never seen" not in title:
+        assert "Seq Scan on audit_logs" not in plan, plan
+
+
+@pytest.mark.integration
+def test_the_hourly_activity_counts_every_event(filled: Stores) -> None:
+    """By UTC hour, whatever the session's time zone."""
+    hours = filled.query("SELECT hour, sum(events)::bigint AS n FROM {schema}.audit_activity_hourly GROUP BY 1")
+
+    assert sum(row["n"] for row in hours) == 60_000
+    assert all((row["hour"].minute, row["hour"].second) == (0, 0) for row in hours)
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.17.2", "2.18.0"])
+def test_a_timescaledb_that_loses_events_may_not_compress(version: str) -> None:
+    """A table that is compressed is refused, one that is not is left so."""
+    found = HYPERTABLE._replace(extension=version)
+
+    with pytest.raises(AuditLogsError, match=rf"TimescaleDB {version} loses events.*2\.18\.1"):
+        check_timescale(found._replace(is_columnar=True))
+    check_timescale(found)
+    assert not [step for step in due_steps(found, WANTED, DEFINITIONS) if "columnstore" in step.section]
+
+
+@pytest.mark.parametrize("version", ["2.18.1", "2.29.2", "2.30.0-dev"])
+def test_a_timescaledb_that_loses_none_may(version: str) -> None:
+    """From the release on that mended it."""
+    found = HYPERTABLE._replace(extension=version)
+
+    check_timescale(found._replace(is_columnar=True))
+    assert Step("columnstore") in list(due_steps(found, WANTED, DEFINITIONS))
+
+
+# --- loads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+def test_a_load_writes_by_copy_and_insert_on_conflict_alone(
+    api: Api, poll: Poll, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form that costs the same at any size and works on compressed chunks: no MERGE, no DELETE, no staging."""
+    statements: list[str] = []
+    execute = Cursor.execute
+
+    def recording(cursor: Cursor, sql: Any, *rest: Any) -> Any:
+        statements.append(str(sql))
+        return execute(cursor, sql, *rest)
+
+    api.world.add(ACCOUNT, "v1", spread(3, ago(minutes=9), ago(minutes=1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Cursor, "execute", recording)
+        poll()
+
+    writing = [sql for sql in statements if re.match(r"\s*(INSERT|MERGE|DELETE|UPDATE)", sql)]
+    assert len(writing) == 1
+    assert re.fullmatch(
+        rf'INSERT INTO {stores.schema}\."audit_logs" \((?P<columns>.+)\) SELECT .+ FROM pg_temp\.staged_batch AS s'
+        r' ON CONFLICT \("account_id", "timestamp", "event_id", "api_version"\) DO NOTHING',
+        writing[0],
+    )
+    assert [sql for sql in statements if "staged_batch" in sql and sql.startswith("CREATE TEMPORARY TABLE")]
+
+
+@pytest.mark.integration
+def test_a_merge_reads_nothing_but_what_it_writes(filled: Stores) -> None:
+    """Half of it known: by the key's index, and no scan of the table."""
+    filled.query("CREATE TABLE {schema}.batch AS SELECT * FROM {schema}.audit_logs LIMIT 500")
+    filled.query(
+        "INSERT INTO {schema}.batch SELECT (jsonb_populate_record(b, jsonb_build_object('event_id', md5(event_id)))).*"
+        " FROM {schema}.batch AS b"
+    )
+
+    plan = filled.plan("INSERT INTO {schema}.audit_logs SELECT * FROM {schema}.batch ON CONFLICT DO NOTHING")
+
+    assert "Tuples Inserted: 500" in plan
+    assert "Conflicting Tuples: 500" in plan
+    assert "Conflict Resolution: NOTHING" in plan
+    assert not re.search(r"Scan on audit_logs", plan)
+
+
+@pytest.mark.parametrize(
+    ("hook", "change"),
+    [
+        ("_create_merge_followup_jobs", "gone"),
+        ("_create_merge_followup_jobs", "other parameters"),
+        ("create_load_job", "other parameters"),
+    ],
+)
+def test_another_dlt_is_refused(monkeypatch: pytest.MonkeyPatch, hook: str, change: str) -> None:
+    """One that no longer has what we extend would load in a way of its own, without an error."""
+    owner = WarehouseClient.__mro__[1]
+    if change == "gone":
+        monkeypatch.delattr(next(base for base in owner.__mro__ if hook in vars(base)), hook)
+    else:
+        monkeypatch.setattr(owner, hook, lambda self: self)
+
+    with pytest.raises(AuditLogsError, match=rf"dlt 1\.31.* not the one .*{hook}.*make setup"):
+        verify_hooks()
+
+
+# --- large tables and retention --------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+def test_a_large_table_is_left_to_a_command(
+    api: Api,
+    poll: Poll,
+    command: Command,
+    stores: Stores,
+    environment: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The loop says which; the command does it, but not beside the loop."""
+    poll()
+    stores.query(insert_events(stores.schema, LARGE_TABLE_ROWS + 1, ago(days=1), timedelta(days=30)))
+    stores.query("DROP INDEX {schema}.audit_logs_actor")
+    api.world.add(ACCOUNT, "v1", [event_at(ago(seconds=1))])
+
+    told = poll()
+    with process_of(environment, "pipelines/run.py", POLL_INTERVAL_SECONDS="60"):
+        wait_until(lambda: bool(stores.query("SELECT 1 AS one FROM pg_locks WHERE locktype = 'advisory'")))
+        refused = command("pipelines/convert.py")
+    done = command("pipelines/convert.py")
+    again = command("pipelines/convert.py")
+
+    assert told.new["warehouse"] == 1
+    assert re.search(
+        r'step="index actor" reason="a table has more than 100,000 rows: run pipelines/convert.py', caplog.text
+    )
+    assert (refused.code, done.code, again.code) == (75, 0, 0), refused.err + done.err
+    assert "another process loads this warehouse" in refused.err
+    assert (done.out.split(",")[0], again.out.split(",")[0]) == ("1 steps done", "0 steps done")
+    assert stores.query(
+        "SELECT 1 AS one FROM pg_indexes WHERE schemaname = '{schema}' AND indexname = 'audit_logs_actor'"
+    )
+
+
+@pytest.mark.integration
+def test_what_is_older_than_the_retention_is_deleted_and_stays_so(
+    api: Api, poll: Poll, command: Command, stores: Stores
+) -> None:
+    """By the command in the warehouse; the lake keeps it, and neither a poll nor a sweep brings it back."""
+    retention = {"TIMESCALE_RETENTION_DAYS": "5"}
+    old, young = spread(20, ago(days=9), ago(days=5)), spread(10, ago(days=4), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", old + young)
+    poll()
+
+    unset = command("pipelines/retention.py")
+    counted = command("pipelines/retention.py", "--dry-run", "--json", **retention)
+    kept = stores.warehouse_ids()
+    done = command("pipelines/retention.py", **retention)
+    late = event_at(ago(days=6))
+    api.world.add(ACCOUNT, "v1", [late])
+    swept = poll(**retention, SWEEP_INTERVAL_SECONDS="0.1", SWEEP_WINDOW_HOURS="240")
+
+    assert (unset.code, "TIMESCALE_RETENTION_DAYS" in unset.err) == (2, True)
+    assert (counted.code, json.loads(counted.out)["events"], len(kept)) == (0, 20, 30)
+    assert (done.code, done.out.split(" from ")[0]) == (0, "20 events"), done.err
+    assert +swept.late == {"lake": 1}
+    assert stores.ids() == (sorted(ids(young)), sorted(ids([*old, *young, late])))
+
+
+@pytest.mark.integration
+def test_a_first_start_loads_what_the_warehouse_is_to_keep(api: Api, poll: Poll, stores: Stores) -> None:
+    """The lake gets all of it, and both cursors end at the newest event."""
+    old, young = spread(20, ago(days=9), ago(days=5)), spread(10, ago(days=4), ago(minutes=1))
+    api.world.add(ACCOUNT, "v1", old + young)
+
+    poll(TIMESCALE_RETENTION_DAYS="5")
+    again = poll(TIMESCALE_RETENTION_DAYS="5")
+
+    assert stores.ids() == (sorted(ids(young)), sorted(ids(old + young)))
+    assert again.new == {}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("program", [("pipelines/run.py", "--once"), ("pipelines/retention.py",)])
+def test_a_schema_that_is_a_word_of_sql_is_told(command: Command, program: tuple[str, ...]) -> None:
+    """By the server's own word; it never passes by itself."""
+    done = command(*program, PG_SCHEMA="order", TIMESCALE_RETENTION_DAYS="5")
+
+    assert done.code == 1
+    assert "PG_SCHEMA=order is a word of SQL" in done.err

@@ -1,0 +1,1 @@
+"""Metrics, alerts, progress, the supervisor."""

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.command import server_if_there
 from pipelines.host.logs import configure_logs
 from pipelines.host.output import protect_streams
 from pipelines.settings.settings import SettingsError, read_environment, read_store_settings
+from pipelines.warehouse.embedded import server_if_there
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .copies import remove_copies

@@ -16,12 +16,12 @@ from functools import partial
 
 import psycopg2
 
-from pipelines.cli.command import run_lake_command, server_if_there
+from pipelines.cli.command import run_lake_command
 from pipelines.load.scratch_pipeline import client_of
 from pipelines.settings.settings import StoreSettings, read_environment, read_store_settings
 from pipelines.warehouse.connection import conninfo, message_of, parameters_of
 from pipelines.warehouse.destination import Warehouse
-from pipelines.warehouse.embedded import BINARIES
+from pipelines.warehouse.embedded import BINARIES, server_if_there
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 _NAMES = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "connect_timeout": "PGCONNECT_TIMEOUT"}

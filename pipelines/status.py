@@ -14,14 +14,15 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipelines.cli.command import run_lake_command, server_if_there
+from pipelines.cli.command import run_lake_command
 from pipelines.cli.status_text import print_status
 from pipelines.host.side_by_side import answers_of
 from pipelines.lake.status import LakeHealth, lake_health
-from pipelines.proof.gaps import OpenGap, Repair, repairs_of, summary_of
+from pipelines.proof.gaps import Repair, repairs_of, summary_of
 from pipelines.settings.settings import PostgresSettings, Settings, read_environment, read_settings
+from pipelines.warehouse.embedded import server_if_there
 from pipelines.warehouse.measured_lag import recommended_seconds
-from pipelines.warehouse.status import StreamHealth, warehouse_health
+from pipelines.warehouse.status import OpenGap, StreamHealth, warehouse_health
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 
-from pipelines.cli.command import server_if_there
 from pipelines.host.side_by_side import Asked, SilentError
 from pipelines.settings.settings import Settings
+from pipelines.warehouse.embedded import server_if_there
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .api import check_api, patience_seconds

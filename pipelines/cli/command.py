@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 
 from pipelines.host.logs import configure_logs, log
@@ -18,7 +17,7 @@ from pipelines.settings.settings import (
     read_settings,
     read_store_settings,
 )
-from pipelines.warehouse.embedded import embedded_postgres
+from pipelines.warehouse.embedded import server_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .entry import INTERRUPTED, end_quietly_on_signals, interrupt_on_signals
@@ -29,7 +28,7 @@ def run_command(work: Callable[[StoreSettings, PostgresSettings], int]) -> int:
 
     def run() -> int:
         stores = read_store_settings(read_environment())
-        with _server_of(stores) as server:
+        with server_of(stores) as server:
             return work(stores, server)
 
     return _run(run)
@@ -40,7 +39,7 @@ def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> in
 
     def run() -> int:
         settings = read_settings(read_environment(), now=datetime.now(UTC), asks_api=asks_api)
-        with _server_of(settings.stores):
+        with server_of(settings.stores):
             return work(settings)
 
     return _run(run)
@@ -49,17 +48,6 @@ def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> in
 def run_lake_command(work: Callable[[], int]) -> int:
     """Runs work that needs the lake alone, or that opens what it needs by itself."""
     return _run(work)
-
-
-def _server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]:
-    return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
-
-
-def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
-    """As above for work that only reads: where there is no cluster yet, it makes none."""
-    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
-        return nullcontext()
-    return _server_of(stores)
 
 
 def _run(run: Callable[[], int]) -> int:

@@ -12,8 +12,7 @@ import sys
 from dlt._workspace.cli.commands import PipelineCommand as DltPipelineCommand
 
 from pipelines.settings.settings import read_environment, read_store_settings
-
-from .command import server_if_there
+from pipelines.warehouse.embedded import server_if_there
 
 _MARIMO = "from pipelines.cli.dlt_dashboard import run; run()"
 

@@ -81,17 +81,7 @@ def past_window(window: Window, now: datetime) -> Window:
 
 def days_of(window: Window) -> Iterator[Window]:
     """The parts of a window that lie in one day (UTC) each, oldest first."""
-    return parts_of(window, DAY)
-
-
-def parts_of(window: Window, length: timedelta) -> Iterator[Window]:
-    """The parts of a window between multiples of a length that divides a day, oldest first."""
-    since = window.since
-    while since < window.before:
-        midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
-        before = min(midnight + ((since - midnight) // length + 1) * length, window.before)
-        yield Window(since, before)
-        since = before
+    return window.parts(DAY)
 
 
 def _time(text: str) -> datetime:

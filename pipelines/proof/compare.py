@@ -15,17 +15,17 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipelines.cli.windows import parts_of
 from pipelines.fetch.reading import FetchPages, fetch_exactly, within
 from pipelines.lake.partitions import HOUR, hour_of
 from pipelines.lake.reads import LakeReader
 from pipelines.load.held_keys import EventKey, event_keys
+from pipelines.load.tally import NOTHING, Tally
 from pipelines.warehouse.reads import WarehouseReader
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, HiddenEventsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, TIME
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .tally import NOTHING, Tally, contents_of, tallies_of
+from .contents import contents_of, tallies_of
 
 STORES = ("warehouse", "lake")
 KEYS = ["event_id", "timestamp"]
@@ -183,7 +183,7 @@ class LakeSide:
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
         """Of the hours whose object can be read."""
         with ThreadPoolExecutor(_LAKE_READERS) as pool:
-            keys = list(pool.map(lambda part: self._keys_or_nothing(stream, part), parts_of(window, HOUR)))
+            keys = list(pool.map(lambda part: self._keys_or_nothing(stream, part), window.parts(HOUR)))
         return tallies_of(pa.concat_tables(keys))
 
     def keys(self, stream: Stream, window: Window) -> pa.Table:
@@ -255,7 +255,7 @@ class Completeness:
         tallies = {name: side.tallies(stream, window) for name, side in sides.items()}
         known = self._warehouse.known_events(stream, window)
         checks = []
-        for part in parts_of(window, HOUR):
+        for part in window.parts(HOUR):
             hour = hour_of(part)
             asked = {name: side for name, side in sides.items() if self._is_expected(name, part)}
             found = {name: tallies[name].get(hour, NOTHING) for name in asked}
@@ -279,7 +279,7 @@ class Completeness:
 
     def is_proven(self, stream: Stream, window: Window, lateness: timedelta) -> bool:
         """True if all of a window was found complete, `lateness` after it or later, and both stores still hold that."""
-        hours = list(parts_of(window, HOUR))
+        hours = list(window.parts(HOUR))
         latest = self._warehouse.latest_checks(stream, window)
         if not self._is_all_asked_for(stream) or any(
             part.before - part.since < HOUR

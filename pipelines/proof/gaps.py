@@ -1,27 +1,18 @@
 """Hours whose newest comparison found a gap: what to say of them, and the commands that repair them. Pure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from pipelines.lake.partitions import HOUR
-from sources.cloudflare_audit_logs.streams import Stream
+from pipelines.warehouse.status import OpenGap
 
 MOST_SHOWN = 5
 """Repairs that people are shown; `--json` has all."""
 
 _APART = timedelta(days=1)
 """Hours that are closer to each other are repaired by one command."""
-
-
-class OpenGap(NamedTuple):
-    """An hour of a stream, as its newest comparison found it."""
-
-    stream: Stream
-    hour: datetime
-    counts: Mapping[str, int]
-    """Of events, by what is wrong with them."""
 
 
 class Repair(NamedTuple):

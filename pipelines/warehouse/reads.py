@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from adbc_driver_manager.dbapi import Connection
 
-from pipelines.proof.tally import Tally
+from pipelines.load.tally import Tally
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, PRIMARY_KEY, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 

@@ -3,7 +3,7 @@
 Each question costs what lies in its window of time (`sql/health.sql`), however long the history is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ from adbc_driver_manager.dbapi import Connection
 from pipelines.host.side_by_side import STATEMENT_TIMEOUT_SQL
 from pipelines.load.positions import positions_of
 from pipelines.load.scratch_pipeline import client_of
-from pipelines.proof.gaps import OpenGap
 from pipelines.settings.settings import StoreSettings
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError
@@ -25,6 +24,15 @@ from .measured_lag import MeasuredLag
 from .statements import sections_of
 from .states import stored_states
 from .upkeep import find, look_where_timescale_is
+
+
+class OpenGap(NamedTuple):
+    """An hour of a stream, as its newest comparison found it."""
+
+    stream: Stream
+    hour: datetime
+    counts: Mapping[str, int]
+    """Of events, by what is wrong with them."""
 
 
 class StreamHealth(NamedTuple):

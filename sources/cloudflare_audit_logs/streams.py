@@ -1,7 +1,8 @@
 """What is read: a stream of events, and a window of it. Pure."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 API_VERSIONS = ("v1", "v2")
 
@@ -25,3 +26,12 @@ class Window:
 
     since: datetime
     before: datetime
+
+    def parts(self, length: timedelta) -> Iterator["Window"]:
+        """Its parts between multiples of a length that divides a day, oldest first."""
+        since = self.since
+        while since < self.before:
+            midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
+            before = min(midnight + ((since - midnight) // length + 1) * length, self.before)
+            yield Window(since, before)
+            since = before

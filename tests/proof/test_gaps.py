@@ -11,8 +11,9 @@ import pytest
 
 from pipelines.lake.partitions import HOUR
 from pipelines.loop.report import Report
-from pipelines.proof.gaps import OpenGap, repairs_of, summary_of
+from pipelines.proof.gaps import repairs_of, summary_of
 from pipelines.warehouse.statements import sections_of
+from pipelines.warehouse.status import OpenGap
 from simulator.api import Api
 from sources.cloudflare_audit_logs.streams import Stream
 from tests.conftest import Finished, Stores, wait_until

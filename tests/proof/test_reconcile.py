@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from pipelines.lake.partitions import replace_events
 from pipelines.load.held_keys import EventKey
+from pipelines.load.tally import Tally
 from pipelines.loop.report import Report
+from pipelines.proof.contents import contents_of, tallies_of
 from pipelines.proof.reconciler import due_hours, first_stretch
-from pipelines.proof.tally import Tally, contents_of, tallies_of
 from pipelines.warehouse.statements import sections_of
 from simulator.api import Api
 from sources.cloudflare_audit_logs.events import decode_page

@@ -20,7 +20,8 @@ from pipelines.ask import LAKE_SQL
 from pipelines.lake.object_format import NewerVersionError, duckdb_schema, encode, open_object, read_rows
 from pipelines.lake.partitions import add_events, add_quarantined, replace_events
 from pipelines.loop.report import Report
-from pipelines.proof.tally import contents_of
+from pipelines.proof import contents
+from pipelines.proof.contents import contents_of
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.warehouse.columns import columns_of_tables
 from pipelines.warehouse.statements import sections_of
@@ -276,13 +277,11 @@ def test_a_role_that_owns_nothing_is_told_of_the_column(
 
 def test_what_an_older_release_did_not_have_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a store that was filled before and one that was filled after."""
-    from pipelines.proof import tally  # noqa: PLC0415  # patched here alone
-
     filled = events(FIRST, id="a")
     empty = filled.set_column(15, EVENT_SCHEMA.field("zone_name"), pa.nulls(1, pa.string()))
     assert list(contents_of(filled)) != list(contents_of(empty))
 
-    monkeypatch.setattr(tally, "_COMPARED", [name for name in tally._COMPARED if name != "zone_name"])  # noqa: SLF001
+    monkeypatch.setattr(contents, "_COMPARED", [name for name in contents._COMPARED if name != "zone_name"])  # noqa: SLF001
 
     assert list(contents_of(filled)) == list(contents_of(empty))
 

@@ -2,7 +2,7 @@
 -- What PostgreSQL refused of an hour lies in the quarantine, and counts once; {is_nowhere_else} sees to that.
 
 -- [tallies]
--- The sum is that of pipelines/proof/tally.py. By the key's index alone: no event is read.
+-- The sum is that of pipelines/proof/contents.py. By the key's index alone: no event is read.
 SELECT hour, count(*) AS events, sum(('x0' || left(md5(event_id || ' ' || us), 15))::bit(64)::bigint)::text AS digest
 FROM (
     SELECT event_id, floor(extract(epoch FROM "timestamp") / 3600)::bigint AS hour,

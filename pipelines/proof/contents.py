@@ -8,41 +8,23 @@ import decimal
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.load.held_keys import EventKey, microseconds
+from pipelines.load.tally import Tally
 from pipelines.warehouse.write import JSON_COLUMNS, storable_json
 from sources.cloudflare_audit_logs.schema import ADDED_COLUMNS, EVENT_SCHEMA
 
-HOUR_SECONDS = 3_600
 _COMPARED = [name for name in EVENT_SCHEMA.names if name not in {"ingestion_time", *ADDED_COLUMNS}]
-_MODULUS = 2**64
 _ARROW_TALLIES = """
     SELECT epoch_us("timestamp") // 3600000000 AS hour, count(*) AS events,
         sum(('0x0' || left(md5(event_id || ' ' || epoch_us("timestamp")), 15))::BIGINT)::VARCHAR AS digest
     FROM keys GROUP BY 1
 """
-
-
-class Tally(NamedTuple):
-    """What is compared first."""
-
-    events: int
-    digest: int
-
-    @classmethod
-    def of_row(cls, row: dict[str, Any]) -> tuple[datetime, "Tally"]:
-        """The hour and its tally, of a row of either query."""
-        return datetime.fromtimestamp(row["hour"] * HOUR_SECONDS, UTC), cls(
-            row["events"], int(row["digest"]) % _MODULUS
-        )
-
-
-NOTHING = Tally(0, 0)
 
 
 def tallies_of(keys: pa.Table) -> dict[datetime, Tally]:

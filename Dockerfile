@@ -10,8 +10,8 @@ WORKDIR /app
 
 FROM base AS packages
 RUN python3 -m venv /opt/venv
-COPY requirements.lock ./
-RUN python3 -m pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY locks/run.lock locks/
+RUN python3 -m pip install --no-cache-dir --require-hashes -r locks/run.lock
 COPY pyproject.toml ./
 COPY sources sources
 COPY pipelines pipelines
@@ -19,8 +19,8 @@ COPY simulator simulator
 RUN python3 -m pip install --no-cache-dir --no-deps --no-build-isolation -e .
 
 FROM packages AS packages-with-tests
-COPY requirements-dev.lock ./
-RUN python3 -m pip install --no-cache-dir --require-hashes -r requirements-dev.lock
+COPY locks/dev.lock locks/
+RUN python3 -m pip install --no-cache-dir --require-hashes -r locks/dev.lock
 
 FROM base AS app
 RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent audit \

@@ -29,7 +29,7 @@ dashboard: $(VENV)/.ready-dashboard ## A page to look at your events, on this ho
 show: $(VENV)/.ready-dashboard ## dlt's own view of a pipeline: make show PIPELINE=cloudflare_audit_lake
 	@$(BIN)/dlt pipeline $(PIPELINE) show
 
-setup-dask: $(VENV)/.ready-dask ## What backfill and rehydrate need for --scheduler, and their workers: docs/scale-dask.md
+setup-dask: $(VENV)/.ready-dask ## What backfill and rehydrate need for --scheduler, and their workers: docs/scale/dask.md
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
@@ -57,10 +57,11 @@ bench-full: setup-dev ## The same with up to 10 million events, written into the
 	$(BIN)/python -m benchmarks.scale --write
 	$(BIN)/python -m benchmarks.many_accounts --write
 
-check: setup-dev ## Style and types
+check: setup-dev ## Style, types, and which wing may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup-dev ## Puts the code into the house style
 	$(BIN)/ruff check --fix .
@@ -68,46 +69,46 @@ format: setup-dev ## Puts the code into the house style
 
 lock: ## Resolves the versions anew (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --upgrade -o requirements.lock
+		--generate-hashes --no-header --no-annotate --upgrade -o locks/run.lock
 	uv pip compile pyproject.toml --group build --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --upgrade -c requirements.lock -o requirements-dev.lock
+		--generate-hashes --no-header --no-annotate --upgrade -c locks/run.lock -o locks/dev.lock
 	uv pip compile --group dashboard --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-dashboard.lock
+		--generate-hashes --no-header --no-annotate --upgrade -c locks/dev.lock -o locks/dashboard.lock
 	uv pip compile --group dask --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-dask.lock
+		--generate-hashes --no-header --no-annotate --upgrade -c locks/dev.lock -o locks/dask.lock
 	uv pip compile --group readers --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --upgrade -c requirements-dev.lock -o requirements-readers.lock
+		--generate-hashes --no-header --no-annotate --upgrade -c locks/dev.lock -o locks/readers.lock
 	uv pip compile --group engines --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --upgrade -o requirements-engines.lock
+		--generate-hashes --no-header --no-annotate --upgrade -o locks/engines.lock
 
 clean: ## Removes .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: locks/run.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	@echo "Making $(VENV) (about a minute, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/run.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.ready-dashboard: $(VENV)/.ready requirements-dashboard.lock
+$(VENV)/.ready-dashboard: $(VENV)/.ready locks/dashboard.lock
 	@echo "Installing the dashboard's packages (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dashboard.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dashboard.lock
 	@touch $@
 
-$(VENV)/.ready-dask: $(VENV)/.ready requirements-dask.lock
+$(VENV)/.ready-dask: $(VENV)/.ready locks/dask.lock
 	@echo "Installing Dask (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dask.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dask.lock
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock requirements-readers.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+$(VENV)/.ready-dev: $(VENV)/.ready locks/dev.lock locks/readers.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
-		--target $(VENV)/readers -r requirements-readers.lock
+		--target $(VENV)/readers -r locks/readers.lock
 	@touch $@
 
-$(VENV)/.ready-engines: $(VENV)/.ready-dev requirements-engines.lock
+$(VENV)/.ready-engines: $(VENV)/.ready-dev locks/engines.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
-		--target $(VENV)/engines -r requirements-engines.lock
+		--target $(VENV)/engines -r locks/engines.lock
 	@touch $@

@@ -2,7 +2,7 @@
 
 Makes a folder lake of ten accounts, objects of 1,000 events, and brings it into a PostgreSQL on this host by one worker
 and by two, in turn, each a process with one thread. Prints the ratio of the walls, whose CPU it was, and which limit
-that says was met; --write puts it into docs/scale-dask.md.
+that says was met; --write puts it into docs/scale/dask.md.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from .lake import ACCOUNTS, EVENTS_AN_OBJECT, SERVER_OPTIONS, SINCE, TABLE, Text
 from .processes import cpu_of, cpu_of_server
 from .servers import settings_of
 
-DOCUMENT = PROJECT_ROOT / "docs" / "scale-dask.md"
+DOCUMENT = PROJECT_ROOT / "docs" / "scale" / "dask.md"
 SPENT = 0.9
 """Of the cores: who has used so much of them had no more to use."""
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--events", type=int, default=50_000, help="whole thousands")
     parser.add_argument("--repeats", type=int, default=3, help="of one worker and two, in turn")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/scale-dask.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/scale/dask.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="audit-benchmark-") as name:
         folder = Path(name)

@@ -2,7 +2,7 @@
 
 Simulated accounts with a token and a budget each, an event of the last 20 days each, and else idle; the loop at its
 defaults, a PostgreSQL and a folder lake. Watches it when nothing happens, when events come to one account of a hundred,
-and when two of a hundred are broken, each for some minutes. --write puts the table into docs/scale-many.md.
+and when two of a hundred are broken, each for some minutes. --write puts the table into docs/scale/many.md.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from .servers import settings_of
 from .simulated import Asked, Simulated, cycle_seconds, longest_wait_seconds, polls_of, seconds_between, simulated
 from .watched_loop import Watched, give_up_after, looping
 
-DOCUMENT = PROJECT_ROOT / "docs" / "scale-many.md"
+DOCUMENT = PROJECT_ROOT / "docs" / "scale" / "many.md"
 HISTORY = ("--events", "1", "--history-hours", "480")
 SETTLING_SECONDS = 900
 INTERVAL_SECONDS = 30
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--accounts", type=int, default=1_000)
     parser.add_argument("--latency", type=float, default=0.15, help="seconds of each answer")
     parser.add_argument("--minutes", type=float, default=6, help="of the watch with nothing new, and with broken ones")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/scale-many.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/scale/many.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="audit-benchmark-") as name:
         folder = Path(name)

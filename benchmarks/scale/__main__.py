@@ -1,7 +1,7 @@
 """`python -m benchmarks.scale [--write]`: what 1, 100 and 10,000 accounts cost, and which limit they meet first.
 
 Measures the unit costs in small on this machine (`unit_costs`, under two minutes), reckons the sizes from them
-(`scale_model`, `scale_limits`, `scale_bill`), prints the tables, and with --write puts them into docs/scale-model.md.
+(`model`, `limits`, `bill`), prints the tables, and with --write puts them into docs/scale/model.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from .limits import arrange, first_limit, limits_of
 from .model import DAY, GB, Plan, Size, UnitCosts, need_of
 from .unit_costs import measure
 
-DOCUMENT = PROJECT_ROOT / "docs" / "scale-model.md"
+DOCUMENT = PROJECT_ROOT / "docs" / "scale" / "model.md"
 SIZES = [Size(accounts, events) for events in (1_000, 1_000_000) for accounts in (1, 100, 10_000)]
 INTERVALS = (30.0, 300.0)
 
@@ -49,7 +49,7 @@ UNITS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, reckons and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/scale-model.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/scale/model.md")
     options = parser.parse_args(arguments)
     cost = measure()
     where = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"

@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scale-model.md: what many accounts take, and which limit they meet. From made-up costs."""
+"""The arithmetic of docs/scale/model.md: what many accounts take, and which limit they meet. From made-up costs."""
 
 from dataclasses import replace
 

@@ -293,7 +293,7 @@ def test_a_token_with_too_many_accounts_is_told(command: Command) -> None:
     done = command(DOCTOR, CLOUDFLARE_ACCOUNT_ID=ids, POLL_INTERVAL_SECONDS="30")
 
     assert "CLOUDFLARE_API_TOKEN: 1,000 requests in 5 minutes to poll 100 accounts and versions, of 1,200" in done.out
-    assert "(POLL_INTERVAL_SECONDS=36 or more, or tokens of their own: docs/scale.md)" in done.out
+    assert "(POLL_INTERVAL_SECONDS=36 or more, or tokens of their own: docs/scale/README.md)" in done.out
 
 
 @pytest.mark.integration

@@ -95,6 +95,8 @@ class Replay:
             return
         for source in sources:
             to = self.root / "app" / target
+            if target.endswith("/"):
+                to.mkdir(parents=True, exist_ok=True)
             if (PROJECT_ROOT / source).is_dir():
                 shutil.copytree(PROJECT_ROOT / source, to, ignore=_left_out, dirs_exist_ok=True)
             else:

@@ -63,7 +63,7 @@ def test_packages_come_with_hashes_alone() -> None:
         *((path, True) for path in (".dlt/secrets.toml", "secrets/token", "pipelines/__pycache__/run.pyc")),
         *((path, True) for path in ("cloudflare_audit_pipeline.egg-info/PKG-INFO", "docker-compose.override.yml")),
         *((path, False) for path in (".env.example", ".dlt/config.toml", "pipelines/ask.py", "pyproject.toml")),
-        *((path, False) for path in ("tests/data", "simulator/__main__.py", "requirements-dev.lock")),
+        *((path, False) for path in ("tests/data", "simulator/__main__.py", "locks/dev.lock")),
     ],
 )
 def test_the_build_sees_no_secret_and_all_that_it_needs(path: str, ignored: bool) -> None:  # noqa: FBT001  # a parameter of the table

@@ -33,7 +33,7 @@ def test_every_secret_is_named_where_secrets_are_explained() -> None:
     assert "`PG_PASSWORD_FILE=/" in explained
 
 
-@pytest.mark.parametrize("page", ["docs/operations.md", "docs/settings.md", "docs/scale-shards.md"])
+@pytest.mark.parametrize("page", ["docs/operations.md", "docs/settings.md", "docs/scale/shards.md"])
 def test_every_file_command_and_link_is_there(page: str) -> None:
     """Whoever is on call has only this page."""
     text = (PROJECT_ROOT / page).read_text()

@@ -1,4 +1,4 @@
-"""docs/scale-shards.md: what it tells Kubernetes, Prometheus and a shell to do is what they would understand."""
+"""docs/scale/shards.md: what it tells Kubernetes, Prometheus and a shell to do is what they would understand."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from pipelines.settings.shards import Shard
 from sources.cloudflare_audit_logs import Stream
 from tests.factory import time_of
 
-PAGE = (PROJECT_ROOT / "docs/scale-shards.md").read_text()
+PAGE = (PROJECT_ROOT / "docs/scale/shards.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 DOCUMENTS = [document for language, code in BLOCKS if language == "yaml" for document in yaml.safe_load_all(code)]
 KINDS: dict[str, Any] = {document["kind"]: document for document in DOCUMENTS if "kind" in document}

@@ -55,7 +55,7 @@ def test_systemd_verifies_the_units_without_a_warning(tmp_path: Path) -> None:
 @needs_systemd
 @pytest.mark.parametrize("mistake", ["", "Xec"])
 def test_systemd_verifies_a_shard_with_its_drop_in(tmp_path: Path, mistake: str) -> None:
-    """As installed by docs/scale-shards.md; a mistake in the drop-in would be found."""
+    """As installed by docs/scale/shards.md; a mistake in the drop-in would be found."""
     python = tmp_path / "python"
     python.touch(mode=0o755)
     (tmp_path / f"{SHARD}.d").mkdir()

@@ -42,7 +42,9 @@ def test_every_file_command_and_link_is_there(page: str) -> None:
     text = (PROJECT_ROOT / page).read_text()
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
 
-    made = re.findall(r"\bmake (?:-C \S+ |PYTHON=\S+ )?([a-z-]+)", " ".join(re.findall(r"`[^`\n]+`|^make .*", text, re.MULTILINE)))
+    made = re.findall(
+        r"\bmake (?:-C \S+ |PYTHON=\S+ )?([a-z-]+)", " ".join(re.findall(r"`[^`\n]+`|^make .*", text, re.MULTILINE))
+    )
     paths = re.findall(r"\b(?:pipelines|deploy|docs|tests)/[\w./-]*\w", text)
     assert set(made) <= targets
     assert [path for path in paths if not list(PROJECT_ROOT.glob(f"{path}*"))] == []

@@ -1,7 +1,7 @@
-# The ingestor. `docker build .` makes the one that runs; the target `with-tests`, which Compose builds, has pytest, too.
-# To pin the base for good, write its digest behind the tag (python:…@sha256:…): `docker buildx imagetools inspect IMAGE`.
+# The ingestor. `docker build .` builds the image to run; the target `with-tests`, which Compose builds, also has pytest.
+# To pin the base for good, add its digest to the tag (python:…@sha256:…): `docker buildx imagetools inspect IMAGE`.
 FROM python:3.13.12-slim-trixie AS base
-# Outside of /app: whoever mounts a checkout over /app still has the packages, and the project from their checkout.
+# Outside /app: with a checkout mounted over /app, the packages are still there, and the project is that checkout's.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -29,12 +29,12 @@ COPY . .
 USER 10001
 VOLUME /var/lib/cloudflare-audit
 ENTRYPOINT ["python3", "pipelines/run.py"]
-# The address is the one that docker-compose.yml gives; without METRICS_PORT there is nothing to ask.
+# docker-compose.yml sets the address. Without METRICS_PORT there is nothing to ask, and the check passes.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=2m \
     CMD ["python3", "-c", "import os, urllib.request as u; p = os.environ.get('METRICS_PORT'); p and u.urlopen(f'http://127.0.0.1:{p}/livez', timeout=8)"]
 
 FROM app AS with-tests
-# The checkout may not be ours to write into.
+# This user may have no right to write into a mounted checkout.
 ENV PYTEST_ADDOPTS="-p no:cacheprovider"
 COPY --from=packages-with-tests /opt/venv /opt/venv
 

@@ -1,4 +1,4 @@
-# The user's commands. `make demo` and `make test` are all that is needed; the others are for daily work.
+# The user's commands. `make demo` and `make test` are enough to try the project; the others are for daily work.
 # Needs Python 3.11 or newer, git and make.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ help: ## Shows this list
 
 setup: $(VENV)/.ready ## Makes .venv with everything that a run needs
 
-setup-dev: $(VENV)/.ready-dev ## The same with what the tests need
+setup-dev: $(VENV)/.ready-dev ## Makes .venv with what the tests need as well
 
 demo: setup ## The main job on a simulated Cloudflare: half a minute, no account needed
 	@$(BIN)/python pipelines/demo.py
@@ -23,33 +23,33 @@ demo: setup ## The main job on a simulated Cloudflare: half a minute, no account
 run: setup ## The main job with your .env, until you stop it
 	@$(BIN)/python pipelines/run.py
 
-dashboard: $(VENV)/.ready-dashboard ## A page to look at your events, on this host alone; it only reads
+dashboard: $(VENV)/.ready-dashboard ## A page that shows your events, on this host alone; it only reads
 	@$(BIN)/python -m dashboard
 
 show: $(VENV)/.ready-dashboard ## dlt's own view of a pipeline: make show PIPELINE=cloudflare_audit_lake
 	@$(BIN)/dlt pipeline $(PIPELINE) show
 
-setup-dask: $(VENV)/.ready-dask ## What backfill and rehydrate need for --scheduler, and their workers: docs/scale/dask.md
+setup-dask: $(VENV)/.ready-dask ## Installs Dask for backfill and rehydrate with --scheduler, and their workers: docs/scale/dask.md
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
 
-test-engines: $(VENV)/.ready-engines ## The lake read by Daft, Polars and Iceberg, which no other test needs (400 MB)
+test-engines: $(VENV)/.ready-engines ## Reads the lake with Daft, Polars and Iceberg, which no other test needs (400 MB)
 	$(BIN)/python -m pytest tests/lake/test_lake_engines.py
 
-soak: setup-dev ## The long part of the faults: every test, 500 kills on each kind of lake, 5,000 cycles; about an hour
+soak: setup-dev ## The long part of the faults: all their tests, 500 kills on each kind of lake, 5,000 cycles; about an hour
 	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long tests/faults
 	$(BIN)/python -m tests.faults.soak --lake folder --kills $(KILLS)
 	$(BIN)/python -m tests.faults.soak --lake bucket --kills $(KILLS)
 	$(BIN)/python -m tests.faults.endurance --cycles $(CYCLES)
 
-bench: setup-dev ## What it all costs, small; with TimescaleDB if TEST_TIMESCALE_DSN is set
+bench: setup-dev ## Measures costs with small data; with TimescaleDB if TEST_TIMESCALE_DSN is set
 	$(BIN)/python -m benchmarks.warehouse --rows 100000,500000
 	$(BIN)/python -m benchmarks.lake --objects 200
 	$(BIN)/python -m benchmarks.ingest --events 20000
 	$(BIN)/python -m benchmarks.scale
 
-bench-full: setup-dev ## The same with up to 10 million events, written into the docs; needs 60 GB and an hour
+bench-full: setup-dev ## The same with up to 10 million events, writes the tables into the docs; needs 60 GB and an hour
 	$(BIN)/python -m benchmarks.warehouse --rows 1000000,5000000,10000000 --write
 	$(BIN)/python -m benchmarks.lake --objects 2000 --write
 	$(BIN)/python -m benchmarks.ingest --events 100000,1000000 --write
@@ -63,11 +63,11 @@ check: setup-dev ## Style, types, and which wing may import which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup-dev ## Puts the code into the house style
+format: setup-dev ## Formats the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## Resolves the versions anew (needs uv)
+lock: ## Resolves the packages' versions anew (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --upgrade -o locks/run.lock
 	uv pip compile pyproject.toml --group build --group dev --universal --python-version 3.11 \

@@ -1,1 +1,1 @@
-"""Measurements: ratios in one run, printed and written into the docs. Never a test: machines differ."""
+"""Measurements as ratios in one run, printed and written into the docs. Never tests, because machines differ."""

@@ -1,8 +1,8 @@
 """`python -m benchmarks.cluster [--events 2000000] [--repeats 3] [--write]`: two Dask workers against one on rehydrate.
 
-Makes a folder lake of ten accounts, objects of 1,000 events, and brings it into a PostgreSQL on this host by one worker
-and by two, in turn, each a process with one thread. Prints the ratio of the walls, whose CPU it was, and which limit
-that says was met; --write puts it into docs/scale/dask.md.
+Makes a folder lake of ten accounts with objects of 1,000 events, and brings it into a PostgreSQL on this host with one
+worker and with two, in turn, each a process with one thread. Prints the ratio of the wall times, each part's CPU, and
+the limit that was met. --write puts the table into docs/scale/dask.md.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from .servers import settings_of
 
 DOCUMENT = PROJECT_ROOT / "docs" / "scale" / "dask.md"
 SPENT = 0.9
-"""Of the cores: who has used so much of them had no more to use."""
+"""Share of the cores. A run that used more of them was limited by CPU."""
 
 
 class Run(NamedTuple):
-    """Seconds of one rehydration: on the clock, and of CPU."""
+    """Seconds of one rehydration: wall time, and CPU of each part."""
 
     wall: float
     postgres: float
@@ -64,7 +64,7 @@ class Bench:
         }
 
     def make_lake(self) -> None:
-        """Writes the objects."""
+        """Writes the lake's objects."""
         texts = Texts.make(EVENTS_AN_OBJECT)
         for number in tqdm(range(self._events // EVENTS_AN_OBJECT), desc="objects"):
             partition = Partition(ACCOUNTS[number % len(ACCOUNTS)], SINCE + timedelta(hours=number // len(ACCOUNTS)))
@@ -73,7 +73,7 @@ class Bench:
             path.write_bytes(encode(texts.of_hour(partition.account_id, partition.hour)))
 
     def run(self, workers: int) -> Run:
-        """Brings all of it into an empty table, by workers that have done something before."""
+        """Brings the whole lake into an empty table, with workers that are warm."""
         self._runs += 1
         with dask_cluster(self._folder / f"cluster{self._runs}", *[self._environment] * workers) as cluster:
             self._rehydrate(cluster.url, "--dry-run")
@@ -141,7 +141,7 @@ def _row(workers: int, runs: Sequence[Run], events: int) -> Row:
 
 
 def _limit(run: Run, workers: int) -> str:
-    """What had no more to give: the host, or each worker's one thread, which works or waits for its PostgreSQL."""
+    """Names the limit: the host's cores, or each worker's one thread, which works or waits for PostgreSQL."""
     cores, busy = os.cpu_count() or 1, (run.postgres + run.workers + run.client) / run.wall
     most = "PostgreSQL" if run.postgres > run.workers else "the workers"
     if busy >= SPENT * cores:

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.ingest [--events N,…] [--repeats 3] [--write]`: what it costs from the API to both stores.
+"""`python -m benchmarks.ingest [--events N,…] [--repeats 3] [--write]`: the cost from the API to both stores.
 
-Runs the main job and the yardstick (`plain_loop`) in turn, each as a process of its own, against the same prepared API,
-the same PostgreSQL and a folder; then idle and warm cycles, and how long an event takes to be queryable. Prints ratios
-to the yardstick in the same run, and with --write puts them into docs/benchmarks.md.
+Runs the main job and the yardstick (`plain_loop`) in turn, each as a process of its own, against the same prepared
+API, the same PostgreSQL and a folder. Then measures idle and warm cycles, and how long an event takes to be queryable.
+Prints ratios to the yardstick in the same run; --write puts them into docs/benchmarks.md.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from .servers import settings_of
 DOCUMENT = PROJECT_ROOT / "docs" / "benchmarks.md"
 ACCOUNT, IDLE_ACCOUNT = "a" * 32, "b" * 32
 HOURS = 20.0
-"""Over which the events are spread: fewer than a day, so that nothing is due to be compared meanwhile."""
+"""The events are spread over less than a day, so that no comparison is due meanwhile."""
 REPEATED = 100_000
 """Larger sizes are run once, and not on S3."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took."""
+    """What one run took, in seconds and MB."""
 
     wall: float
     client: float
@@ -65,18 +65,18 @@ class Bench:
 
     @property
     def dsn(self) -> str:
-        """Of the database."""
+        """The URL of the database."""
         server = self.server
         return f"postgresql://{server.user}:{server.password}@{server.host}:{server.port}/{server.database}"
 
     def query(self, sql: str) -> Any:
-        """The first value that a query answers, if any."""
+        """Returns the first value that a query yields, if any."""
         with closing(psycopg2.connect(self.dsn)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(sql)
             return cursor.fetchone()[0] if cursor.description else None
 
     def fresh(self) -> Path:
-        """An empty schema and an empty folder."""
+        """Empties the schema; returns an empty folder."""
         self.query("DROP SCHEMA public CASCADE; CREATE SCHEMA public; CHECKPOINT")
         self._runs += 1
         folder = self.folder / f"run{self._runs}"
@@ -84,7 +84,7 @@ class Bench:
         return folder
 
     def environment(self, folder: Path, **changes: str) -> dict[str, str]:
-        """Settings of the main job."""
+        """Returns the settings of the main job."""
         own = {
             "CLOUDFLARE_API_URL": self.url,
             "CLOUDFLARE_API_TOKEN": "simulated",
@@ -97,7 +97,7 @@ class Bench:
         return {**os.environ, **own, **changes}
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> Cost:
-        """Runs a command to its end."""
+        """Runs a command to its end; returns its cost."""
         before, api_before = self.server_cpu(), cpu_of(self._api_pid)
         begun = time.perf_counter()
         with tempfile.TemporaryFile("w+") as log:
@@ -117,23 +117,23 @@ class Bench:
         return Cost(wall, client, server, api, usage.ru_maxrss / 1024, text)
 
     def ours(self, **changes: str) -> Cost:
-        """The main job, once, from nothing."""
+        """Runs the main job once, from nothing."""
         environment = self.environment(self.fresh(), **changes)
         return self.run("pipelines/run.py", "--once", environment=environment)
 
     def plain(self) -> Cost:
-        """The yardstick, from nothing."""
+        """Runs the yardstick, from nothing."""
         folder = self.fresh()
         since = f"{self.since:%Y-%m-%dT%H:%M:%S.%fZ}"
         return self.run("-m", "benchmarks.plain_loop", self.url, ACCOUNT, self.dsn, str(folder), since)
 
     def happen(self, account_id: str, events: int) -> None:
-        """Lets events happen now."""
+        """Adds events of now."""
         body = json.dumps({"account_id": account_id, "events": events}).encode()
         urlopen(Request(f"{self.url}/add", body)).close()  # noqa: S310  # our own server
 
     def server_cpu(self) -> float:
-        """Seconds that PostgreSQL has taken."""
+        """Returns PostgreSQL's CPU seconds."""
         return cpu_of_server(self._postmaster)
 
 
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _ingest(bench: Bench, size: int, repeats: int) -> Iterator[Row]:
-    """The two in turn; medians."""
+    """Runs the main job and the yardstick in turn; yields medians."""
     ours, plain, on_s3 = list[Cost](), list[Cost](), list[Cost]()
     for _ in tqdm(range(repeats), desc=f"{size:,} events", leave=False):
         for run, costs in (bench.plain, plain), (bench.ours, ours):
@@ -187,7 +187,7 @@ def _ingest(bench: Bench, size: int, repeats: int) -> Iterator[Row]:
 
 
 def _steadiness(log: str) -> str:
-    """The rate of the last tenth of the warehouse's loads against that of the first."""
+    """Returns the ratio of the rates of the last and the first tenth of the warehouse's loads."""
     loads = [
         (datetime.fromisoformat(time.replace(",", ".")), int(new))
         for time, new in re.findall(
@@ -203,7 +203,7 @@ def _steadiness(log: str) -> str:
 
 
 def _cycles(bench: Bench) -> Iterator[Row]:
-    """A loop of two accounts: CPU of an idle cycle and of one with 10 new events; and from visible to queryable."""
+    """Measures a loop of two accounts: CPU of an idle cycle and of 10 new events; time from visible to queryable."""
     imports = [bench.run("-c", "import dlt, pyarrow").client for _ in range(3)]
     environment = bench.environment(bench.fresh(), CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{IDLE_ACCOUNT}")
     bench.run("pipelines/run.py", "--once", environment=environment)
@@ -269,7 +269,7 @@ def _bench(events: int) -> Iterator[Bench]:
 
 @contextmanager
 def prepared_api(events: int, account_ids: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The API's URL and process; the first account has the events."""
+    """Runs the API; yields its URL and process id. The first account has the events."""
     accounts = [text for account_id in account_ids for text in ("--account", account_id)]
     command = ["-m", "benchmarks.prepared_api", "--events", str(events), "--hours", str(HOURS), *accounts]
     process = subprocess.Popen(
@@ -288,7 +288,7 @@ def _median(costs: Sequence[Cost], of: Callable[[Cost], float]) -> float:
 
 
 def _ratio(costs: Sequence[Cost], others: Sequence[Cost], of: Callable[[Cost], float]) -> float:
-    """The median of the ratios of runs that followed on each other."""
+    """Returns the median of the ratios of runs that followed each other."""
     return statistics.median(of(a) / of(b) for a, b in zip(costs, others, strict=True))
 
 

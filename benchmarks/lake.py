@@ -1,9 +1,9 @@
-"""`python -m benchmarks.lake [--objects 2000] [--write]`: what it costs to bring events back and compare.
+"""`python -m benchmarks.lake [--objects 2000] [--write]`: the cost of bringing events back and comparing.
 
-Makes objects of 1,000 events each, of ten accounts, in a folder and on an S3 server (`weed mini`), and a day of 100,000
+Makes objects of 1,000 events for ten accounts, in a folder and on an S3 server (`weed mini`), and a day of 100,000
 events in 24 objects. Measures rehydrate against a bare COPY of the same rows into the same table with the same keys,
-its peak memory, the comparison of the day, and a question about one day. Prints tables; --write puts them into
-docs/lake.md.
+the peak memory of rehydrate, the comparison of the day, and a question about one day. Prints tables; --write puts them
+into docs/lake.md.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Texts:
-    """Events as the simulator makes them, each cut at its id, so that there can be more, with ids of their own."""
+    """Events of the simulator, each cut at its id, so that copies can have ids of their own."""
 
     events: pa.Table
     heads: pa.Array
@@ -99,7 +99,7 @@ class Texts:
 
     @classmethod
     def make(cls, count: int) -> "Texts":
-        """So many of them."""
+        """Makes so many events."""
         plan = Plan((ACCOUNTS[0],), ("v1",), count, SINCE, SINCE + timedelta(hours=1), seed=1)
         events = decode_page(build_world(plan).raw(ACCOUNTS[0], "v1"), Stream(ACCOUNTS[0], "v1"), SINCE).events
         cut = [
@@ -109,7 +109,7 @@ class Texts:
         return cls(events, pa.array([head for head, _, _ in cut]), pa.array([tail for _, _, tail in cut]))
 
     def of_hour(self, account_id: str, hour: datetime) -> pa.Table:
-        """As many events of an account and hour."""
+        """Returns as many events for an account and hour."""
         count = self.events.num_rows
         ids = pa.array([str(uuid.uuid4()) for _ in range(count)])
         step = timedelta(hours=1) / count
@@ -135,7 +135,7 @@ def _objects(count: int, busy_events: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _write(objects: Any, root: Path, bucket: S3Bucket) -> None:
-    """The same bytes into both lakes."""
+    """Writes the same bytes into both lakes."""
 
     def write(item: tuple[str, bytes]) -> None:
         path, body = item
@@ -173,7 +173,7 @@ def _measure(kind: str, window: Window, busy_events: int, tables: dict[str, list
 
 
 def _rehydrate(kind: str, copies: Copies, window: Window) -> Iterator[Row]:
-    """The command as it is, and a bare COPY of the same rows, read before, into the same table."""
+    """Measures the command, and a bare COPY of the same rows, read in advance, into the same table."""
     command = ["pipelines/rehydrate.py", "--since", window.since.isoformat(), "--before", window.before.isoformat()]
     report, seconds, memory = _run(*command, "--json")
     events = report["events"]
@@ -201,7 +201,7 @@ def _rehydrate(kind: str, copies: Copies, window: Window) -> Iterator[Row]:
 
 
 def _reconcile(kind: str, copies: Copies, busy_events: int) -> Row:
-    """A clean day without the API: in this process, and as a command; and what is read of the lake for it."""
+    """Measures a clean day without the API, in this process and as a command, and the bytes read from the lake."""
     stream = Stream(BUSY, "v1")
     hours = [Window(SINCE + timedelta(hours=n), SINCE + timedelta(hours=n + 1)) for n in range(24)]
     with connect(copies.owner, autocommit=True) as connection:
@@ -234,7 +234,7 @@ def _reconcile(kind: str, copies: Copies, busy_events: int) -> Row:
 
 
 def _one_day(kind: str, copies: Copies) -> Row:
-    """A question about one day of one account, asked of a DuckDB that knows nothing yet."""
+    """Measures a question about one day of one account, in a new DuckDB each time."""
     times = []
     for account_id in ACCOUNTS[:3]:
         with lake_database(copies.lake) as database:
@@ -246,7 +246,7 @@ def _one_day(kind: str, copies: Copies) -> Row:
 
 
 def _run(*command: str) -> tuple[dict[str, Any], float, float]:
-    """What a command reports, its seconds, and the most memory that it had, in MB."""
+    """Returns what a command reports, its seconds, and its peak memory in MB."""
     begun = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
     out = process.stdout.read() if process.stdout else ""
@@ -261,13 +261,13 @@ def _run(*command: str) -> tuple[dict[str, Any], float, float]:
 
 @contextmanager
 def _bytes_read(copies: Copies) -> Iterator[Callable[[], int]]:
-    """Counts what is read of the lake: of a bucket the bodies, of a folder what the system says."""
+    """Counts bytes read from the lake: of a bucket the bodies, of a folder the kernel's count."""
     objects = copies.lake.objects
     if not isinstance(objects, Bucket):
         before = _io_read()
         yield lambda: _io_read() - before
         return
-    counted, get = [0], objects._get  # noqa: SLF001  # there is no other place that sees the bytes
+    counted, get = [0], objects._get  # noqa: SLF001  # no other place sees the bytes
 
     def counting(*arguments: Any, **named: Any) -> Any:
         got = get(*arguments, **named)

@@ -1,8 +1,9 @@
 """`python -m benchmarks.many_accounts [--accounts 1000] [--latency 0.15] [--minutes 6] [--write]`: many in one process.
 
-Simulated accounts with a token and a budget each, an event of the last 20 days each, and else idle; the loop at its
-defaults, a PostgreSQL and a folder lake. Watches it when nothing happens, when events come to one account of a hundred,
-and when two of a hundred are broken, each for some minutes. --write puts the table into docs/scale/many.md.
+Runs the loop at its defaults on simulated accounts, with a PostgreSQL and a folder lake. Each account has a token, a
+budget and one event of the last 20 days, and is idle otherwise. Watches the loop for some minutes each: while nothing
+happens, while events come to one account of a hundred, and while two of a hundred are broken. --write puts the table
+into docs/scale/many.md.
 """
 
 import argparse
@@ -39,14 +40,14 @@ HANG_SECONDS = 120
 
 
 class Bench:
-    """A loop of many accounts, and all that it meets."""
+    """A loop of many accounts, with its API and stores."""
 
     def __init__(self, loop: Watched, api: Simulated, server: PostgresSettings, folder: Path) -> None:
         self._loop, self._api, self._folder = loop, api, folder
         self._dsn = f"postgresql://{server.user}:{server.password}@{server.host}:{server.port}/{server.database}"
 
     def settle(self) -> float:
-        """Waits for the first poll of each account and then for the second; the seconds of the first."""
+        """Waits for each account's first and second poll; returns the seconds until all had their first."""
         begun = time.monotonic()
         while (reading := self._loop.read()).accounts_up < len(self._api.accounts):
             give_up_after(begun + SETTLING_SECONDS, f"{reading.accounts_up:.0f} accounts read")
@@ -56,13 +57,13 @@ class Bench:
         return seconds
 
     def watch(self, what: str, seconds: float, accounts: Sequence[str]) -> Row:
-        """A row of the table: these accounts, from now on."""
+        """Watches these accounts from now on; returns a row of the table."""
         begun, before = datetime.now(UTC), self._loop.read()
         time.sleep(seconds)
         return self._row(what, begun, before.cpu, accounts)
 
     def watch_events(self, what: str, accounts: Sequence[str]) -> Row:
-        """The same, with an event in each of some accounts, one after the other in twice the interval."""
+        """Watches all accounts while some get an event each, in turn within two intervals; returns a row."""
         begun, before = datetime.now(UTC), self._loop.read()
         visible: dict[str, datetime] = {}
         stored: dict[str, datetime] = {}
@@ -84,7 +85,7 @@ class Bench:
         }
 
     def break_some(self) -> list[str]:
-        """Of 1,000 accounts, 10 refuse their token, 5 answer 500 and 5 not at all; returns the healthy ones."""
+        """Breaks 20 of 1,000 accounts: 10 refuse the token, 5 answer 500, 5 do not answer. Returns the others."""
         unit = max(1, len(self._api.accounts) // 200)
         refusing, failing, hanging, healthy = (
             self._api.accounts[first:last]
@@ -116,7 +117,7 @@ class Bench:
         }
 
     def _note_stored(self, stored: dict[str, datetime], visible: dict[str, datetime], *, seconds: float) -> None:
-        """Looks every 0.2 seconds which of the events a query finds."""
+        """Looks every 0.2 seconds which of the events a query finds, and notes when."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(0.2)
@@ -129,7 +130,7 @@ class Bench:
             return {event_id for (event_id,) in cursor.fetchall()}
 
     def _seconds_to_lake(self, account_id: str, visible: datetime) -> float:
-        """When the object of its hour was written; each event of these is the first one there."""
+        """Returns when the object of the hour was written. Each of these events is the first one in its object."""
         hour = (
             self._folder / f"lake/cloudflare/audit_logs/account={account_id}/date={visible:%Y-%m-%d}/hour={visible:%H}"
         )
@@ -191,7 +192,7 @@ def _environment(api: Simulated, server: PostgresSettings, folder: Path) -> dict
 
 
 def _largest_burst(asked: Sequence[Asked]) -> int:
-    """Of all tokens."""
+    """Returns the most requests of any token in 5 minutes."""
     times: defaultdict[str, list[datetime]] = defaultdict(list)
     for request in asked:
         times[request.token].append(request.at)

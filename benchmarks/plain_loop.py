@@ -1,9 +1,9 @@
-"""`python -m benchmarks.plain_loop URL ACCOUNT DSN FOLDER SINCE`: the yardstick, a loop as one writes it by hand.
+"""`python -m benchmarks.plain_loop URL ACCOUNT DSN FOLDER SINCE`: the yardstick, a loop written by hand.
 
-One poll from SINCE to now, into PostgreSQL and a folder of Parquet, one object an account and hour: HTTP that keeps its
-connection, orjson, rows in Python, COPY into a temporary table, INSERT … ON CONFLICT DO NOTHING, pyarrow. What it
-writes has the columns, keys and durability of the pipeline's (commit; temporary file, fsync, rename). It has none of
-the rest: no cursor, no retries, no quarantine, no proof.
+It polls once from SINCE to now, into PostgreSQL and a folder of Parquet with one object per account and hour: HTTP
+over one connection, orjson, rows in Python, COPY into a temporary table, INSERT … ON CONFLICT DO NOTHING, pyarrow.
+Columns, keys and durability are those of the pipeline (commit; temporary file, fsync, rename). It has nothing else: no
+cursor, no retries, no quarantine, no proof.
 """
 
 import csv
@@ -34,11 +34,11 @@ INDEXES = ("timestamp", "actor", "resource", "failure", "month_event_id")
 
 
 def main() -> None:
-    """One poll."""
+    """Polls once."""
     url, account_id, dsn, folder, since = sys.argv[1:]
     with closing(psycopg2.connect(dsn)) as connection, requests.Session() as session:
         with connection, connection.cursor() as cursor:
-            # The same indexes, too, before the first row, as ours has them on a small table.
+            # The pipeline's indexes, too, made before the first row, as the pipeline does on a small table.
             after_load = sections_of("after_load.sql", schema="public")
             indexes = [after_load[f"index {name}"] for name in INDEXES]
             for statement in [*statements_of("tables.sql", schema="public"), *chain.from_iterable(indexes)]:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def pages(session: requests.Session, url: str, account_id: str, since: str) -> Iterator[list[dict[str, Any]]]:
-    """The events, page by page, oldest first."""
+    """Yields the events, page by page, oldest first."""
     params: dict[str, Any] = {
         "since": since,
         "before": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",
@@ -72,7 +72,7 @@ def pages(session: requests.Session, url: str, account_id: str, since: str) -> I
 
 
 def row_of(event: dict[str, Any], account_id: str) -> dict[str, Any]:
-    """The columns of an event."""
+    """Returns the columns of an event."""
     action, actor = event.get("action", {}), event.get("actor", {})
     resource, metadata = event.get("resource", {}), event.get("metadata", {})
     return {
@@ -99,7 +99,7 @@ def row_of(event: dict[str, Any], account_id: str) -> dict[str, Any]:
 
 
 def load(connection: Any, folder: Path, rows: list[dict[str, Any]]) -> None:
-    """One transaction, and each hour's object."""
+    """Writes the rows in one transaction, and each hour's object."""
     with connection, connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE stage (LIKE audit_logs) ON COMMIT DROP")
         text = io.StringIO()
@@ -115,7 +115,7 @@ def load(connection: Any, folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_object(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The object with the new rows in it, each once, in place of the old one."""
+    """Replaces the object by one that has the new rows as well, each row once."""
     table = pa.Table.from_pylist(rows, schema=EVENT_SCHEMA)
     if path.exists():
         table = pa.concat_tables([pq.ParquetFile(path).read(), table])

@@ -1,4 +1,4 @@
-"""Polls of the main job in this process, by a clock of their own: each finds new events alone."""
+"""Polls the main job in this process, with a clock of its own: each poll finds only new events."""
 
 import os
 import threading
@@ -20,11 +20,11 @@ from .servers import settings_of
 ACCOUNT = "0f9e8d7c6b5a49382716f5e4d3c2b1a0"
 TOKEN = "simulated"  # noqa: S105  # of the simulator
 BETWEEN_POLLS = timedelta(minutes=20)
-"""More than the safety lag, so that no poll reads the events of the one before again."""
+"""More than the safety lag, so that no poll reads the previous poll's events again."""
 
 
 class Poller:
-    """One warehouse, and a lake and an API of its own."""
+    """Polls into one warehouse, with a lake and an API of its own."""
 
     def __init__(self, server: PostgresSettings, schema: str, folder: Path, start: datetime) -> None:
         self._now, self._number = start, 0
@@ -42,7 +42,7 @@ class Poller:
         }
 
     def poll(self, *, events: int) -> float:
-        """Lets so many events happen, polls, and returns the seconds that the poll took."""
+        """Adds so many events, polls, and returns the seconds of the poll."""
         self._number += 1
         self._now += BETWEEN_POLLS
         since, at_once = self._now - timedelta(minutes=5), timedelta()

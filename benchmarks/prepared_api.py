@@ -1,7 +1,7 @@
-"""`python -m benchmarks.prepared_api --events N …`: a Cloudflare whose pages were written before, to cost little.
+"""`python -m benchmarks.prepared_api --events N …`: a Cloudflare with prepared pages, to cost little.
 
-Serves v1 pages of 1,000 events, oldest first, to whoever asks for all of them or for what is after a time: bytes from
-memory, over connections that are kept. Prints its URL when it is ready. `POST /add` lets events happen now.
+Serves v1 pages of 1,000 events, oldest first, for all events or those after a time: bytes from memory, over connections
+that are kept. Prints its URL when it is ready. `POST /add` adds events of now.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from simulator.world import Plan, SimulatedEvent, build_world
 
 PAGE = 1_000
 DISTINCT = 20_000
-"""Events that the simulator makes; more are the same with other ids and times."""
+"""Events that the simulator makes. Further events are copies with other ids and times."""
 
 _HEAD, _TAIL = b'{"errors":[],"messages":[],"result":[', b'],"success":true}'
 
@@ -34,7 +34,7 @@ class Events:
         self._pages: dict[int, bytes] = {}
 
     def prepare(self, account_id: str, count: int, since: datetime, before: datetime) -> None:
-        """Makes them, and all pages of all of them."""
+        """Makes the events, and all their pages."""
         plan = Plan((account_id,), ("v1",), min(count, DISTINCT), since, before)
         made = build_world(plan).events(account_id, "v1")
         step = (before - since) / count
@@ -44,12 +44,12 @@ class Events:
             self._pages[first] = self._page(first)
 
     def add(self, template: SimulatedEvent, number: int, at: datetime) -> None:
-        """One more, the newest."""
+        """Adds one event, the newest."""
         self._add(template, number, at)
         self._pages.clear()
 
     def page(self, since: str, before: str, number: int, size: int) -> bytes:
-        """A page of `[since, before)`, times as RFC 3339 with microseconds."""
+        """Returns a page of `[since, before)`, times as RFC 3339 with microseconds."""
         first = bisect.bisect_left(self.times, since) + (number - 1) * size
         last = bisect.bisect_left(self.times, before)
         if size == PAGE and first + PAGE <= last and first in self._pages:
@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Date", formatdate(usegmt=True))
-        self.send_header("Ratelimit-Policy", '"default";q=1000000;w=300')  # what is measured is us, not the quota
+        self.send_header("Ratelimit-Policy", '"default";q=1000000;w=300')  # the loop is measured, not the quota
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -1,10 +1,10 @@
-"""The PostgreSQL of a benchmark, as the settings name it."""
+"""Names a benchmark's PostgreSQL as the settings do."""
 
 from pipelines.settings.settings import PostgresSettings
 
 
 def settings_of(server: PostgresSettings) -> dict[str, str]:
-    """What a process has in its environment to use it."""
+    """Returns the environment variables with which a process uses the server."""
     return {
         "PG_HOST": server.host,
         "PG_PORT": str(server.port),

@@ -1,4 +1,4 @@
-"""The simulator as a process with many accounts and a token each, and what it was asked. Measures nothing."""
+"""Runs the simulator as a process with many accounts, a token each, and reads its requests. Measures nothing."""
 
 import json
 import subprocess
@@ -15,11 +15,11 @@ from simulator.accounts import account_ids_of
 from simulator.world import Plan, build_world
 
 POLLED_UNTIL = timedelta(minutes=10)
-"""Polls read up to now, or the time when their round began; sweeps and comparisons end further back."""
+"""Polls read up to now, or to the begin of their round; sweeps and comparisons end further back."""
 
 
 class Asked(NamedTuple):
-    """A request for events."""
+    """A request for events, as the simulator noted it."""
 
     at: datetime
     account_id: str
@@ -28,27 +28,27 @@ class Asked(NamedTuple):
 
     @property
     def is_poll(self) -> bool:
-        """Whether the loop looked for what is new."""
+        """True if the request belongs to a poll, which looks for new events."""
         return self.before > self.at - POLLED_UNTIL
 
 
 class Simulated:
-    """A Cloudflare that runs."""
+    """The running simulator."""
 
     def __init__(self, url: str, accounts: Sequence[str], accounts_file: Path) -> None:
         self.url, self.accounts, self.accounts_file = url, accounts, accounts_file
         self._control = url.removesuffix("/client/v4") + "/_simulator"
 
     def behave(self, **behaviour: Any) -> None:
-        """From now on, for all."""
+        """Changes the behaviour towards all accounts, from now on."""
         self._order("behaviour", behaviour)
 
     def break_account(self, account_id: str, **fault: Any) -> None:
-        """From now on."""
+        """Makes one account fail, from now on."""
         self._order("faults", {"account_id": account_id, "times": None, **fault})
 
     def happen(self, account_id: str) -> tuple[str, datetime]:
-        """An event, visible at once: its id, and when that was."""
+        """Adds an event that is visible at once; returns its id and its time."""
         now = datetime.now(UTC)
         plan = Plan((account_id,), ("v1",), 1, now, now, seed=now.microsecond, delay=timedelta())
         (event,) = build_world(plan).events(account_id, "v1")
@@ -57,7 +57,7 @@ class Simulated:
         return json.loads(event.raw)["id"], now
 
     def asked(self) -> list[Asked]:
-        """Since the start."""
+        """Returns all requests for events since the start."""
         with urlopen(f"{self._control}/requests") as answer:  # noqa: S310  # our own process
             requests = json.load(answer)
         return [
@@ -77,7 +77,7 @@ class Simulated:
 
 @contextmanager
 def simulated(folder: Path, accounts: int, *, options: Collection[str]) -> Iterator[Simulated]:
-    """As long as the block runs."""
+    """Runs the simulator as long as the block."""
     file = folder / "accounts.toml"
     command = [sys.executable, "-m", "simulator", "--account-count", str(accounts), "--token-each", "--versions", "v1"]
     command += ["--write-accounts", str(file), *options]
@@ -90,7 +90,7 @@ def simulated(folder: Path, accounts: int, *, options: Collection[str]) -> Itera
 
 
 def polls_of(asked: Collection[Asked], accounts: Collection[str]) -> list[Asked]:
-    """The polls of some accounts in their order, each once, however often its requests had to be sent."""
+    """Returns the polls of some accounts in order, each once, however often its requests were sent."""
     seen, polls = set[tuple[str, datetime]](), []
     for request in sorted(asked):
         key = request.account_id, request.before
@@ -101,7 +101,7 @@ def polls_of(asked: Collection[Asked], accounts: Collection[str]) -> list[Asked]
 
 
 def seconds_between(polls: Sequence[Asked]) -> list[float]:
-    """From each poll of an account to its next."""
+    """Returns the seconds from each poll of an account to its next."""
     last, gaps = dict[str, datetime](), []
     for poll in polls:
         if poll.account_id in last:
@@ -111,15 +111,15 @@ def seconds_between(polls: Sequence[Asked]) -> list[float]:
 
 
 def longest_wait_seconds(polls: Sequence[Asked], accounts: Collection[str], begin: datetime, end: datetime) -> float:
-    """The longest stretch between two times in which some account was not polled."""
+    """Returns the longest time between `begin` and `end` in which some account was not polled."""
     last = {**dict.fromkeys(accounts, begin), **{poll.account_id: poll.at for poll in polls}}
     return max([*seconds_between(polls), *((end - at).total_seconds() for at in last.values())])
 
 
 def cycle_seconds(polls: Sequence[Asked], accounts: Collection[str]) -> list[float]:
-    """From the first account's poll to the last one's, of each round in which all of them were polled.
+    """Returns the seconds from the first poll to the last, for each round in which all accounts were polled.
 
-    A round ends where an account comes a second time.
+    A round ends when an account is polled a second time.
     """
     rounds: list[dict[str, datetime]] = [{}]
     for poll in polls:

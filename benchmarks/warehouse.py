@@ -1,9 +1,9 @@
 """`python -m benchmarks.warehouse [--rows 1000000,5000000,10000000] [--write]`: what the warehouse costs as it grows.
 
-Fills tables in a plain PostgreSQL (the embedded one, or that of --dsn) and, where TEST_TIMESCALE_DSN names a server
-with TimescaleDB, in a hypertable and in a compressed one, with events evenly spread so that 10 million are 90 days. The
-first size stands beside the growing table, and both are measured in turn, so their ratio is of one run. Prints tables,
-and with --write puts them into docs/warehouse.md.
+Fills tables in a plain PostgreSQL (the embedded one, or that of --dsn). If TEST_TIMESCALE_DSN names a server with
+TimescaleDB, also fills a hypertable and a compressed one. Events are spread evenly: 10 million are 90 days. A table of
+the first size and the growing table are measured in turn, so their ratio is of one run. Prints tables; --write puts
+them into docs/warehouse.md.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class Table:
 
     @property
     def credentials(self) -> PostgresCredentials:
-        """How dlt would reach it."""
+        """The server's credentials, as dlt has them."""
         server = self.server
         return PostgresCredentials(
             {
@@ -83,32 +83,32 @@ class Table:
         )
 
     def value(self, sql: str) -> float:
-        """The one value that a query answers."""
+        """Returns the one value that a query yields."""
         with transaction(self.credentials) as cursor:
             return float(value_of(cursor, sql.replace("{schema}", self.schema)))
 
     def execute(self, *statements: str) -> None:
-        """Runs statements, each by itself (VACUUM is in no transaction)."""
+        """Runs each statement by itself (VACUUM cannot run in a transaction)."""
         with connect(self.credentials, autocommit=True) as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement.replace("{schema}", self.schema))
 
     def load(self, batch: pa.Table) -> float:
-        """Merges a batch as the main job does, and returns the seconds that it took."""
+        """Merges a batch as the main job does; returns the seconds."""
         with connect(self.credentials, autocommit=True) as connection:
             begun = time.perf_counter()
             load_events(connection, self.schema, batch)
             return time.perf_counter() - begun
 
     def prepare(self) -> None:
-        """Its DDL, as the main job makes it."""
+        """Makes the empty table as the main job does."""
         self.execute("DROP SCHEMA IF EXISTS {schema} CASCADE")
         with connect(self.credentials) as connection:
             set_up(connection, self.credentials, None, self.schema)
         self.settle()
 
     def settle(self) -> None:
-        """The steps after the load."""
+        """Runs the steps after the load."""
         for outcome in prepare(
             self.credentials, self.schema, KINDS[self.kind], reader=self.server.user, is_patient=True
         ):
@@ -116,7 +116,7 @@ class Table:
                 sys.exit(f"{self}: {outcome.step}: {outcome.reason}")
 
     def grown(self, rows: int, before: datetime) -> "Table":
-        """The same with as many rows, the new ones before those that it has; its indexes made anew, which is faster."""
+        """Returns the table grown to `rows`, the new ones older than the others. Makes its indexes anew: faster."""
         newest = before - timedelta(days=self.rows / EVENTS_A_DAY)
         span = timedelta(days=(rows - self.rows) / EVENTS_A_DAY)
         print(f"  {self.kind}: {rows:,} rows …", file=sys.stderr)
@@ -127,7 +127,7 @@ class Table:
         return replace(self, rows=rows)
 
     def compressed(self) -> "Table":
-        """The same, with everything compressed that is in no chunk of the last week."""
+        """Returns the table with everything compressed except the chunks of the last week."""
         table = replace(self, kind="compressed")
         table.settle()
         chunks = "SELECT count(compress_chunk(c)) FROM show_chunks('{schema}.audit_logs', older_than => now()) AS c"
@@ -137,7 +137,7 @@ class Table:
 
 
 def batches(size: int, step: int, count: int, before: datetime, seed: int) -> list[pa.Table]:
-    """Batches of events of the hour before a time, each beginning `step` events after the one before."""
+    """Returns batches of events of the hour before a time. Each begins `step` events after the previous one."""
     plan = Plan((ACCOUNT,), ("v1",), step * count + size, before - timedelta(hours=1), before, seed=seed)
     slices = build_world(plan).raw(ACCOUNT, "v1")
     events = decode_page(slices, Stream(ACCOUNT, "v1"), datetime.now(UTC)).events
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with _servers(options.dsn) as servers:
         for kind, server in servers.items():
             _measure(server, kind, sizes, now, tables)
-            for title, rows in tables.items():  # the whole takes long: so far
+            for title, rows in tables.items():  # the whole run takes long: shows the results so far
                 print(f"\n{title}\n{as_markdown(rows)}", file=sys.stderr)
         tables["indexes"] += _index_costs(servers["plain"], sizes[0], now)
         versions = ", ".join(sorted({_version(Table(server, kind, 0, "public")) for kind, server in servers.items()}))
@@ -202,7 +202,7 @@ def _measure(
 
 
 def _conversion(server: PostgresSettings, rows: int, now: datetime) -> Row:
-    """What `pipelines/convert.py` does: a hypertable of a plain table with rows, its indexes and the rest."""
+    """Measures what `pipelines/convert.py` does: turns a plain table into a hypertable, with indexes and the rest."""
     table = Table(server, "plain", 0, "bench_convert")
     table.prepare()
     table = table.grown(rows, now)
@@ -212,7 +212,7 @@ def _conversion(server: PostgresSettings, rows: int, now: datetime) -> Row:
 
 
 def _merges(tables: Sequence[Table], now: datetime, seed: int) -> Iterator[Row]:
-    """Median milliseconds of `load_events`, half of whose events are known; the tables in turn."""
+    """Yields median milliseconds of `load_events` with half of the events known; takes the tables in turn."""
     shapes = {
         "1,000": batches(1_000, 500, REPEATS + 1, now, seed),
         "10,000": batches(10_000, 5_000, REPEATS + 1, now - timedelta(hours=1), seed),
@@ -223,7 +223,7 @@ def _merges(tables: Sequence[Table], now: datetime, seed: int) -> Iterator[Row]:
         for number, batch in enumerate(tqdm(some, desc=f"merge {name}", leave=False)):
             for table in tables:
                 spent = table.load(batch)
-                if number:  # the first one makes half of the second known
+                if number:  # after the first batch, half of the second is known
                     times.setdefault((table, name), []).append(spent * 1000)
     first = tables[1]
     for table in tables:
@@ -234,7 +234,7 @@ def _merges(tables: Sequence[Table], now: datetime, seed: int) -> Iterator[Row]:
 
 
 def _polls(tables: Sequence[Table], now: datetime) -> Iterator[Row]:
-    """Median milliseconds of a poll of the main job that finds 500 new events; the tables in turn."""
+    """Yields median milliseconds of a poll of the main job that finds 500 new events; takes the tables in turn."""
     times: dict[Table, list[float]] = {table: [] for table in tables}
     with tempfile.TemporaryDirectory() as folder:
         pollers = {table: Poller(table.server, table.schema, Path(folder) / table.schema, now) for table in tables}
@@ -254,7 +254,7 @@ def _polls(tables: Sequence[Table], now: datetime) -> Iterator[Row]:
 
 
 def _queries(table: Table) -> Iterator[Row]:
-    """Median milliseconds of the questions in the docs, each asked three times after a first one."""
+    """Yields median milliseconds of the questions in the docs, each asked three times after a first time."""
     for title, sql in questions():
         times = []
         for _ in range(4):
@@ -267,14 +267,14 @@ def _queries(table: Table) -> Iterator[Row]:
 
 
 def questions() -> Iterator[tuple[str, str]]:
-    """The example questions of the docs: title and SQL."""
+    """Yields title and SQL of the docs' example questions."""
     found = re.findall(r"^\*\*([^*]+)\*\*\n\n```sql\n(.+?)```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     for title, sql in found:
         yield title, sql.strip().rstrip(";")
 
 
 def _index_costs(server: PostgresSettings, rows: int, now: datetime) -> Iterator[Row]:
-    """What each index adds to an insert of 1,000 events: time, WAL (which no other job disturbs), and its own size."""
+    """Yields what each index adds to an insert of 1,000 events: time, WAL (undisturbed by other jobs), and its size."""
     table = Table(server, "plain", 0, "bench_indexes")
     table.prepare()
     table = table.grown(rows, now)
@@ -300,7 +300,7 @@ def _cost(table: Table, coming: Iterator[pa.Table]) -> Row:
 
 
 def index_statements(schema: str) -> dict[str, str]:
-    """The indexes of audit_logs by name: ours, and the one on all of the payload that the docs name as an option."""
+    """Returns the indexes of audit_logs by name: ours, and the optional one of the docs on the whole payload."""
     after_load = sections_of("after_load.sql", schema=schema)
     ours = [statements[0] for section, statements in after_load.items() if section.startswith("index ")]
     option = re.findall(r"CREATE INDEX \w+ ON audit_logs [^;]+", DOCUMENT.read_text())
@@ -323,7 +323,7 @@ def _version(table: Table) -> str:
 
 @contextmanager
 def _servers(dsn: str | None) -> Iterator[dict[str, PostgresSettings]]:
-    """The server of each kind of table."""
+    """Yields the server of each kind of table."""
     timescale = os.environ.get("TEST_TIMESCALE_DSN")
     servers = {"hypertable": _server_of(timescale)} if timescale else {}
     if not timescale:

@@ -1,4 +1,4 @@
-"""The loop as a process, and what its own metrics say of it."""
+"""Runs the loop as a process, and reads its own metrics."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What the loop's metrics say."""
+    """Values of the loop's metrics: seconds, bytes, counts."""
 
     cpu: float
     memory: float
@@ -30,13 +30,13 @@ class Reading:
 
 
 class Watched:
-    """A loop that runs."""
+    """A running loop."""
 
     def __init__(self, url: str, pid: int) -> None:
         self._url, self.pid = url, pid
 
     def read(self) -> Reading:
-        """Now."""
+        """Reads the metrics now."""
         with urlopen(self._url) as answer:  # noqa: S310  # our own process
             text = answer.read().decode()
         names = {
@@ -51,7 +51,7 @@ class Watched:
         return Reading(**{field: sum(map(float, values)) for field, values in found.items()})
 
     def settle(self, *, requests: float) -> Reading:
-        """Once it has sent so many requests."""
+        """Waits until the loop has sent so many requests; returns the metrics then."""
         deadline = time.monotonic() + 60
         while (reading := self.read()).requests < requests:
             give_up_after(deadline, f"{reading.requests} of {requests} requests")
@@ -59,7 +59,7 @@ class Watched:
         return reading
 
     def watch(self, seconds: float = SECONDS) -> Reading:
-        """What comes in so many seconds; memory as it is then."""
+        """Returns the increase in so many seconds; memory and accounts as they are at the end."""
         before = self.read()
         time.sleep(seconds)
         after = self.read()
@@ -75,7 +75,7 @@ class Watched:
 
 @contextmanager
 def looping(environment: Mapping[str, str], **changes: str) -> Iterator[Watched]:
-    """`run.py` as long as the block runs."""
+    """Runs `run.py` as long as the block."""
     own = {"METRICS_PORT": "0", "METRICS_HOST": "127.0.0.1", **changes}
     with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(
@@ -101,6 +101,6 @@ def _metrics_url(log: Path, process: "subprocess.Popen[bytes]") -> str:
 
 
 def give_up_after(deadline: float, what: str) -> None:
-    """Ends a wait that leads nowhere."""
+    """Raises RuntimeError once the deadline has passed."""
     if time.monotonic() > deadline:
         raise RuntimeError(f"waited in vain: {what}")

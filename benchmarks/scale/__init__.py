@@ -1,1 +1,1 @@
-"""What it costs at scale: a model of measured unit costs, checked against published limits."""
+"""The cost at scale: a model of measured unit costs, checked against published limits."""

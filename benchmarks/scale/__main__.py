@@ -1,7 +1,7 @@
 """`python -m benchmarks.scale [--write]`: what 1, 100 and 10,000 accounts cost, and which limit they meet first.
 
-Measures the unit costs in small on this machine (`unit_costs`, under two minutes), reckons the sizes from them
-(`model`, `limits`, `bill`), prints the tables, and with --write puts them into docs/scale/model.md.
+Measures the unit costs on a small scale on this machine (`unit_costs`, under two minutes), calculates the sizes from
+them (`model`, `limits`, `bill`), and prints the tables. --write puts them into docs/scale/model.md.
 """
 
 import argparse
@@ -47,7 +47,7 @@ UNITS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, reckons and prints."""
+    """Measures, calculates and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale/model.md")
     options = parser.parse_args(arguments)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tables(cost: UnitCosts) -> dict[str, list[Row]]:
-    """By their names in the document."""
+    """Returns the tables by their names in the document."""
     return {
         "units": list(_units(cost)),
         "needs": [_needs(size, cost) for size in SIZES],
@@ -77,7 +77,7 @@ def _units(cost: UnitCosts) -> Iterator[Row]:
 
 
 def _needs(size: Size, cost: UnitCosts) -> Row:
-    """A month at the defaults, in one process, if it could."""
+    """Returns what a month takes at the defaults, as if one process were enough."""
     need = need_of(size, Plan(), cost)
     return {
         **_size(size),
@@ -96,7 +96,7 @@ def _needs(size: Size, cost: UnitCosts) -> Row:
 
 
 def _limits(size: Size, cost: UnitCosts) -> Row:
-    """How full each limit is at the defaults, with one token and one process."""
+    """Returns how full each limit is at the defaults, with one token and one process."""
     plan = Plan()
     limits = limits_of(size, plan, need_of(size, plan, cost), cost.comparison)
     name, share = first_limit(limits)
@@ -106,7 +106,7 @@ def _limits(size: Size, cost: UnitCosts) -> Row:
 
 
 def _arranged(size: Size, poll_seconds: float, cost: UnitCosts) -> Row:
-    """The fewest tokens, processes and machines that do, and the bill of a month."""
+    """Returns the fewest tokens, processes and machines that are enough, and the bill of a month."""
     plan = arrange(size, poll_seconds, cost)
     need = need_of(size, plan, cost)
     bill = bill_of(need)
@@ -136,7 +136,7 @@ def _percent(share: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Two digits that count, and whole above 100: nobody measured more."""
+    """Returns two significant digits, whole above 100: the measurements are no more exact."""
     if not value:
         return "0"
     digits = 1 - math.floor(math.log10(abs(value)))

@@ -1,4 +1,4 @@
-"""What a month costs, at list prices, and how many machines it takes. Pure."""
+"""Calculates what a month costs at list prices, and how many machines it takes. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ PUT_PRICE = LIST_PRICE = 0.005 / 1_000
 GET_PRICE = 0.0004 / 1_000
 LAKE_GB_MONTH_PRICE = 0.023
 MACHINE_HOUR_PRICE = 0.096
-"""m6i.large: what follows."""
+"""Of an m6i.large, whose cores and memory follow."""
 MACHINE_CORES, MACHINE_BYTES = 2, 8 * GB
 DISK_GB_MONTH_PRICE = 0.08
 """gp3."""
 
 LAKE_MONTHS, WAREHOUSE_DAYS = 12, 90
-"""What is kept, and paid for."""
+"""How long lake and warehouse keep events, and are paid for."""
 DISK_BYTES = 1_000 * GB
-"""A PostgreSQL that one still likes to back up."""
+"""The most for one PostgreSQL: more is hard to back up."""
 HEADROOM = 0.7
 """No process, machine or token is planned fuller than this."""
 
 
 def machine_count(need: Need) -> int:
-    """Machines for the processes and PostgreSQL together."""
+    """Returns the machines for the processes and PostgreSQL together."""
     cores = (need.cpu + need.postgres_cpu) / DAY / MACHINE_CORES
     return max(postgres_count(need), math.ceil(max(cores, need.memory / MACHINE_BYTES) / HEADROOM))
 
 
 def postgres_count(need: Need) -> int:
-    """Servers whose disk and CPU bear the warehouse."""
+    """Returns the servers whose disk and CPU are enough for the warehouse."""
     return max(
         1,
         math.ceil(need.warehouse_bytes * WAREHOUSE_DAYS / DISK_BYTES),
@@ -53,12 +53,12 @@ class Bill:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum."""
         return self.machines + self.disk + self.puts + self.other_requests + self.lake
 
 
 def bill_of(need: Need) -> Bill:
-    """What a month costs when the lake has a year, and the warehouse a quarter of one."""
+    """Returns what a month costs once the lake has a year, and the warehouse a quarter of one."""
     return Bill(
         machines=machine_count(need) * MACHINE_HOUR_PRICE * 24 * MONTH_DAYS,
         disk=need.warehouse_bytes * WAREHOUSE_DAYS / GB * DISK_GB_MONTH_PRICE,

@@ -1,4 +1,4 @@
-"""Which limit a size meets first, and the fewest tokens and processes that bear it. Pure."""
+"""Calculates which limit a size meets first, and the fewest tokens and processes that are enough. Pure."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ OBJECT_SECONDS = 0.06
 
 
 def limits_of(size: Size, plan: Plan, need: Need, comparison_seconds: float) -> dict[str, float]:
-    """How full each limit is: 1.0 is what it bears. Those of a process are the average of the processes."""
+    """Returns how full each limit is: 1.0 is full. For limits of a process, the average of the processes."""
     a_process = 1 / (DAY * plan.processes)
     machines = machine_count(need)
     in_loop = need.stretches if plan.compares_in_loop else 0.0
@@ -54,18 +54,18 @@ PROCESS_LIMITS = (
     "a process's CPU",
     "memory",
 )
-"""What more processes help against."""
+"""The limits that more processes relieve."""
 
 
 def first_limit(limits: dict[str, float]) -> tuple[str, float]:
-    """The one that is met first when the size grows: the fullest."""
+    """Returns the limit that is met first when the size grows: the fullest."""
     return max(limits.items(), key=lambda item: item[1])
 
 
 def arrange(size: Size, poll_seconds: float, cost: UnitCosts) -> Plan:
-    """The fewest tokens and processes under which all of their limits keep their headroom.
+    """Returns the fewest tokens and processes with which all their limits keep their headroom.
 
-    Where the loop cannot keep up with comparing, `reconcile.py` is taken to do so, by a timer.
+    If the loop cannot keep up with comparing, the plan assumes `reconcile.py` from a timer instead.
     """
     plan = Plan(poll_seconds=poll_seconds)
     need = need_of(size, plan, cost)
@@ -77,6 +77,6 @@ def arrange(size: Size, poll_seconds: float, cost: UnitCosts) -> Plan:
     return replace(
         plan,
         compares_in_loop=compares_in_loop,
-        # A process loads on its own, but what its loads take is little beside what made it necessary.
+        # Each process loads on its own. That cost is left out: it is small beside what made the process necessary.
         processes=min(size.accounts, math.ceil(max(limits[name] for name in PROCESS_LIMITS) / HEADROOM)),
     )

@@ -1,4 +1,4 @@
-"""What many accounts take, reckoned from unit costs. Pure; it measures nothing, and knows no price and no limit."""
+"""Calculates what many accounts take from unit costs. Pure: measures nothing, and knows no price and no limit."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ PAGE_EVENTS = 1_000
 """Of the API, as Cloudflare documents it."""
 
 STRETCH_HOURS = 6
-"""What the loop compares of an account at once."""
+"""How many hours of an account the loop compares at once."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Plan:
-    """How it is run; the settings' defaults."""
+    """How the pipeline is run. The values are the settings' defaults."""
 
     versions: int = 2
-    """Of the API: each is asked by itself, and holds an equal part of the events."""
+    """Of the API. Each version is asked by itself, and holds an equal part of the events."""
     poll_seconds: float = 30.0
     lag_seconds: float = 900.0
     sweep_seconds: float = 3_600.0
@@ -75,12 +75,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Need:
-    """What a size takes under a plan: a day of all accounts, in all processes together."""
+    """What a size takes with a plan, for a day of all accounts, in all processes together."""
 
     requests: float
     events: float
     objects: float
-    """New ones, one an account and hour."""
+    """New objects, one per account and hour."""
     puts: float
     gets: float
     lists: float
@@ -98,13 +98,13 @@ class Need:
 
 
 def requests_for(events: float) -> float:
-    """Requests of a window: a page of 100 events or more is followed by another question, a shorter one ends it."""
+    """Returns the requests of a window: another request follows a page of 100 events or more, none a shorter page."""
     full, rest = divmod(events, PAGE_EVENTS)
     return full + (2 if rest >= 100 else 1)  # noqa: PLR2004  # the API's smallest page, see paging
 
 
 def need_of(size: Size, plan: Plan, cost: UnitCosts) -> Need:
-    """What the size takes, if its events come evenly and by chance."""
+    """Returns what the size takes, if its events come evenly and by chance."""
     rate, polls, sweeps = size.events_a_day / DAY, DAY / plan.poll_seconds, DAY / plan.sweep_seconds
     swept = rate * (plan.sweep_hours * 3_600 + plan.sweep_seconds)
     known = rate * (plan.lag_seconds + plan.poll_seconds)
@@ -142,5 +142,5 @@ def need_of(size: Size, plan: Plan, cost: UnitCosts) -> Need:
 
 
 def _share_with_some(expected: float) -> float:
-    """How probable it is that there is anything, where so many are expected."""
+    """Returns the probability of at least one event, if so many are expected."""
     return -math.expm1(-expected)

@@ -1,6 +1,6 @@
-"""Measures what one of each takes, in small: the real loop, a PostgreSQL, an S3 server, a prepared API.
+"""Measures unit costs on a small scale, with the real loop, a PostgreSQL, an S3 server and a prepared API.
 
-What the loop's process took, its own metrics say; what it asked of S3, a gate before the server has noted.
+The loop's own metrics say what its process took. A gate before the S3 server notes the requests to S3.
 """
 
 import statistics
@@ -31,7 +31,7 @@ QUIET = {"SWEEP_INTERVAL_SECONDS": "0", "RECONCILE_AFTER_HOURS": "0"}
 
 
 def measure() -> UnitCosts:
-    """All of them; about a minute and a half."""
+    """Measures all unit costs, in about a minute and a half."""
     accounts = [f"{number:032x}" for number in range(1, MANY + 1)]
     with tempfile.TemporaryDirectory(prefix="audit-benchmark-") as name:
         folder = Path(name)
@@ -51,7 +51,7 @@ def measure() -> UnitCosts:
             loads = _loads(bench, gate, accounts[:FEW], {**bucket.settings("loads"), "S3_ENDPOINT": gate.url})
             few_memory = loads.pop("memory")
     known = _known_event_memory()
-    # A loop that has held a step of 10,000 events keeps the memory for it.
+    # A loop that has held a large step keeps the memory for it.
     base = max(idle["memory"], busy.pop("memory") - EVENTS * known)
     return UnitCosts(
         request=request,
@@ -66,17 +66,17 @@ def measure() -> UnitCosts:
 
 
 def _idle(bench: Bench, accounts: list[str], lake: Mapping[str, str]) -> dict[str, float]:
-    """One account without events: first its hours are compared, six at a time, then there is nothing to do."""
+    """Measures one account without events: its hours are compared, six at a time, then nothing is left to do."""
     with _loop(bench, lake, accounts[:1], RECONCILE_AFTER_HOURS="1", POLL_INTERVAL_SECONDS="1") as loop:
         first = _compared(bench, loop, 6)
         last = _compared(bench, loop, 18)
         quiet = loop.watch(4)
-    polls = last.requests - first.requests - 2  # those of the two stretches are the comparison's own
+    polls = last.requests - first.requests - 2  # less the two stretches' own requests
     return {"memory": quiet.memory, "comparison": (last.cpu - first.cpu - polls * quiet.cpu / quiet.requests) / 2}
 
 
 def _compared(bench: Bench, loop: Watched, hours: int) -> Reading:
-    """Once so many hours have been compared."""
+    """Waits until so many hours have been compared; returns the metrics then."""
     deadline = time.monotonic() + 60
     while True:
         is_there = bench.query("SELECT to_regclass('audit_completeness') IS NOT NULL")
@@ -87,14 +87,14 @@ def _compared(bench: Bench, loop: Watched, hours: int) -> Reading:
 
 
 def _many(bench: Bench, accounts: list[str], lake: Mapping[str, str]) -> Reading:
-    """Accounts without events, one poll after the other."""
+    """Measures accounts without events, one poll after the other."""
     with _loop(bench, lake, accounts, POLL_INTERVAL_SECONDS="0.1", **QUIET) as loop:
         loop.settle(requests=3 * len(accounts))
         return loop.watch()
 
 
 def _busy(bench: Bench, lake: Mapping[str, str], request: float) -> dict[str, float]:
-    """One account with all the events: loaded, then read again by each poll, then by each sweep."""
+    """Measures one account with all the events: loaded, then read again by each poll, then by each sweep."""
     environment = bench.environment(bench.fresh(), **QUIET, **lake)
     loaded = bench.run("pipelines/run.py", "--once", environment=environment)
     nothing = bench.run("pipelines/run.py", "--once", environment=environment)
@@ -118,13 +118,13 @@ def _busy(bench: Bench, lake: Mapping[str, str], request: float) -> dict[str, fl
 
 
 def _loads(bench: Bench, gate: Gate, accounts: list[str], lake: Mapping[str, str]) -> dict[str, float]:
-    """Polls that bring an event of one account, and one of each: what a load takes, and what each object."""
+    """Measures polls that bring an event of one account, and of each: the cost of a load, and of each object."""
     costs: dict[int, list[tuple[float, float]]] = {1: [], len(accounts): []}
     own: list[dict[str, int]] = []
     with _loop(bench, lake, accounts, POLL_INTERVAL_SECONDS="1", **QUIET) as loop:
         loop.settle(requests=3 * len(accounts))
         quiet = loop.watch(4)
-        _load(bench, gate, accounts)  # the first of an hour finds no objects
+        _load(bench, gate, accounts)  # the first load of an hour finds no objects
         for touched in list(costs) * ROUNDS:
             begun, before, server = time.monotonic(), loop.read(), bench.server_cpu()
             _load(bench, gate, accounts[:touched])
@@ -143,7 +143,7 @@ def _loads(bench: Bench, gate: Gate, accounts: list[str], lake: Mapping[str, str
 
 
 def _load(bench: Bench, gate: Gate, accounts: list[str]) -> None:
-    """Lets an event of each account happen, and waits until its object is written, and a moment for all the rest."""
+    """Adds an event to each account, waits until its object is written, and a second more for everything else."""
     gate.requests.clear()
     bench.happen(",".join(accounts), 1)
     deadline = time.monotonic() + 30
@@ -154,14 +154,14 @@ def _load(bench: Bench, gate: Gate, accounts: list[str]) -> None:
 
 
 def _own_requests(gate: Gate) -> dict[str, int]:
-    """What dlt asked of S3 for itself, the events' objects left out."""
+    """Counts dlt's own requests to S3, without those for events' objects."""
     own = [request for request in gate.requests if "/audit_logs/" not in request.key]
     actions = {"puts": "s3:PutObject", "gets": "s3:GetObject", "lists": "s3:ListBucket"}
     return {kind: sum(request.action == action for request in own) for kind, action in actions.items()}
 
 
 def _objects() -> dict[str, float]:
-    """How large objects are, and what it takes to add an event to a full one."""
+    """Measures the size of objects, and the CPU of adding an event to a full one."""
     texts = Texts.make(10_000)
     events = texts.of_hour(ACCOUNTS[0], SINCE)
     body = encode(events.slice(0, 9_999))
@@ -175,11 +175,11 @@ def _objects() -> dict[str, float]:
 
 
 def _known_event_memory() -> float:
-    """Of both destinations, each of which remembers the keys."""
+    """Measures the bytes per event for both destinations, each of which remembers the keys."""
     events = Texts.make(10_000).events
     tracemalloc.start()
     known = Known()
-    for _ in range(2):  # the second time, it has to look at each
+    for _ in range(2):  # the second time looks at each key
         known.lacking(events, lambda *_: set())
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

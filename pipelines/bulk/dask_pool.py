@@ -38,7 +38,7 @@ _PACKAGES = ("python", "dask", "distributed", "cloudpickle", "tornado", "cloudfl
 
 
 @contextmanager
-def dask_pool(scheduler: str, open_unit: OpenUnit, settings: Settings, *, asks_api: bool) -> Iterator[Pool[Any, Any]]:
+def dask_pool(scheduler: str, open_unit: OpenUnit, settings: Settings, *, asks_api: bool) -> Iterator[Pool]:
     """The workers that the scheduler has, and those that come while the block runs; any of them may be lost.
 
     Raises:

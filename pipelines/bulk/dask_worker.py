@@ -23,7 +23,8 @@ from pipelines.host.masking import mask_error
 from pipelines.settings.settings import PROJECT_ROOT, Settings, SettingsError, read_environment, read_settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .units import OpenUnit, Shared, UnfitWorkerError, is_of_all_units
+from .shared import Shared
+from .units import OpenUnit, UnfitWorkerError, is_of_all_units
 from .whereabouts import whereabouts
 
 

@@ -1,6 +1,6 @@
 """Compares days of streams in API, warehouse and lake, and repairs them: one day of a stream is one unit."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -88,7 +88,7 @@ def reconcile_days(
     days: Sequence[StreamDay], window: Window, scope: Scope, settings: Settings, shared: Shared
 ) -> Reconciled:
     """Compares days of streams, several side by side, and repairs them; the failures of streams are in `shared`."""
-    open_unit = partial(_open_unit, scope)
+    open_unit = partial(_open_worker, scope)
     # First: otherwise an event that is quarantined in an hour that is repaired could not be written.
     total = Reconciled(_reconcile_quarantines(window, scope, settings, shared))
 
@@ -117,12 +117,6 @@ def _reconcile_quarantines(window: Window, scope: Scope, settings: Settings, sha
         return list(broken)
     with _open_worker(scope, settings, shared, "quarantine") as worker:
         return [account_id for account_id in broken if not worker.mend_quarantine(account_id, window, received)]
-
-
-@contextmanager
-def _open_unit(scope: Scope, settings: Settings, shared: Shared, name: str) -> Iterator[Callable[[StreamDay], Any]]:
-    with _open_worker(scope, settings, shared, name) as worker:
-        yield worker.reconcile_day
 
 
 @contextmanager
@@ -156,7 +150,7 @@ class _Worker:
     fetch_pages: FetchPages | None
     repair: Repair | None
 
-    def reconcile_day(self, day: StreamDay) -> list[HourCheck]:
+    def __call__(self, day: StreamDay) -> list[HourCheck]:
         """Compares a day, repairs it if asked to, and returns how it is in the end."""
         return self.shared.ask("reconcile", day[0], lambda: self._check_and_mend(*day))
 

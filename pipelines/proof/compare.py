@@ -147,17 +147,11 @@ class Completeness:
         api: ApiSide | None,
         set_aside: Mapping[datetime, AuditLogsError] = MappingProxyType({}),
     ) -> list[HourCheck]:
-        """Compares each hour of a window, and keeps the results of those that are in it whole.
+        """Compares each hour of a window of a day or less, and keeps the results of the whole hours.
 
-        Args:
-            stream: whose events.
-            window: a day or less of it.
-            api: what the API shows of it; None: the two stores are compared alone.
-            set_aside: the hours whose broken object a repair has just set aside. One that no side has an event of stays
-                broken: what the object held is lost.
-
-        Raises:
-            TemporaryError: a store is down.
+        `api` is what the API shows of the window; without it, the two stores are compared alone. `set_aside` are the
+        hours whose broken object a repair has just set aside: one that no side has an event of stays broken, as what
+        its object held is lost. Raises TemporaryError if a store is down.
         """
         checked_at, lake = self._clock(), LakeSide(self._lake)
         sides: dict[str, Side] = {"warehouse": self._warehouse, "lake": lake, **({} if api is None else {"api": api})}
@@ -169,15 +163,13 @@ class Completeness:
             asked = {name: side for name, side in sides.items() if self._is_expected(name, part.since)}
             found = {name: tallies[name].get(hour, NOTHING) for name in asked}
             check = HourCheck(stream, part, checked_at, {name: tally.events for name, tally in found.items()})
+            check.stray = lake.stray.get(hour, 0)
             if api is not None:
                 check.hidden = api.hidden[hour]
                 check.api_digest = found["api"].digest if self._is_all_asked_for(stream) else None
             if self._with_contents:
-                _compare_contents(check, asked)  # first: payloads may be broken where the keys are not
-            check.stray = lake.stray.get(hour, 0)
+                _compare_contents(check, asked)  # an object may be broken where its keys are not
             check.broken = lake.broken.get(hour) or (None if check.most_events else set_aside.get(hour))
-            if check.broken is not None:
-                del check.events["lake"]
             if check.broken is not None or len(set(found.values())) > 1:
                 _compare_keys(check, asked)
             if check.is_whole:
@@ -217,6 +209,8 @@ class Completeness:
 def _compare_keys(check: HourCheck, sides: Mapping[str, Side]) -> None:
     held = {name: Counter(event_keys(side.keys(check.stream, check.window))) for name, side in sides.items()}
     everything = set().union(*held.values())
+    if check.broken is not None:
+        del check.events["lake"]
     check.missing = {name: missing for name, keys in held.items() if (missing := sorted(everything - keys.keys()))}
     check.doubled = sorted(key for key, count in held["lake"].items() if count > 1)
 

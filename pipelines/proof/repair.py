@@ -6,14 +6,14 @@ another name.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.fetch.reading import FetchPages, Part, Step
-from pipelines.fetch.refusals import is_refusal, refused_versions
+from pipelines.fetch.refusals import refused_versions
 from pipelines.host.logs import log
 from pipelines.lake.object_format import encode, open_object, read_rows, with_others
 from pipelines.lake.object_rows import NewerObjectError, reading
@@ -57,15 +57,14 @@ class Repair:
         if check.stray:
             self._put_into_place(partition)
         if check.broken is None:
-            self._fill(stream, check.window, check, self._shown(stream, check.window))
+            self._fill(stream, check.window, check, self._events_of_api(stream, check.window))
             return
-        self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
         # The object held all of the hour, of every version, whatever was asked for.
-        for version in API_VERSIONS:
-            whole = Window(check.hour, check.hour + HOUR)
-            of_version = Stream(stream.account_id, version)
-            shown = self._shown(stream, whole) if of_version == stream else self._shown_beside(of_version, whole)
-            self._fill(of_version, whole, check, shown)
+        whole = Window(check.hour, check.hour + HOUR)
+        shown = self._of_api(stream.account_id, whole, self._events_of_api, EVENT_SCHEMA)
+        self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
+        for of_version, events in shown.items():
+            self._fill(of_version, whole, check, events)
 
     def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
         """Makes the broken objects of an account's quarantine of some days anew; False if no side has events for them.
@@ -74,7 +73,7 @@ class Repair:
         Raises as above.
         """
         broken = self.copies.lake.broken_quarantines([account_id], received).get(account_id, {})
-        shown = self._quarantined_of_api([Stream(account_id, version) for version in API_VERSIONS], window)
+        shown = self._of_api(account_id, window, self._quarantined_of_api, QUARANTINE_SCHEMA)
         lost = pa.concat_tables(self._lost(stream, its, broken) for stream, its in shown.items())
         for path, rows in share_out(lost, sorted(broken)):
             # In one write: no comparison looks into it later.
@@ -94,14 +93,16 @@ class Repair:
         rows = pa.concat_tables([self.copies.warehouse.quarantined(stream, sorted(lost)), shown])
         return rows.filter(pc.is_in(rows["digest"], pa.array(lost, pa.string())))
 
-    def _quarantined_of_api(self, streams: Sequence[Stream], window: Window) -> dict[Stream, pa.Table]:
-        """Returns what the API shows of each version that is read; of some, one at least has to be readable."""
-        shown = dict.fromkeys(streams, QUARANTINE_SCHEMA.empty_table())
+    def _of_api(
+        self, account_id: str, window: Window, read: Callable[[Stream, Window], pa.Table], schema: pa.Schema
+    ) -> dict[Stream, pa.Table]:
+        """Returns what the API shows of each version: nothing of one that is not read, or refused beside another."""
+        shown = {Stream(account_id, version): schema.empty_table() for version in API_VERSIONS}
         readable: set[Stream] = set()
         refused: dict[Stream, RefusedError] = {}
-        for stream in filter(self.is_asked_for, streams if self.fetch_pages else ()):
+        for stream in filter(self.is_asked_for, shown):
             try:
-                shown[stream] = pa.concat_tables(self._quarantined(stream, window))
+                shown[stream] = read(stream, window)
                 readable.add(stream)
             except RefusedError as error:
                 refused[stream] = error
@@ -109,34 +110,23 @@ class Repair:
         for stream, refusal in refused.items():
             if stream not in alone:
                 raise refusal
-            _report_refused(stream, refusal)
+            hint = "its events come from the other store alone"
+            log.info("repair.version_refused", account=account_id, version=stream.api_version, error=refusal, hint=hint)
         return shown
 
-    def _quarantined(self, stream: Stream, window: Window) -> Iterator[pa.Table]:
-        """Yields all that the API shows, even where it does not show all."""
-        yield QUARANTINE_SCHEMA.empty_table()
-        try:
-            for page in self.fetch_pages(stream, window, "asc") if self.fetch_pages else ():
-                yield page.quarantined
-        except HiddenEventsError as error:
-            log.error("repair.hidden", account=stream.account_id, version=stream.api_version, error=error)
-
-    def _shown(self, stream: Stream, window: Window) -> pa.Table:
-        """Returns what the API shows of a window."""
+    def _events_of_api(self, stream: Stream, window: Window) -> pa.Table:
         if self.fetch_pages is None:
             return EVENT_SCHEMA.empty_table()
         return ApiSide.read(self.fetch_pages, stream, window, with_contents=True).events(stream, window)
 
-    def _shown_beside(self, stream: Stream, window: Window) -> pa.Table:
-        """Returns the same of another version than the damaged one: nothing where it is not read, or refused."""
-        if self.is_asked_for(stream):
-            try:
-                return self._shown(stream, window)
-            except RefusedError as error:
-                if not is_refusal(error):
-                    raise
-                _report_refused(stream, error)
-        return EVENT_SCHEMA.empty_table()
+    def _quarantined_of_api(self, stream: Stream, window: Window) -> pa.Table:
+        tables = [QUARANTINE_SCHEMA.empty_table()]
+        try:
+            pages = self.fetch_pages(stream, window, "asc") if self.fetch_pages else ()
+            tables.extend(page.quarantined for page in pages)
+        except HiddenEventsError as error:
+            log.error("repair.hidden", account=stream.account_id, version=stream.api_version, error=error)
+        return pa.concat_tables(tables)
 
     def _fill(self, stream: Stream, window: Window, check: HourCheck, from_api: pa.Table) -> None:
         path = Partition(stream.account_id, check.hour).path
@@ -214,11 +204,6 @@ class Repair:
 def _chosen(events: pa.Table, keys: Collection[EventKey]) -> pa.Table:
     wanted = set(keys)
     return events.filter(pa.array([key in wanted for key in event_keys(events)], pa.bool_()))
-
-
-def _report_refused(stream: Stream, error: RefusedError) -> None:
-    about = {"account": stream.account_id, "version": stream.api_version, "error": error}
-    log.info("repair.version_refused", **about, hint="its events come from the other store alone")
 
 
 def _is_readable(body: bytes, path: str, schema: pa.Schema) -> bool:

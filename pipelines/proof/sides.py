@@ -1,11 +1,10 @@
 """The sides of a comparison: the API and the lake as `WarehouseReader` is by itself. Never writes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -13,6 +12,7 @@ from pipelines.fetch.reading import FetchPages, fetch_exactly, within
 from pipelines.lake.partitions import HOUR, hour_of
 from pipelines.lake.reads import LakeReader
 from pipelines.load.tally import Tally
+from pipelines.warehouse.reads import WarehouseReader
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, HiddenEventsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -21,19 +21,6 @@ from .contents import KEYS, tallies_of
 
 _LAKE_READERS = 8
 """Objects read at once: in a bucket, each waits for two answers."""
-
-
-class Side(Protocol):
-    """A holder of events: the API, the warehouse or the lake."""
-
-    def tallies(self, stream: Stream, window: Window) -> Mapping[datetime, Tally]:
-        """Returns the tally of each hour that has an event."""
-
-    def keys(self, stream: Stream, window: Window) -> pa.Table:
-        """Returns `event_id` and `timestamp` of each event of an hour or less, doubles included."""
-
-    def events(self, stream: Stream, window: Window) -> pa.Table:
-        """Returns the same events whole."""
 
 
 class ApiSide:
@@ -109,3 +96,7 @@ class LakeSide:
             yield
         except BrokenObjectError as error:
             self.broken[hour_of(window)] = error
+
+
+Side = ApiSide | LakeSide | WarehouseReader
+"""A holder of events: its tallies of hours, and the keys or the whole events of an hour or less."""

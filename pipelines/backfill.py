@@ -43,7 +43,7 @@ def _backfill(window: Window, options: argparse.Namespace, settings: Settings) -
     kept_days = settings.stores.timescale.retention_days
     if kept_days and window.since < utc_now() - timedelta(days=kept_days):
         hint = f"TIMESCALE_RETENTION_DAYS={kept_days}: events older than that go into the lake alone"
-        log.warning("backfill.retention", hint=hint)
+        log.warning("backfill.shortened_by_retention", hint=hint)
     days = [(stream, day) for day in days_of(window) for stream in shared.streams]
     done = backfill_days(days, settings, shared, scheduler=options.scheduler)
     for gap in done.gaps:

@@ -1,7 +1,6 @@
 """Backfills days of streams from the API into both stores, and compares each: one day of a stream is one unit.
 
-The commands' work is in modules of their own because a Dask worker imports it by its name: `__main__` is another one
-there.
+A Dask worker imports this module by its name, so it cannot be the command itself, whose name is `__main__`.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The state that the workers of a command share within one process: what becomes of each stream, and the budgets."""
+"""The state that the workers of a command share within one process: each stream's failure, and the budgets."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Shared:
-    """Notes of each stream if it could be read; asks the API no more for one that was refused."""
+    """Notes which streams were read and which failed; a stream that failed is not asked for again."""
 
     streams: Sequence[Stream] = ()
     """All streams of the command."""

@@ -1,4 +1,4 @@
-"""The sides of a comparison: the API and the lake as `WarehouseReader` is by itself. Never writes."""
+"""The API and the lake as sides of a comparison; `WarehouseReader` is the third by itself. Never writes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

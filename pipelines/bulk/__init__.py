@@ -1,1 +1,1 @@
-"""Work in units that are independent and may be repeated: backfill, rehydrate, on threads or a Dask cluster."""
+"""Independent, repeatable units of work: backfill, rehydrate and reconcile, on threads or a Dask cluster."""

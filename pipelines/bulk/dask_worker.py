@@ -1,15 +1,17 @@
-"""What runs in the worker processes of a Dask cluster: units, by settings and secrets of the worker's own.
+"""Runs in the worker processes of a Dask cluster: does units by settings and secrets of the worker's own.
 
-Each thread opens its stores at its first unit of a command and keeps them until that command ends. Nothing that comes
-over the network has a secret in it, and nothing that goes back.
+Each thread opens its stores at its first unit of a command and keeps them until that command ends. No secret goes over
+the network, in either direction.
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from distributed import Reschedule, WorkerPlugin, get_worker
@@ -20,36 +22,34 @@ from pipelines.fetch.api import StopRequestedError
 from pipelines.host.file_lock import free_number
 from pipelines.host.logs import configure_logs
 from pipelines.host.masking import mask_error
+from pipelines.lake.destination import Lake
+from pipelines.load.scratch_pipeline import client_of
 from pipelines.settings.settings import PROJECT_ROOT, Settings, SettingsError, read_environment, read_settings
+from pipelines.warehouse.destination import Warehouse
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .units import OpenUnit, Shared, UnfitWorkerError, is_of_all_units
-from .whereabouts import whereabouts
+from .shared import Shared
+from .units import OpenUnit, UnfitWorkerError, is_of_all_units
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command, as its workers know it."""
+    """A command, as it is sent to its workers."""
 
     name: str
-    """That no other one has, at any time."""
+    """Unlike that of any other job, at any time."""
     open_unit: OpenUnit
     asks_api: bool
     whereabouts: Mapping[str, str] = field(compare=False)
 
 
 @dataclass
-class _Hands:
-    """What one thread has opened for a job. The lock is held while it works."""
+class _Thread:
+    """The function that does units, and what it has opened. The lock is held while it runs."""
 
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     stack: ExitStack = field(default_factory=ExitStack)
     work: Callable[[Any], Any] | None = None
-
-    def close(self) -> None:
-        """Closes it; the next unit opens it again."""
-        self.work = None
-        self.stack.close()
 
 
 class _Running:
@@ -57,37 +57,37 @@ class _Running:
 
     def __init__(self, job: Job) -> None:
         self._job, self._settings, self.shared = job, _settings_for(job), Shared()
-        self._hands: dict[int, _Hands] = {}
+        self._threads: dict[int, _Thread] = {}
 
     def do(self, unit: Any) -> Any:
-        """Does a unit with what this thread has opened."""
-        hands = self._hands.setdefault(threading.get_ident(), _Hands())
-        with hands.turn:
+        """Does a unit with what this thread has opened, or opens it."""
+        thread = self._threads.setdefault(threading.get_ident(), _Thread())
+        with thread.lock:
             if self.shared.stop.is_set():
                 raise StopRequestedError
-            if hands.work is None:
-                number = hands.stack.enter_context(free_number(self._settings.stores.data_dir / "dlt" / "workers"))
-                hands.work = hands.stack.enter_context(
-                    self._job.open_unit(self._settings, self.shared, f"worker_{number}")
-                )
-            return hands.work(unit)
+            if thread.work is None:
+                workers = self._settings.stores.data_dir / "dlt" / "workers"
+                name = f"worker_{thread.stack.enter_context(free_number(workers))}"
+                thread.work = thread.stack.enter_context(self._job.open_unit(self._settings, self.shared, name))
+            return thread.work(unit)
 
     def close(self, *, waits: bool) -> None:
-        """Closes what no thread works with, or waits until that is all."""
-        for hands in list(self._hands.values()):
-            if hands.turn.acquire(blocking=waits):
+        """Closes what the threads have opened: waits for those that do a unit, or leaves them out."""
+        for thread in list(self._threads.values()):
+            if thread.lock.acquire(blocking=waits):
                 try:
-                    hands.close()
+                    thread.work = None
+                    thread.stack.close()
                 finally:
-                    hands.turn.release()
+                    thread.lock.release()
 
 
 _jobs: dict[str, _Running] = {}
-_one_at_a_time = threading.Lock()
+_jobs_lock = threading.Lock()
 
 
 def do_unit(job: Job, processes: int, unit: Any) -> Any:
-    """A task of Dask: the result of a unit, or its error. `processes` share the tokens' budgets."""
+    """Returns the result of a unit, or its error. The tokens' budgets are divided by the number of processes."""
     try:
         running = _running(job, get_worker())
         running.shared.budgets.divide_by(processes)
@@ -105,7 +105,7 @@ def do_unit(job: Job, processes: int, unit: Any) -> Any:
 
 
 async def begin(job: Job, dask_worker: Any) -> AuditLogsError | None:
-    """Before the first unit: why this worker does not suit, if it does not. An OSError is thus never ours."""
+    """Begins a job; returns why this worker cannot do it, if so. A raised OSError is thus never ours."""
     try:
         await asyncio.to_thread(_running, job, dask_worker)
     except AuditLogsError as error:
@@ -115,26 +115,26 @@ async def begin(job: Job, dask_worker: Any) -> AuditLogsError | None:
 
 
 async def end(job: Job, dask_worker: Any) -> None:
-    """After the last unit."""
+    """Ends a job after its last unit."""
     if job.name in dask_worker.plugins:
         await dask_worker.plugin_remove(job.name)
 
 
 class _Ending(WorkerPlugin):
-    """Removed after the last unit, or because the worker is told to stop: ends a job in this process."""
+    """Ends a job in this process when it is removed: after the last unit, or because the worker is told to stop."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
     async def teardown(self, worker: Any) -> None:  # noqa: ARG002  # the hook's name
-        """Stops what is still in hand, and closes all that was opened."""
+        """Stops the units that run, and closes all that was opened."""
         if running := _jobs.get(self._job.name):
             running.shared.stop.set()
             await asyncio.to_thread(running.close, waits=True)
 
 
 def _running(job: Job, worker: Any) -> _Running:
-    with _one_at_a_time:
+    with _jobs_lock:
         if job.name not in _jobs:
             for other in _jobs.values():  # whose command may have been killed
                 other.close(waits=False)
@@ -144,10 +144,10 @@ def _running(job: Job, worker: Any) -> _Running:
 
 
 def _settings_for(job: Job) -> Settings:
-    """The worker's own settings, read anew.
+    """Reads the worker's own settings anew.
 
     Raises:
-        UnfitWorkerError: they lack something, or name other places than those of whoever gave the command.
+        UnfitWorkerError: they lack something, or name other places than those of the command.
     """
     configure_logs()
     Container()[PluggableRunContext].reload(str(PROJECT_ROOT))  # dlt reads them once a process
@@ -155,11 +155,35 @@ def _settings_for(job: Job) -> Settings:
         settings = read_settings(read_environment(), now=datetime.now(UTC), asks_api=job.asks_api)
         here = whereabouts(settings, asks_api=job.asks_api)
     except (SettingsError, AuditLogsError, OSError) as error:
-        raise UnfitWorkerError(
-            "the worker's settings are not right", detail="; ".join(str(error).splitlines())
-        ) from None
-    for what, there in job.whereabouts.items():
-        if here.get(what) != there:
-            detail = f"the {what} is {here.get(what)} there and {there} here"
+        detail = "; ".join(str(error).splitlines())
+        raise UnfitWorkerError("the worker's settings are not right", detail=detail) from None
+    for name, there in job.whereabouts.items():
+        if here.get(name) != there:
+            detail = f"the {name} is {here.get(name)} there and {there} here"
             raise UnfitWorkerError("the worker's settings name another place", detail=detail)
     return settings
+
+
+def whereabouts(settings: Settings, *, asks_api: bool) -> dict[str, str]:
+    """Returns what has to be the same for command and workers, by name and without secrets, as dlt resolves it.
+
+    Raises:
+        AuditLogsError: there are no credentials for a store.
+    """
+    stores, lake = settings.stores, client_of(Lake()).config
+    found = {"lake": str(lake.bucket_url), "warehouse": f"embedded PostgreSQL in {stores.postgres_dir}"}
+    if endpoint := getattr(lake.credentials, "endpoint_url", None):
+        found["lake"] += f" at {endpoint}"
+    if stores.postgres is not None:
+        login = client_of(Warehouse.of(stores)).config.credentials
+        found["warehouse"] = f"{login.host}:{login.port}/{login.database}"
+    found["warehouse"] += f", schema {stores.postgres_schema}"
+    found["TIMESCALE_RETENTION_DAYS"] = str(stores.timescale.retention_days)
+    if asks_api:
+        accounts = sorted((a.id, a.api_versions, a.hide_user_logs) for a in settings.accounts.values())
+        digest = sha256(repr(accounts).encode()).hexdigest()[:8]
+        found["API"] = settings.api_url
+        found["accounts, versions and what is hidden of them"] = f"{len(accounts)} ({digest})"
+    if stores.postgres is None or found["lake"].startswith("file:"):
+        found["host, which a folder or an embedded PostgreSQL asks to be one"] = socket.gethostname()
+    return found

@@ -1,22 +1,25 @@
-"""Work in units that are independent and may be repeated, several side by side. Does not know where they are done."""
+"""Runs independent, repeatable units of work side by side: on threads of this process, or on a Dask cluster."""
 
+import re
+import sys
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pipelines.fetch.refusals import refused_versions
-from pipelines.loop.account_failures import AccountFailures
-from pipelines.settings.settings import Settings
-from sources.cloudflare_audit_logs.budget import Budgets
-from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, BrokenObjectError, TemporaryError
-from sources.cloudflare_audit_logs.streams import Stream
+from tqdm import tqdm
 
-Unit = TypeVar("Unit", bound=Hashable)
-Result = TypeVar("Result")
+from pipelines.settings.settings import Settings, UsageError
+from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, BrokenObjectError
+
+from .shared import Shared
+
+OpenUnit = Callable[[Settings, Shared, str], AbstractContextManager[Callable[[Any], Any]]]
+"""Opens what one thread needs, given a name of its own, and returns the function that does a unit. A cluster's workers
+import it by its name."""
 
 
 class BrokenUnitError(AuditLogsError):
@@ -24,107 +27,79 @@ class BrokenUnitError(AuditLogsError):
 
 
 class UnfitWorkerError(AuditLogsError):
-    """The worker cannot do any unit: its settings are not right. Nothing goes on."""
+    """The settings of a worker are wrong, so it can do no unit. Nothing goes on."""
 
 
-@dataclass
-class Shared:
-    """What the workers of a command have in common, as far as they are in one process."""
+class Pool(NamedTuple):
+    """A place where units are done."""
 
-    streams: Sequence[Stream] = ()
-    """All that the command is about."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    budgets: Budgets = field(default_factory=Budgets)
-    failed: dict[Stream, AuditLogsError] = field(default_factory=dict)
-    """The first error of each stream; refused versions, too."""
-    readable: set[Stream] = field(default_factory=set)
-    """The streams of which a unit was done."""
-    given_up: dict[Stream, AccountError] = field(default_factory=dict)
-    """Streams that no worker asks for any more, and why."""
-
-    def __post_init__(self) -> None:
-        self._telling = AccountFailures(self.streams)
-
-    def give_up(self, stream: Stream) -> None:
-        """Raises an account's error again: whoever refused it one day need not be asked for the others."""
-        if stream in self.given_up:
-            raise self.given_up[stream]
-
-    def note_readable(self, stream: Stream) -> None:
-        """Notes that a unit was done."""
-        self.readable.add(stream)
-        self._tell()
-
-    def note_failure(self, stream: Stream, error: AuditLogsError) -> None:
-        """Keeps a stream's first error, and tells it: a refusal when it is known what became of the other versions."""
-        if stream not in self.failed:
-            self.failed[stream] = error
-            if isinstance(error, AccountError):
-                self.given_up.setdefault(stream, error)
-            self._telling.note(stream, error)
-            self._tell()
-
-    def tell_rest(self) -> None:
-        """Tells what is left: no unit is to come."""
-        self._tell(is_last=True)
-
-    def _tell(self, *, is_last: bool = False) -> None:
-        self._telling.tell(self.failed, self.readable, at_once=True, is_last=is_last)
-
-    @property
-    def refused_versions(self) -> dict[Stream, AuditLogsError]:
-        """The streams that are refused while their account can be read in another version: they fail nothing."""
-        return refused_versions(self.failed, self.readable)
-
-    @property
-    def failures(self) -> dict[Stream, AuditLogsError]:
-        """The other ones that failed."""
-        refused = self.refused_versions
-        return {stream: error for stream, error in self.failed.items() if stream not in refused}
-
-    @property
-    def exit_code(self) -> int:
-        """0 no failure, 75 all of them pass by themselves, 1 otherwise."""
-        errors = self.failures.values()
-        if not errors:
-            return 0
-        return 75 if all(isinstance(error, TemporaryError) for error in errors) else 1
-
-
-OpenThread = Callable[[str], AbstractContextManager[Callable[[Unit], Result]]]
-"""Opens what one thread needs, given a name that no other one has, and gives the function that does a unit."""
-
-
-OpenUnit = Callable[[Settings, Shared, str], AbstractContextManager[Callable[[Any], Any]]]
-"""The same, wherever that thread is."""
-
-
-class Pool(NamedTuple, Generic[Unit, Result]):
-    """Where units are done."""
-
-    submit: "Callable[[Unit], Future[Result | AuditLogsError]]"
+    submit: Callable[[Any], "Future[Any]"]
+    """Its future has a result, or an error, returned or raised."""
     width: Callable[[], int]
-    """How many units may be given to it at once, now; raises when nobody is there any more to do them."""
+    """Returns how many units may be submitted at once, now; raises if no worker is left."""
 
 
-def run_units(
-    units: Iterable[Unit],
-    open_thread: "OpenThread[Unit, Result]",
-    *,
-    workers: int,
-    stop: threading.Event,
-) -> Iterator[tuple[Unit, Result | AuditLogsError]]:
-    """As `results_of`, by threads of this process."""
-    with thread_pool(open_thread, workers=workers, stop=stop) as pool:
-        yield from results_of(units, pool)
+def add_scheduler_option(parser: ArgumentParser) -> None:
+    """Adds `--scheduler`, which `open_pool` takes."""
+    text = "let the workers of this Dask scheduler do it (tcp://HOST:PORT or tls://HOST:PORT)"
+    parser.add_argument("--scheduler", type=_address, metavar="URL", help=text)
 
 
-def results_of(units: Iterable[Unit], pool: "Pool[Unit, Result]") -> Iterator[tuple[Unit, Result | AuditLogsError]]:
-    """Yields each unit with its result, or with its error, as they end.
+def _address(text: str) -> str:
+    if not re.fullmatch(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}", text):
+        raise ArgumentTypeError(f"{text!r:.80} is not a scheduler: write it as tcp://HOST:8786")
+    return text
 
-    An error that would be that of the other units, too (a store is down), is raised.
+
+def open_pool(
+    scheduler: str | None, open_unit: OpenUnit, settings: Settings, shared: Shared, *, threads: int, asks_api: bool
+) -> AbstractContextManager[Pool]:
+    """Opens a pool of threads, or that of a scheduler's workers, for as long as the block runs.
+
+    Raises:
+        UsageError: Dask is not installed.
+        AuditLogsError: the cluster cannot be reached, or has a worker with wrong settings.
     """
-    left, futures = iter(units), dict[Future[Result | AuditLogsError], Unit]()
+    if scheduler is None:
+        return _thread_pool(open_unit, settings, shared, threads)
+    try:
+        from .dask_pool import dask_pool  # noqa: PLC0415  # half a second, and packages that only this option needs
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--scheduler needs Dask ({error}): see docs/scale-dask.md") from error
+    return dask_pool(scheduler, open_unit, settings, asks_api=asks_api)
+
+
+@contextmanager
+def _thread_pool(open_unit: OpenUnit, settings: Settings, shared: Shared, threads: int) -> Iterator[Pool]:
+    """At its end, `shared.stop` is set, so that a thread that waits for something gives up."""
+    numbers, own = count(), threading.local()
+    with ExitStack() as opened:
+        executor = ThreadPoolExecutor(threads)
+
+        def run(unit: Any) -> Any:
+            if not hasattr(own, "work"):
+                own.work = opened.enter_context(open_unit(settings, shared, str(next(numbers))))
+            return own.work(unit)
+
+        try:
+            yield Pool(lambda unit: executor.submit(run, unit), lambda: 2 * threads)
+        finally:
+            shared.stop.set()
+            executor.shutdown(cancel_futures=True)
+
+
+def run_units(units: Sequence[Any], pool: Pool, title: str, progress: Callable[[], str]) -> Iterator[tuple[Any, Any]]:
+    """Yields as `results_of`, and shows a progress bar on a terminal."""
+    with tqdm(total=len(units), unit=" days", desc=title, disable=not sys.stderr.isatty()) as bar:
+        for unit, result in results_of(units, pool):
+            yield unit, result
+            bar.update()
+            bar.set_postfix_str(progress())
+
+
+def results_of(units: Iterable[Any], pool: Pool) -> Iterator[tuple[Any, Any]]:
+    """Yields each unit with its result or its error as it ends; raises an error that the other units would meet too."""
+    left, futures = iter(units), dict[Future[Any], Any]()
     while True:
         for unit in islice(left, max(0, pool.width() - len(futures))):
             futures[pool.submit(unit)] = unit
@@ -132,39 +107,14 @@ def results_of(units: Iterable[Unit], pool: "Pool[Unit, Result]") -> Iterator[tu
             return
         # Not without a timeout: PostgreSQL's driver sees to it that Ctrl-C would not end the waiting.
         for future in wait(futures, timeout=0.2, return_when=FIRST_COMPLETED).done:
-            yield futures.pop(future), _outcome(future)
+            error = future.exception()
+            result = error if isinstance(error, AuditLogsError) else future.result()
+            if is_of_all_units(result):
+                raise result
+            yield futures.pop(future), result
 
 
-@contextmanager
-def thread_pool(
-    open_thread: "OpenThread[Unit, Result]", *, workers: int, stop: threading.Event
-) -> "Iterator[Pool[Unit, Result]]":
-    """Threads of this process; at the end, `stop` is set so that those that wait for something give up."""
-    numbers, own = count(), threading.local()
-    with ExitStack() as opened:
-        executor = ThreadPoolExecutor(workers)
-
-        def run(unit: Unit) -> Result | AuditLogsError:
-            if not hasattr(own, "work"):
-                own.work = opened.enter_context(open_thread(str(next(numbers))))
-            result: Result = own.work(unit)
-            return result
-
-        try:
-            yield Pool(lambda unit: executor.submit(run, unit), lambda: 2 * workers)
-        finally:
-            stop.set()
-            executor.shutdown(cancel_futures=True)
-
-
-def _outcome(future: "Future[Result | AuditLogsError]") -> Result | AuditLogsError:
-    error = future.exception()
-    outcome = error if isinstance(error, AuditLogsError) else future.result()
-    if isinstance(outcome, AuditLogsError) and is_of_all_units(outcome):
-        raise outcome
-    return outcome
-
-
-def is_of_all_units(error: AuditLogsError) -> bool:
-    """True if the other units would meet it, too: a store is down, or refuses us."""
-    return not isinstance(error, AccountError | BrokenObjectError | BrokenUnitError)
+def is_of_all_units(result: Any) -> bool:
+    """True if it is an error that the other units would meet, too: a store is down, or refuses us."""
+    of_one_unit = AccountError | BrokenObjectError | BrokenUnitError
+    return isinstance(result, AuditLogsError) and not isinstance(result, of_one_unit)

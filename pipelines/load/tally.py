@@ -1,24 +1,19 @@
-"""The tally of an hour: how many events it has, and the digest of their keys (`proof/contents.py`). Pure."""
+"""The tally of an hour: the number of its events, and the digest of their keys (`proof/contents.py`). Pure."""
 
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-HOUR_SECONDS = 3_600
-_MODULUS = 2**64
-
 
 class Tally(NamedTuple):
-    """What is compared first."""
+    """Compared first: two sides with the same tally of an hour hold the same events."""
 
     events: int
     digest: int
 
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> tuple[datetime, "Tally"]:
-        """The hour and its tally, of a row of either query."""
-        return datetime.fromtimestamp(row["hour"] * HOUR_SECONDS, UTC), cls(
-            row["events"], int(row["digest"]) % _MODULUS
-        )
+        """Returns the hour and its tally, of a row that PostgreSQL or DuckDB has counted."""
+        return datetime.fromtimestamp(row["hour"] * 3_600, UTC), cls(row["events"], int(row["digest"]) % 2**64)
 
 
 NOTHING = Tally(0, 0)

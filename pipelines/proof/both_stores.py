@@ -1,9 +1,9 @@
-"""The two copies, opened beside the loop: to be compared, and to be filled."""
+"""Opens both stores beside the loop: to compare them, and to fill them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
@@ -17,50 +17,42 @@ from pipelines.warehouse.destination import Warehouse, open_warehouse
 from pipelines.warehouse.reads import WarehouseReader, read_warehouse
 
 
-@dataclass
-class Copies:
-    """Warehouse and lake, to be read. Used by one thread at a time."""
+class Copies(NamedTuple):
+    """Warehouse and lake, to be read by one thread at a time."""
 
     warehouse: WarehouseReader
     lake: LakeReader
     owner: PostgresCredentials
-    """Who may change what is in the warehouse."""
+    """The role that may change events in the warehouse."""
     schema: str
 
 
 @contextmanager
 def open_copies(stores: StoreSettings, *, must_exist: bool = True) -> Iterator[Copies]:
-    """Both of them as the settings say.
-
-    Raises:
-        AuditLogsError: one is down, not there, or not ours.
-    """
-    with ExitStack() as stack:
-        warehouse, client = stack.enter_context(open_warehouse(stores, takes_lock=False))
-        asked = stack.enter_context(read_warehouse(warehouse, client))
-        lake = stack.enter_context(read_lake(must_exist=must_exist))
-        yield Copies(asked, lake, as_owner(client.config.credentials, stores.postgres_owner), stores.postgres_schema)
+    """Opens both for reading; raises AuditLogsError if one is down, not there, or not ours."""
+    with (
+        open_warehouse(stores, takes_lock=False) as (warehouse, client),
+        read_warehouse(warehouse, client) as reader,
+        read_lake(must_exist=must_exist) as lake,
+    ):
+        yield Copies(reader, lake, as_owner(client.config.credentials, stores.postgres_owner), stores.postgres_schema)
 
 
 @contextmanager
 def open_sidecars(
     stores: StoreSettings, spool: Spool, purpose: str, *, clock: Callable[[], datetime]
 ) -> Iterator[dict[str, Sidecar]]:
-    """A way into each store beside its loop, under pipeline names that end in `purpose`.
+    """Opens a way into each store beside its loop, under pipeline names that end in `purpose`.
 
     Raises:
         AuditLogsError: a store is down or not ours, or another process on this host has the same purpose.
     """
-    pipelines_dir = stores.data_dir / "dlt" / "pipelines"
-    warehouse = Warehouse.of(stores, clock=clock)
-    sidecars = {
-        store.name: Sidecar(store, spool, purpose, pipelines_dir=pipelines_dir) for store in (warehouse, Lake())
-    }
-    try:
-        for sidecar in sidecars.values():
+    warehouse, pipelines_dir = Warehouse.of(stores, clock=clock), stores.data_dir / "dlt" / "pipelines"
+    with ExitStack() as stack:
+        stack.callback(warehouse.close)
+        sidecars = {}
+        for store in (warehouse, Lake()):
+            sidecar = sidecars[store.name] = Sidecar(store, spool, purpose, pipelines_dir=pipelines_dir)
+            stack.callback(sidecar.close)
             sidecar.open()
         yield sidecars
-    finally:
-        for sidecar in sidecars.values():
-            sidecar.close()
-        warehouse.close()

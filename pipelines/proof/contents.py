@@ -1,7 +1,7 @@
-"""Counts and digests of the events of an hour: what shows that two sides hold the same without comparing the ids.
+"""Counts and digests of the events of an hour: they show that two sides hold the same without comparing the ids.
 
-The digest of an hour is the sum, modulo 2^64, of 60 bits of the MD5 of each event's key. So it needs no order, an event
-that is there twice shows, and PostgreSQL (`sql/completeness.sql`) and DuckDB (below) reckon it alike, next to the data.
+The digest of an hour is the sum, modulo 2^64, of 60 bits of the MD5 of each event's key. So it needs no order, a double
+shows, and PostgreSQL (`sql/completeness.sql`) and DuckDB (below) compute it alike, next to the data.
 """
 
 import decimal
@@ -19,6 +19,8 @@ from pipelines.load.tally import Tally
 from pipelines.warehouse.write import JSON_COLUMNS, storable_json
 from sources.cloudflare_audit_logs.schema import ADDED_COLUMNS, EVENT_SCHEMA
 
+KEYS = ["event_id", "timestamp"]
+
 _COMPARED = [name for name in EVENT_SCHEMA.names if name not in {"ingestion_time", *ADDED_COLUMNS}]
 _ARROW_TALLIES = """
     SELECT epoch_us("timestamp") // 3600000000 AS hour, count(*) AS events,
@@ -28,21 +30,20 @@ _ARROW_TALLIES = """
 
 
 def tallies_of(keys: pa.Table) -> dict[datetime, Tally]:
-    """The tally of each hour in which there is an event; `keys` has the columns `event_id` and `timestamp`."""
+    """Returns the tally of each hour that has an event; `keys` has at least the columns `KEYS`."""
     import duckdb  # noqa: PLC0415  # 60 ms that the main job need not spend at every start
 
     with duckdb.connect() as connection:
-        connection.register("keys", keys.select(["event_id", "timestamp"]))
+        connection.register("keys", keys.select(KEYS))
         rows: Any = connection.sql(_ARROW_TALLIES).to_arrow_table()
     return dict(map(Tally.of_row, rows.to_pylist()))
 
 
 def contents_of(events: pa.Table) -> Iterator[tuple[EventKey, str]]:
-    """The key of each event and a digest of what it says.
+    """Yields the key of each event and a digest of its content.
 
-    That is all columns but the time of its ingestion, and those that older releases did not have: `raw_event` has all.
-
-    JSON counts by what it means, as `jsonb` keeps it: order and spaces of an object, the form of a number and what
+    The digest covers all columns but the time of ingestion and those that older releases lack: `raw_event` has all.
+    JSON counts by its meaning, as `jsonb` keeps it: order and spaces of an object, the form of a number and what
     PostgreSQL cannot hold (NUL, lone surrogates) make no difference.
     """
     for row in events.select(_COMPARED).to_pylist():

@@ -1,18 +1,19 @@
-"""Hours whose newest comparison found a gap: what to say of them, and the commands that repair them. Pure."""
+"""Hours whose newest comparison found a gap: a summary of them, and the commands that repair them. Pure."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from pipelines.lake.partitions import HOUR
 from pipelines.warehouse.status import OpenGap
 
 MOST_SHOWN = 5
-"""Repairs that people are shown; `--json` has all."""
+"""Repairs shown to people; `--json` has all."""
 
 _APART = timedelta(days=1)
-"""Hours that are closer to each other are repaired by one command."""
+"""Hours closer to each other than this are repaired by one command."""
 
 
 class Repair(NamedTuple):
@@ -22,44 +23,33 @@ class Repair(NamedTuple):
     since: datetime
     before: datetime
     hours: int
-    """In which there is a gap, in any version."""
+    """With a gap, in any version."""
     command: str
 
 
 def repairs_of(gaps: Sequence[OpenGap], is_known: Callable[[str], bool]) -> list[Repair]:
-    """The commands that repair the gaps, the newest first. The API is asked for accounts alone that are known."""
-    by_account: dict[str, set[datetime]] = defaultdict(set)
-    for gap in gaps:
-        by_account[gap.stream.account_id].add(gap.hour.astimezone(UTC))
-    found = [
-        _repair(account_id, hours, asks_api=is_known(account_id))
-        for account_id, its in by_account.items()
-        for hours in _stretches(sorted(its))
-    ]
+    """Returns the commands that repair the gaps, the newest first. Only for known accounts the API is asked."""
+    found: list[Repair] = []
+    gap_hours = sorted({(gap.stream.account_id, gap.hour.astimezone(UTC)) for gap in gaps})
+    for account_id, pairs in groupby(gap_hours, key=itemgetter(0)):
+        hours = [hour for _, hour in pairs]
+        how = "--repair" if is_known(account_id) else "--repair --without-api"
+        begins = [n for n, hour in enumerate(hours) if n == 0 or hour - hours[n - 1] > _APART]
+        for first, end in zip(begins, [*begins[1:], len(hours)], strict=True):
+            since, before = hours[first], hours[end - 1] + HOUR
+            window = f"--since {since:%Y-%m-%dT%H:%M:%SZ} --before {before:%Y-%m-%dT%H:%M:%SZ}"
+            command = f"python pipelines/reconcile.py {window} --account {account_id} {how}"
+            found.append(Repair(account_id, since, before, end - first, command))
     return sorted(found, key=lambda repair: repair.since, reverse=True)
 
 
-def _stretches(hours: Sequence[datetime]) -> Iterator[list[datetime]]:
-    stretch = [hours[0]]
-    for hour in hours[1:]:
-        if hour - stretch[-1] > _APART:
-            yield stretch
-            stretch = []
-        stretch.append(hour)
-    yield stretch
-
-
-def _repair(account_id: str, hours: Sequence[datetime], *, asks_api: bool) -> Repair:
-    since, before = hours[0], hours[-1] + HOUR
-    window = f"--since {since:%Y-%m-%dT%H:%M:%SZ} --before {before:%Y-%m-%dT%H:%M:%SZ}"
-    how = "--repair" if asks_api else "--repair --without-api"
-    command = f"python pipelines/reconcile.py {window} --account {account_id} {how}"
-    return Repair(account_id, since, before, len(hours), command)
-
-
 def summary_of(gaps: Sequence[OpenGap]) -> str:
-    """How many hours, and what is wrong in them."""
+    """Returns the number of hours, and what is wrong in them."""
     counts = {what: sum(gap.counts[what] for gap in gaps) for what in (gaps[0].counts if gaps else ())}
     wrong = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    have = "hour has a gap" if len(gaps) == 1 else "hours have gaps"
-    return f"{len(gaps):,} {have}: {wrong or 'an object is broken, or in the wrong place'}"
+    return f"{hours_with_gaps(len(gaps))}: {wrong or 'an object is broken, or in the wrong place'}"
+
+
+def hours_with_gaps(count: int) -> str:
+    """Returns a number of hours in words."""
+    return "1 hour has a gap" if count == 1 else f"{count:,} hours have gaps"

@@ -27,7 +27,8 @@ from sources.cloudflare_audit_logs.errors import AccountError
 from sources.cloudflare_audit_logs.streams import Stream, Window
 from sources.cloudflare_audit_logs.traffic import Traffic
 
-from .compare import ApiSide, Completeness, HourCheck
+from .compare import Completeness, HourCheck
+from .sides import ApiSide
 
 STRETCH_HOURS = 6
 """Compared at once: a bounded task, however busy an account is."""

@@ -4,17 +4,17 @@ import os
 import signal
 from typing import Any
 
-from pipelines.bulk import rehydrate_unit
+from pipelines.bulk import rehydrate_days
 
-_bring = rehydrate_unit._bring  # noqa: SLF001  # the point at which it breaks
+_rehydrate_day = rehydrate_days._rehydrate_day  # noqa: SLF001  # the point at which it breaks
 
 
-def _break(account_id: str, *others: Any) -> rehydrate_unit.Brought:
+def _break(account_id: str, *others: Any) -> rehydrate_days.Rehydrated:
     if account_id == os.environ["BROKEN_ACCOUNT"]:
         if "BROKEN_KILLS" in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("explosion")
-    return _bring(account_id, *others)
+    return _rehydrate_day(account_id, *others)
 
 
-rehydrate_unit._bring = _break  # type: ignore[assignment]  # noqa: SLF001  # as above
+rehydrate_days._rehydrate_day = _break  # type: ignore[assignment]  # noqa: SLF001  # as above

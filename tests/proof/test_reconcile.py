@@ -166,7 +166,7 @@ def test_the_table_names_the_hours_that_differ_and_no_others(command: Command, s
     assert done.code == 3
     counts = r"2 +0 +2 +2 missing in the warehouse"
     assert re.fullmatch(rf"{ACCOUNT} +v1 +{DAY:%Y-%m-%d} 03h +{counts}", lines[1])
-    assert lines[2:] == ["48 hours, 96 events in API, warehouse, lake: 1 hours with gaps"]
+    assert lines[2:] == ["48 hours, 96 events in API, warehouse, lake: 1 hour has a gap"]
 
 
 @pytest.mark.integration

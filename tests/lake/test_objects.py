@@ -6,15 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
 
-from pipelines.lake.atomic_files import AtomicFolder
-from pipelines.lake.bucket import PROBE
+from pipelines.lake.bucket import END_BYTES, PROBE, adapted
 from pipelines.lake.bucket import Bucket as S3Objects
 from pipelines.lake.objects import ConflictError, Folder, Objects, update
-from pipelines.lake.parted_file import END_BYTES
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.conftest import S3_KEYS, Bucket
 from tests.faults.s3_gate import gate_before
@@ -49,7 +48,7 @@ Open = Callable[[], Objects]
 def open_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Every kind of place, empty."""
     if request.param == "folder":
-        yield lambda: Folder(tmp_path / "lake", AtomicFolder(tmp_path), tmp_path / "lock")
+        yield lambda: Folder(tmp_path, tmp_path / "cloudflare")
     elif request.param == "weed":
         bucket: Bucket = request.getfixturevalue("bucket")
         yield lambda: of_bucket(bucket.endpoint, tmp_path, f"{bucket.name}/{tmp_path.name}")
@@ -64,10 +63,10 @@ def of_bucket(endpoint: str, tmp_path: Path, root: str = "lake/root") -> S3Objec
 
 
 @cache
-def _client(endpoint: str) -> s3fs.S3FileSystem:
+def _client(endpoint: str) -> Any:
     """As dlt makes it: without the checksums that not every store knows. One for all writers: each costs 0.3 s."""
     when_required = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    return s3fs.S3FileSystem(
+    of_dlt = s3fs.S3FileSystem(
         key=S3_KEYS["S3_ACCESS_KEY"],
         secret=S3_KEYS["S3_SECRET_KEY"],
         endpoint_url=endpoint,
@@ -75,6 +74,7 @@ def _client(endpoint: str) -> s3fs.S3FileSystem:
         config_kwargs=when_required,
         skip_instance_cache=True,
     )
+    return adapted(of_dlt)
 
 
 def test_an_object_is_made_replaced_and_left_alone(open_place: Open) -> None:

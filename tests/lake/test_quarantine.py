@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.lake.atomic_files import AtomicFolder
 from pipelines.lake.object_format import encode
+from pipelines.lake.object_rows import held_digests, write_quarantined
 from pipelines.lake.objects import Folder
 from pipelines.lake.partitions import Place, place_of, quarantine_folder, quarantine_path
-from pipelines.lake.quarantine import held_digests, write_quarantined
 from pipelines.load.held_keys import MOST_DIGESTS, Known
 from pipelines.loop.report import Report
 from simulator.api import Api
@@ -42,7 +41,7 @@ def digests(*numbers: int) -> list[str]:
 @pytest.fixture
 def objects(tmp_path: Path) -> Folder:
     """An empty lake."""
-    return Folder(tmp_path / "lake", AtomicFolder(tmp_path), tmp_path / "lock")
+    return Folder(tmp_path, tmp_path / "cloudflare")
 
 
 def test_an_object_holds_what_was_received_on_a_day_each_once(objects: Folder) -> None:

@@ -118,12 +118,12 @@ class LakeClient(FilesystemClient):
 
     def get_storage_versions(self) -> tuple[int, int]:
         """The versions that `init` says; made anew if it says nothing."""
-        versions = self._read_document(self.init_file_path, _as_versions)
+        names = ("initial_version", "current_version")
+        versions = self._read_document(self.init_file_path, lambda document: [int(document[name]) for name in names])
         if versions is None:
-            versions = CURRENT_VERSION, CURRENT_VERSION
-            names = ("initial_version", "current_version")
+            versions = [CURRENT_VERSION, CURRENT_VERSION]
             self._write_to_json_file(self.init_file_path, dict(zip(names, versions, strict=True)))
-        return versions
+        return versions[0], versions[1]
 
     def _get_stored_schema_by_hash_or_newest(
         self, version_hash: str | None = None, schema_name: str | None = None
@@ -161,10 +161,6 @@ class LakeClient(FilesystemClient):
 def _as_state(document: Any) -> StateInfo:
     decompress_state(document["state"])
     return StateInfo(**document)
-
-
-def _as_versions(document: Any) -> tuple[int, int]:
-    return int(document["initial_version"]), int(document["current_version"])
 
 
 def _as_schema(document: Any) -> StorageSchemaInfo:

@@ -28,7 +28,6 @@ from .partitions import (
     place_of,
     quarantine_folder,
     quarantine_paths,
-    quarantined_since,
     split_quarantined,
 )
 
@@ -94,7 +93,8 @@ def write_quarantined(objects: Objects, rows: pa.Table) -> None:
 def quarantine_objects(objects: Objects, account_id: str, received: Window) -> list[str]:
     """The objects, there or not, that can hold events received in a window; listed if the window is a long one."""
     if received.before - received.since > MOST_DAYS * DAY:
-        return quarantined_since(objects.sizes(quarantine_folder(account_id)), received.since)
+        places = {path: place_of(path) for path in sorted(objects.sizes(quarantine_folder(account_id)))}
+        return [path for path, place in places.items() if place and (not place[1] or received.since < place[1].before)]
     return quarantine_paths(account_id, received)
 
 
@@ -135,15 +135,9 @@ def _repair_command(path: str) -> str:
 
     A quarantined event has no hour: the window is the day of its reception, and the day before.
     """
-    place = place_of(path)
-    account_id, window = place or ("A", None)
-    if window is None:
-        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        since, before = today - DAY, today + DAY
-    else:
-        since, before = window.since, window.before
-        since -= DAY if before - since == DAY else timedelta()
-    return (
-        f"pipelines/reconcile.py --repair --account {account_id}"
-        f" --since {since:%Y-%m-%dT%HZ} --before {before:%Y-%m-%dT%HZ}"
-    )
+    account_id, window = place_of(path) or ("A", None)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    window = window or Window(today, today + DAY)
+    since = window.since - (DAY if window.before - window.since == DAY else timedelta())
+    times = f"--since {since:%Y-%m-%dT%HZ} --before {window.before:%Y-%m-%dT%HZ}"
+    return f"pipelines/reconcile.py --repair --account {account_id} {times}"

@@ -63,9 +63,11 @@ def update(objects: Objects, path: str, change: Callable[[bytes | None], bytes |
         if refusals:
             objects.learn()
         if refusals == _REFUSALS:
-            hint = "does something before the store alter ETags, or show old objects? See docs/lake.md, Dialects"
+            hint = "look for a proxy before the store that alters ETags or shows old objects: docs/lake.md, Dialects"
             problem = f"the store does not replace {path}, which has not changed since it was read"
-            raise AuditLogsError(problem, detail=str(cause), hint=hint)
+            if version is None:
+                problem = f"the store does not create {path}, which is not there"
+            raise AuditLogsError(problem, detail=" ".join(str(cause).split()), hint=hint)
     raise TemporaryError(f"other writers replace {path} all the time", detail=f"{_ATTEMPTS} conflicts in a row")
 
 

@@ -262,6 +262,20 @@ def test_a_refusal_of_what_has_not_changed_is_told_as_that(tmp_path: Path) -> No
     assert len(puts) < 10
 
 
+def test_a_refusal_of_every_first_write_is_told_as_that(tmp_path: Path) -> None:
+    """As one sentence: the object was never there, so that nobody read it."""
+    with serving(PLAIN) as (url, place):
+        place.unwilling = "root/x"
+
+        with pytest.raises(AuditLogsError) as told:
+            update(of_bucket(url, tmp_path), "x", lambda _: b"1")
+
+    assert str(told.value) == (
+        "the store does not create x, which is not there: [Errno 22] PreconditionFailed it is"
+        " (look for a proxy before the store that alters ETags or shows old objects: docs/lake.md, Dialects)"
+    )
+
+
 def test_a_put_that_is_cut_between_headers_and_body_changes_nothing(bucket: Bucket, tmp_path: Path) -> None:
     """A kill there made the store put an empty object in place of the old one."""
     with gate_before(bucket.endpoint) as gate:

@@ -12,7 +12,7 @@ import pytest
 from pipelines.lake.object_format import encode
 from pipelines.lake.object_rows import held_digests, write_quarantined
 from pipelines.lake.objects import Folder
-from pipelines.lake.partitions import Place, place_of, quarantine_folder, quarantine_path
+from pipelines.lake.partitions import place_of, quarantine_folder, quarantine_path
 from pipelines.load.held_keys import MOST_DIGESTS, Known
 from pipelines.loop.report import Report
 from simulator.api import Api
@@ -81,11 +81,12 @@ def test_a_path_says_what_lies_there() -> None:
     """An hour, a day of reception, or all that an old release received."""
     hour = DAY + timedelta(hours=7)
 
-    assert place_of("audit_logs/account=a/date=2026-11-20/hour=07/events.parquet") == Place(
-        "a", Window(hour, hour + timedelta(hours=1))
+    assert place_of("audit_logs/account=a/date=2026-11-20/hour=07/events.parquet") == (
+        "a",
+        Window(hour, hour + timedelta(hours=1)),
     )
-    assert place_of(quarantine_path("a", hour)) == Place("a", Window(DAY, DAY + timedelta(days=1)))
-    assert place_of("audit_logs_quarantine/account=a/events.parquet") == Place("a", None)
+    assert place_of(quarantine_path("a", hour)) == ("a", Window(DAY, DAY + timedelta(days=1)))
+    assert place_of("audit_logs_quarantine/account=a/events.parquet") == ("a", None)
     assert place_of("init") is None
 
 

@@ -35,9 +35,9 @@ PROBE = "_dlt_conditional_write_probe"
 END_BYTES = 65_536
 """pyarrow asks for so much of a file's end first."""
 LIMIT_SECONDS = 6
-"""Of a request with its retries, of a client for somebody who waits; the loop's own tries for minutes."""
+"""The longest request, retries included, of a hasty client; the loop's own tries for minutes."""
 _SILENCE_SECONDS = 3
-"""Of a connection of such a client: to be made, or between two pieces of an answer."""
+"""The longest silence of its connections: before they are made, and within an answer."""
 _DIALECTS: dict[tuple[str | None, str], Dialect] = {}
 """By endpoint and root, for as long as the process runs or until they are asked again: clients come and go."""
 _LEARNING = Lock()
@@ -47,7 +47,7 @@ class _Got(NamedTuple):
     body: bytes
     etag: Version
     size: int
-    """Of the whole object."""
+    """The bytes of the whole object."""
 
 
 class _PartedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
@@ -158,7 +158,7 @@ class Bucket:
     """
 
     def __init__(self, s3: Any, root: str, lock: Callable[[], Path]) -> None:
-        self._s3, self._root, self._lock = s3, s3._strip_protocol(root).rstrip("/"), lock  # noqa: SLF001
+        self._s3, self._root, self._lock = s3, root.strip("/"), lock
         self._place = s3.endpoint_url, root
 
     @property
@@ -222,8 +222,12 @@ class Bucket:
         self._put(path, body, condition or {})
 
     def delete(self, path: str) -> None:
-        """Removes the object."""
-        self._s3.call_s3("delete_object", **self._address(path))
+        """Removes the object, which need not be there."""
+        try:
+            self._s3.call_s3("delete_object", **self._address(path))
+        except STORE_ERRORS as error:
+            if status_of(error) != HTTPStatus.NOT_FOUND:
+                raise
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -247,8 +251,7 @@ class Bucket:
         except STORE_ERRORS as error:
             if not status_of(error):
                 raise
-            if status_of(error) != HTTPStatus.NOT_FOUND:
-                return self.probe(path)
+            return self.probe(path)
         try:
             return self.probe(own)
         finally:

@@ -21,7 +21,7 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 from .objects import Version
 
 Condition = Mapping[str, str]
-"""Of a PUT, by boto's names."""
+"""The condition of a PUT, by boto's names."""
 Verdict = Literal["enforced", "ignored", "refused"]
 Answer = Literal["done", "conflict", "refused"]
 """To a PUT with a condition; `refused` is the condition, not the object."""
@@ -83,7 +83,7 @@ class Dialect(NamedTuple):
 class Probe:
     """Asks a store for its dialect, with one object.
 
-    Each write has a content of its own, so that another process's probe of the same object is told from ours.
+    Each write has a content of its own, so that it differs from another process's probe of the same object.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ from .partitions import by_partition
 
 PIPELINE_NAME = "cloudflare_audit_lake"
 _READS = 8
-"""At once."""
+"""States that are read at once."""
 _UNREADABLE = (ValueError, TypeError, LookupError, zlib.error)
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ Version = str
 """Tells one content of an object from the next, and is nothing else: an ETag, say, which need not be an MD5."""
 _ATTEMPTS = 50
 _REFUSALS = 5
-"""Of a write that no other writer can be the reason of."""
+"""Conflicts in a row that no other writer can be the reason of."""
 _ABANDONED_AFTER_SECONDS = 60
 
 

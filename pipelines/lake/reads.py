@@ -33,11 +33,11 @@ from .object_rows import held_digests, quarantine_objects, read_object, reading
 from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of
 
 DAYS = 7
-"""Of the lake's health, today included."""
+"""The days, today included, whose objects the lake's health counts."""
 _COPIES = 4
-"""Of objects, at once."""
+"""Objects that are read at once."""
 _LISTINGS = 8
-"""At once."""
+"""Folders that are listed at once."""
 _KEYS = select_columns(EVENT_SCHEMA, ["event_id", "timestamp", "account_id", "api_version"])
 """The first columns of an object: one stretch of it."""
 
@@ -50,7 +50,7 @@ class LakeReader:
         self.filesystem: Any = None if client.is_local_filesystem else client.fs_client
         """DuckDB reads the URLs of a bucket by it; None: it needs nothing."""
         self.credentials: Any = getattr(client.config, "credentials", None)
-        """Of a bucket."""
+        """A bucket's."""
 
     @contextmanager
     def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:
@@ -174,9 +174,9 @@ class LakeHealth(NamedTuple):
     positions: dict[Stream, Position]
     last_load: datetime | None
     objects: int
-    """Of the last days."""
+    """Those of the last days."""
     bytes: int
-    """Of the same."""
+    """Their size."""
 
 
 def lake_health(account_ids: Sequence[str], now: datetime) -> LakeHealth:

@@ -117,7 +117,9 @@ def test_what_is_named_is_what_is_read(command: Command) -> None:
     assert first == [{"date": "2026-11-20", "hour": 0}]
 
 
-def test_a_question_that_cannot_be_answered_is_told(api: Api, poll: Callable[..., Report], command: Command) -> None:
+def test_a_question_that_cannot_be_answered_is_an_error(
+    api: Api, poll: Callable[..., Report], command: Command
+) -> None:
     """In one line, with what DuckDB says of it."""
     api.world.add(ACCOUNT, "v1", [event_at(DAY)])
     poll()

@@ -164,7 +164,7 @@ def _has_one_etag_for_all(objects: Objects) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("spoken", "told"),
+    ("spoken", "said"),
     [
         (PLAIN, "conditional writes are enforced"),
         (BARE, "conditional writes are enforced, with ETags without quotes"),
@@ -183,14 +183,14 @@ def _has_one_etag_for_all(objects: Objects) -> bool:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_store_is_asked_for_its_dialect(spoken: Dialect, told: str, tmp_path: Path) -> None:
+def test_a_store_is_asked_for_its_dialect(spoken: Dialect, said: str, tmp_path: Path) -> None:
     """The same however often it is asked, by the loop and by the doctor; one object stays."""
     with serving(spoken) as (url, place):
         objects = of_bucket(url, tmp_path)
 
         found = [objects.learn(), objects.learn(), objects.try_out("_dlt_doctor_probe")]
 
-    assert [str(dialect) for dialect in found] == [told] * 3
+    assert [str(dialect) for dialect in found] == [said] * 3
     assert set(place.objects) == {f"root/{PROBE}"}
 
 
@@ -246,31 +246,31 @@ def test_a_dialect_that_changes_under_a_writer_is_learned_again(
     assert place.bodies("root/y") == {"root/y": b"3"}
 
 
-def test_a_refusal_of_what_has_not_changed_is_told_as_that(tmp_path: Path) -> None:
-    """Of the lake's objects alone, so that nothing can be learned; not "written by others", and not after 51 PUTs."""
+def test_a_refusal_of_what_has_not_changed_is_named(tmp_path: Path) -> None:
+    """The probe's object is replaced, so that nothing can be learned; the error is not "written by others", and not after 51 PUTs."""
     with serving(PLAIN) as (url, place):
         objects = of_bucket(url, tmp_path)
         update(objects, "x", lambda _: b"1")
         place.unwilling = "root/x"
         asked = len(place.requests)
 
-        with pytest.raises(AuditLogsError, match="does not replace x, which has not changed since") as told:
+        with pytest.raises(AuditLogsError, match="does not replace x, which has not changed since") as raised:
             update(objects, "x", lambda body: (body or b"") + b"2")
 
         puts = [request for request in place.requests[asked:] if (request.method, request.key) == ("PUT", "root/x")]
-    assert "PreconditionFailed" in told.value.detail
+    assert "PreconditionFailed" in raised.value.detail
     assert len(puts) < 10
 
 
-def test_a_refusal_of_every_first_write_is_told_as_that(tmp_path: Path) -> None:
-    """As one sentence: the object was never there, so that nobody read it."""
+def test_a_refusal_of_every_first_write_is_named(tmp_path: Path) -> None:
+    """The object was never there: the error does not say that it has not changed."""
     with serving(PLAIN) as (url, place):
         place.unwilling = "root/x"
 
-        with pytest.raises(AuditLogsError) as told:
+        with pytest.raises(AuditLogsError) as raised:
             update(of_bucket(url, tmp_path), "x", lambda _: b"1")
 
-    assert str(told.value) == (
+    assert str(raised.value) == (
         "the store does not create x, which is not there: [Errno 22] PreconditionFailed it is"
         " (look for a proxy before the store that alters ETags or shows old objects: docs/lake.md, Dialects)"
     )

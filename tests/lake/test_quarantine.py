@@ -1,4 +1,4 @@
-"""What cannot be placed is kept once, by the day of its reception, at a cost that follows what is new."""
+"""Events that cannot be placed are kept once, by the day of their reception, at a cost that follows the new ones."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ def objects(tmp_path: Path) -> Folder:
 
 
 def test_an_object_holds_what_was_received_on_a_day_each_once(objects: Folder) -> None:
-    """Of an account, of both versions; to the microsecond, in UTC; loaded again, nothing is written."""
+    """An object is of one account and both versions; to the microsecond, in UTC; loaded again, nothing is written."""
     late = DAY + timedelta(days=1) - timedelta(microseconds=1)
     rows = [odd(1, 2, received=late), odd(3, received=DAY), odd(3, received=DAY, stream=Stream(ACCOUNT, "v2"))]
     rows += [odd(4, received=late + timedelta(microseconds=1)), odd(1, stream=Stream(OTHER_ACCOUNT, "v1"))]
@@ -94,7 +94,7 @@ class TestKnown:
     """A store is asked for what is not remembered, and what is remembered does not grow."""
 
     def test_a_digest_is_asked_for_once_and_none_when_the_window_was_read(self) -> None:
-        """What shows for the first time after that is new."""
+        """An event that shows for the first time after that is new."""
         asked: list[list[str]] = []
         known = Known()
 

@@ -132,6 +132,17 @@ def test_a_question_that_cannot_be_answered_is_an_error(
     assert "Traceback" not in wrong.err
 
 
+def test_the_log_names_the_lake_that_is_used(api: Api, command: Command, tmp_path: Path) -> None:
+    """Dlt's own name of its place wins over the settings, also where it is shown."""
+    api.world.add(ACCOUNT, "v1", [event_at(DAY)])
+    place = (tmp_path / "elsewhere").as_uri()
+
+    done = command("pipelines/run.py", "--once", DESTINATION__FILESYSTEM__BUCKET_URL=place)
+
+    assert done.code == 0, done.err
+    assert re.search(rf"run\.started .* lake={re.escape(place)}$", done.err, re.MULTILINE)
+
+
 def test_whoever_names_a_day_lists_that_day_and_no_more(
     api: Api, poll: Callable[..., Report], command: Command, environment: dict[str, str], bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -247,7 +247,7 @@ def test_a_dialect_that_changes_under_a_writer_is_learned_again(
 
 
 def test_a_refusal_of_what_has_not_changed_is_named(tmp_path: Path) -> None:
-    """The probe's object is replaced, so that nothing can be learned; the error is not "written by others", and not after 51 PUTs."""
+    """Soon, and not as "written by others"; the probe's object is replaced, so that nothing can be learned."""
     with serving(PLAIN) as (url, place):
         objects = of_bucket(url, tmp_path)
         update(objects, "x", lambda _: b"1")

@@ -28,7 +28,6 @@ from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUA
 from .bucket import Bucket, adapted
 from .object_rows import write_events, write_quarantined
 from .objects import Folder, Objects, update
-from .partitions import by_partition
 
 PIPELINE_NAME = "cloudflare_audit_lake"
 _READS = 8
@@ -50,8 +49,7 @@ class LakeLoadJob(RunnableLoadJob):
             for group in read_groups(self._file_path, QUARANTINE_SCHEMA):
                 write_quarantined(objects, group)
             return
-        for partition, events in by_partition(read_groups(self._file_path, EVENT_SCHEMA)):
-            write_events(objects, partition, events)
+        write_events(objects, read_groups(self._file_path, EVENT_SCHEMA))
         give_back()
 
 

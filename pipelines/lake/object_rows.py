@@ -5,10 +5,9 @@ object a day of reception, and of older releases one an account. An event that t
 received before that window began: the objects of earlier days are not asked for it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from io import BytesIO
 
 import pyarrow as pa
@@ -22,15 +21,16 @@ from .object_format import NewerVersionError, open_object, read_rows, select_col
 from .objects import ConflictError, Objects, update
 from .partitions import (
     DAY,
-    Partition,
     add_events,
     add_quarantined,
+    by_partition,
     place_of,
     quarantine_folder,
     quarantine_paths,
     split_quarantined,
 )
 
+Add = Callable[[bytes | None, pa.Table], bytes | None]
 _ATTEMPTS = 10
 _DIGESTS = select_columns(QUARANTINE_SCHEMA, ["digest", "api_version"])
 _CLOCKS_DIFFER = timedelta(minutes=10)
@@ -69,25 +69,24 @@ def read_object(objects: Objects, path: str, schema: pa.Schema, *, in_parts: boo
     raise TemporaryError(f"{path} cannot be read", detail=f"it was replaced {_ATTEMPTS} times while it was read")
 
 
-def write_events(objects: Objects, partition: Partition, events: pa.Table) -> None:
-    """Adds the events that the object of their hour lacks."""
-
-    def change(body: bytes | None) -> bytes | None:
-        with reading(partition.path):
-            return add_events(body, events)
-
-    update(objects, partition.path, change)
+def write_events(objects: Objects, groups: Iterable[pa.Table]) -> None:
+    """Adds the events that the objects of their hours lack, one object after the other."""
+    for partition, events in by_partition(groups):
+        _write(objects, partition.path, add_events, events)
 
 
 def write_quarantined(objects: Objects, rows: pa.Table) -> None:
-    """Adds the quarantined events that the object of their day lacks."""
+    """Adds the quarantined events that the objects of their days lack."""
+    for path, of_day in split_quarantined(rows):
+        _write(objects, path, add_quarantined, of_day)
 
-    def change(path: str, new: pa.Table, body: bytes | None) -> bytes | None:
+
+def _write(objects: Objects, path: str, add: Add, rows: pa.Table) -> None:
+    def change(body: bytes | None) -> bytes | None:
         with reading(path):
-            return add_quarantined(body, new)
+            return add(body, rows)
 
-    for path, its_rows in split_quarantined(rows):
-        update(objects, path, partial(change, path, its_rows))
+    update(objects, path, change)
 
 
 def quarantine_objects(objects: Objects, account_id: str, received: Window) -> list[str]:

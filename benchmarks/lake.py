@@ -30,8 +30,8 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from tqdm import tqdm
 
-from pipelines.ask import lake_database
 from pipelines.lake.bucket import Bucket
+from pipelines.lake.database import lake_database
 from pipelines.lake.object_format import encode
 from pipelines.lake.partitions import Partition
 from pipelines.proof.both_stores import Copies, open_copies
@@ -267,16 +267,17 @@ def _bytes_read(copies: Copies) -> Iterator[Callable[[], int]]:
         before = _io_read()
         yield lambda: _io_read() - before
         return
-    counted, get = [0], objects._get  # noqa: SLF001  # no other place sees the bytes
+    counted, s3 = [0], objects._s3  # noqa: SLF001  # no other place sees the bytes
+    get_part = s3.get_part
 
     def counting(*arguments: Any, **named: Any) -> Any:
-        got = get(*arguments, **named)
-        counted[0] += 0 if got is None else len(got.body)
+        got = get_part(*arguments, **named)
+        counted[0] += len(got.body)
         return got
 
-    objects._get = counting  # type: ignore[method-assign]  # noqa: SLF001
+    s3.get_part = counting
     yield lambda: counted[0]
-    objects._get = get  # type: ignore[method-assign]  # noqa: SLF001
+    s3.get_part = get_part
 
 
 def _io_read() -> int:

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import duckdb
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, LocalFileSystem, S3FileSystem
 
+from pipelines.lake.database import duckdb_schema
 from pipelines.lake.destination import Lake
-from pipelines.lake.object_format import duckdb_schema
 from pipelines.lake.partitions import account_folder, day_folder
 from pipelines.lake.reads import LakeReader
 from sources.cloudflare_audit_logs.errors import AuditLogsError

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 
-from pipelines.ask import lake_database
-from pipelines.lake.destination import Lake, LakeClient
+from pipelines.lake.database import lake_database
+from pipelines.lake.destination import Lake
+from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.reads import read_lake
 from pipelines.load.positions import positions_of
 from pipelines.load.scratch_pipeline import client_of

@@ -16,7 +16,7 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
-from pipelines.ask import lake_database
+from pipelines.lake.database import lake_database
 from pipelines.lake.destination import Lake
 from pipelines.lake.reads import LakeReader, read_lake
 from pipelines.load.scratch_pipeline import client_of

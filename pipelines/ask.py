@@ -10,19 +10,17 @@ from pipelines.cli.entry import end  # first: from here on, a signal ends it qui
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import duckdb
 
 from pipelines.cli.command import run_lake_command
-from pipelines.lake.reads import LakeReader, read_lake
-from pipelines.settings.settings import PROJECT_ROOT
+from pipelines.lake.database import lake_database
+from pipelines.lake.reads import read_lake
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-LAKE_SQL = PROJECT_ROOT / "pipelines" / "lake" / "lake.sql"
 LONGEST_TABLE = 1_000
 """Rows that are shown to people; `--json` gives all."""
 
@@ -52,18 +50,6 @@ def ask(question: str, *, as_json: bool) -> int:
         except duckdb.Error as error:
             raise AuditLogsError("the question could not be answered", detail=str(error)) from error
     return 0
-
-
-@contextmanager
-def lake_database(lake: LakeReader) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB in memory, with the views of the lake."""
-    with duckdb.connect() as database:
-        if lake.filesystem is not None:
-            database.register_filesystem(lake.filesystem)
-        root = lake.objects.url("").rstrip("/").replace("'", "''")
-        database.execute(f"SET VARIABLE lake = '{root}'")
-        database.execute(LAKE_SQL.read_text())
-        yield database
 
 
 if __name__ == "__main__":

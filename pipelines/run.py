@@ -26,7 +26,7 @@ from pipelines.host.aside import aside
 from pipelines.host.logs import configure_logs, log
 from pipelines.host.memory import keep_small
 from pipelines.host.transient import can_pass
-from pipelines.lake.destination import Lake
+from pipelines.lake.destination import Lake, lake_url
 from pipelines.load.dlt_hooks import verify_hooks
 from pipelines.load.loader import Destination
 from pipelines.load.spool import Spool, open_spool
@@ -173,7 +173,7 @@ def _log_start(settings: Settings, shard: Shard) -> None:
         versions=",".join(sorted({stream.api_version for stream in settings.streams})),
         every_seconds=f"{settings.poll_interval_seconds:g}",
         warehouse=f"{server.host}:{server.port}/{server.database}" if server else settings.stores.postgres_dir,
-        lake=settings.stores.lake_url,
+        lake=lake_url(settings.stores.lake_url),
     )
 
 

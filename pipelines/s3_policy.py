@@ -34,20 +34,14 @@ def _show() -> int:
 def policy(bucket: str, prefix: str) -> dict[str, Any]:
     """The policy document for a bucket and `S3_PREFIX`."""
     root = f"{prefix}/{DATASET}" if prefix else DATASET
-    objects = f"arn:aws:s3:::{bucket}/{root}"
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": [f"{objects}/*"]},
-            {"Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": [f"{objects}/_dlt_*"]},
-            {
-                "Effect": "Allow",
-                "Action": ["s3:ListBucket"],
-                "Resource": [f"arn:aws:s3:::{bucket}"],
-                "Condition": {"StringLike": {"s3:prefix": [root, f"{root}/*"]}},
-            },
-        ],
-    }
+    of_bucket, of_lake = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/{root}"
+    is_below = {"StringLike": {"s3:prefix": [root, f"{root}/*"]}}
+    statements: list[dict[str, Any]] = [
+        {"Action": ["s3:GetObject", "s3:PutObject"], "Resource": [f"{of_lake}/*"]},
+        {"Action": ["s3:DeleteObject"], "Resource": [f"{of_lake}/_dlt_*"]},
+        {"Action": ["s3:ListBucket"], "Resource": [of_bucket], "Condition": is_below},
+    ]
+    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement} for statement in statements]}
 
 
 if __name__ == "__main__":

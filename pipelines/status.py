@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pipelines.cli.command import run_lake_command
 from pipelines.cli.status_text import print_status
 from pipelines.host.side_by_side import answers_of
-from pipelines.lake.status import LakeHealth, lake_health
+from pipelines.lake.reads import LakeHealth, lake_health
 from pipelines.proof.gaps import Repair, repairs_of, summary_of
 from pipelines.settings.settings import PostgresSettings, Settings, read_environment, read_settings
 from pipelines.warehouse.embedded import server_if_there

@@ -19,13 +19,13 @@ def md5_etag(body: bytes) -> str:
 
 
 def numbered_etag(_: bytes) -> str:
-    """Of nothing in the object, with the dash of one that was written in parts."""
+    """An ETag that says nothing of the object, with the dash of one that was written in parts."""
     return f"{next(_numbers):032x}-2"
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a store answers."""
+    """The answers of a store."""
 
     name: str
     creates: Rule = "enforced"
@@ -36,7 +36,7 @@ class Dialect:
     absent: Refusal = (412, "PreconditionFailed")
     """To `If-Match` where there is no object."""
     body: Literal["xml", "html", "none"] = "xml"
-    """Of an error."""
+    """The form of an error."""
     etag: Callable[[bytes], str] = md5_etag
     shown: str = '"{}"'
     """An ETag in an answer; empty for none."""

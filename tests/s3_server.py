@@ -21,7 +21,7 @@ class Stored(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What was asked."""
+    """A request that came."""
 
     method: str
     key: str

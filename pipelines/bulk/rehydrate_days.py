@@ -14,7 +14,8 @@ from adbc_driver_manager.dbapi import Connection
 
 from pipelines.fetch.api import StopRequestedError
 from pipelines.host.logs import log
-from pipelines.lake.object_format import NewerVersionError, duckdb_schema, open_object
+from pipelines.lake.database import duckdb_schema
+from pipelines.lake.object_format import NewerVersionError, open_object
 from pipelines.lake.partitions import Partition
 from pipelines.lake.reads import LakeReader, read_lake
 from pipelines.settings.settings import Settings

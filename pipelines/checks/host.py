@@ -11,7 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from pipelines.host.file_lock import holder_of
-from pipelines.lake import destination as lake
+from pipelines.lake.dlt_client import PIPELINE_NAME as LAKE_PIPELINE
+from pipelines.lake.objects import lock_path
 from pipelines.settings.settings import Settings, StoreSettings
 from pipelines.settings.shards import sibling_pattern
 from pipelines.warehouse import states as warehouse_states
@@ -82,10 +83,10 @@ def nearest(folder: Path) -> Path:
 
 def _holders(stores: StoreSettings) -> list[str]:
     """Who has the locks on this host."""
-    is_loop = re.compile(sibling_pattern(warehouse_states.PIPELINE_NAME, lake.PIPELINE_NAME))
+    is_loop = re.compile(sibling_pattern(warehouse_states.PIPELINE_NAME, LAKE_PIPELINE))
     locks = [lock for lock in (stores.data_dir / "dlt" / "pipelines").glob("*.lock") if is_loop.match(lock.stem)]
     if stores.s3 is None:
-        locks += stores.data_dir.glob(lake.lock_path("lake", "writer*").name)
+        locks += stores.data_dir.glob(lock_path(Path("lake"), "writer*").name)
     return sorted({holder for lock in locks if (holder := holder_of(lock))})
 
 

@@ -7,10 +7,10 @@ from itertools import chain
 from pathlib import Path
 
 from pipelines.fetch.api import utc_now
-from pipelines.lake.bucket import Bucket
-from pipelines.lake.destination import Lake, LakeClient
+from pipelines.lake.bucket import Bucket, hasten
+from pipelines.lake.destination import Lake
 from pipelines.lake.dialects import ONE_WRITER
-from pipelines.lake.hasty import hasten
+from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.partitions import day_folder
 from pipelines.lake.reads import LakeReader
 from pipelines.load.scratch_pipeline import client_of

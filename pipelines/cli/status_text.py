@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.lake.status import DAYS
+from pipelines.lake.reads import DAYS
 from pipelines.proof.gaps import MOST_SHOWN
 from pipelines.warehouse.measured_lag import too_little
 

@@ -1,6 +1,6 @@
 """The dialects of S3: which conditions of a write a store enforces, and how it wants an ETag to be written.
 
-`Probe` does what the loop does, with an object that other processes may probe at the same time. It never raises because
+`Probe` does the loop's writes, with an object that other processes may probe at the same time. It never raises because
 of a dialect: a store that knows no conditions is served too, by one writer.
 """
 
@@ -21,13 +21,13 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 from .objects import Version
 
 Condition = Mapping[str, str]
-"""Of a PUT, by boto's names."""
+"""The condition of a PUT, by boto's names."""
 Verdict = Literal["enforced", "ignored", "refused"]
 Answer = Literal["done", "conflict", "refused"]
 """To a PUT with a condition; `refused` is the condition, not the object."""
 
 STORE_ERRORS = (OSError, ClientError, BotoCoreError)
-"""What a folder or a bucket raises when it is not there, full, or refuses us."""
+"""Raised by a folder or a bucket that is not there, is full, or refuses us."""
 ABSENT: Condition = {"IfNoneMatch": "*"}
 ONE_WRITER = "run one writer, and no backfill or repair on another host beside it; or use a store that enforces them"
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "NotModified"}
@@ -36,11 +36,11 @@ _PASSING = {"RequestTimeout", "IncompleteBody", "BadDigest", "ExpiredToken", "In
 """400 to others, and of no condition."""
 _ROUNDS = 20
 _CODINGS = re.compile(r"[-;](gzip|br|zstd|deflate)\"?$")
-"""What web servers add to the ETag of an answer that they compress."""
+"""Added by web servers to the ETag of an answer that they compress."""
 
 
 def opaque(etag: Version) -> str:
-    """The ETag without what it is wrapped in: the mark of a weak one, quotes, a proxy's coding."""
+    """The ETag without its wrapping: the mark of a weak one, quotes, a proxy's coding."""
     return _CODINGS.sub("", etag.removeprefix("W/")).strip('"')
 
 
@@ -74,33 +74,25 @@ class Dialect(NamedTuple):
 
     def __str__(self) -> str:
         if self.is_safe:
-            how = "" if self.form == "in quotes" else f", with ETags {self.form}"
-            return f"conditional writes are enforced{how}"
+            return "conditional writes are enforced" + ("" if self.form == "in quotes" else f", with ETags {self.form}")
         verdicts = {"If-None-Match": self.creates, "If-Match": self.replaces}
-        kinds = {verdict: " and ".join(name for name in verdicts if verdicts[name] == verdict) for verdict in _POOR}
-        said = [f"{verdict.removesuffix('d')}s {names}" for verdict, names in kinds.items() if names]
-        return f"the store {' and '.join(said)}"
-
-
-_POOR: tuple[Verdict, ...] = ("ignored", "refused")
+        poor = {verb: [name for name in verdicts if verdicts[name] == f"{verb}d"] for verb in ("ignore", "refuse")}
+        return "the store " + " and ".join(f"{verb}s {' and '.join(names)}" for verb, names in poor.items() if names)
 
 
 class Probe:
     """Asks a store for its dialect, with one object.
 
-    Each write has a content of its own, so that another process's probe of the same object is told from ours.
+    Each write has a content of its own, so that it differs from another process's probe of the same object.
     """
 
     def __init__(
-        self,
-        put: Callable[[bytes, Condition], Answer],
-        read: Callable[[], tuple[bytes, Version] | None],
-        sleep: Callable[[float], None] = time.sleep,
+        self, put: Callable[[bytes, Condition], Answer], read: Callable[[], tuple[bytes, Version] | None]
     ) -> None:
-        self._put, self._read, self._sleep = put, read, sleep
+        self._put, self._read = put, read
 
     def dialect(self) -> Dialect:
-        """The dialect; leaves the object there.
+        """Finds out the dialect; leaves the object there.
 
         Raises:
             OSError, ClientError: the object cannot be written, whatever the condition.
@@ -154,7 +146,7 @@ class Probe:
         for number in range(_ROUNDS):
             verdict = ask()
             if verdict is None:
-                self._sleep(random.uniform(0, 0.01 * 2 ** min(number, 6)))  # noqa: S311  # not for secrets
+                time.sleep(random.uniform(0, 0.01 * 2 ** min(number, 6)))  # noqa: S311  # not for secrets
                 continue
             heard[verdict] += 1
             if verdict == "enforced" or heard[verdict] > 1:
@@ -180,7 +172,7 @@ def status_of(error: BaseException) -> int:
 def answer_in(error: BaseException, condition: Condition) -> Answer | None:
     """The answer to the condition of a PUT, by code or by status: bodies may be HTML, or empty; None if it is another.
 
-    What is absent does not match: some stores say 404.
+    An absent object does not match: some stores say 404.
     """
     code, status = str(_answered(error, "Error").get("Code", "")), status_of(error)
     if not condition or code in _PASSING:

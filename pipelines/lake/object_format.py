@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, SCHEMA_VERSION, TIME
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, SCHEMA_VERSION
 
 ROW_GROUP_EVENTS = 10_000
 """The rows that a reader of a large object holds at once: 4 MB compressed, 13 MB as rows of 1.3 KB."""
@@ -31,7 +31,7 @@ def open_object(source: Any, *, pre_buffer: bool = False) -> pq.ParquetFile:
         NewerVersionError: a newer release wrote it in another way.
         ValueError, OSError: it is not Parquet.
     """
-    file = pq.ParquetFile(BytesIO(source) if isinstance(source, bytes) else source, pre_buffer=pre_buffer)
+    file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=pre_buffer)
     version = int((file.metadata.metadata or {}).get(_VERSION_KEY.encode(), b"0"))
     if version > SCHEMA_VERSION:
         msg = f"its schema_version is {version}, and this release knows {SCHEMA_VERSION}"
@@ -40,7 +40,7 @@ def open_object(source: Any, *, pre_buffer: bool = False) -> pq.ParquetFile:
 
 
 def read_rows(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
-    """The rows of an object in the columns of a schema.
+    """Reads the rows of an object in the columns of a schema.
 
     Raises:
         ValueError, OSError: its bytes are not what they should be.
@@ -50,13 +50,13 @@ def read_rows(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
 
 
 def read_batches(file: pq.ParquetFile, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
-    """As `read_rows`, some rows at a time."""
+    """Reads as `read_rows`, some rows at a time."""
     for batch in file.iter_batches(rows, columns=schema.names):
         yield conform(pa.Table.from_batches([batch]), schema)
 
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows with exactly the columns of the schema; raises as `read_rows`."""
+    """Returns the rows with exactly the columns of the schema; raises as `read_rows`."""
     if rows.schema.equals(schema):
         return rows
     for field in schema:
@@ -67,21 +67,13 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def with_others(schema: pa.Schema, held: pa.Schema) -> pa.Schema:
     """The schema, and behind its columns those that only an object has: a newer release added them."""
-    return pa.schema(
-        [*schema, *(field.with_nullable(nullable=True) for field in held if field.name not in schema.names)]
-    )
+    others = [field.with_nullable(nullable=True) for field in held if field.name not in schema.names]
+    return pa.schema([*schema, *others])
 
 
 def select_columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
     """The schema of some of its columns."""
     return pa.schema([schema.field(name) for name in names])
-
-
-def duckdb_schema(schema: pa.Schema) -> str:
-    """The schema as DuckDB's `read_parquet` takes it: what a file lacks is null, whatever the other files have."""
-    types = {pa.string(): "VARCHAR", TIME: "TIMESTAMPTZ"}
-    columns = (f"'{c.name}': {{name: '{c.name}', type: '{types[c.type]}', default_value: NULL}}" for c in schema)
-    return f"MAP {{{', '.join(columns)}}}"
 
 
 def encode(table: pa.Table) -> bytes:

@@ -1,30 +1,35 @@
-"""Where the lake's objects are: a folder or a bucket, with one question and one promise alike.
+"""Where the lake's objects are: one interface, with the folder behind it here and the bucket in `bucket`.
 
-`read` gives an object with its version, `write` replaces it only if it still has that version. In a folder a file
-lock sees to that, in a bucket (`bucket`) the store's conditional PUT.
+`read` returns an object with its version, `write` replaces it only if it still has that version. In a folder a file
+lock ensures this, in a bucket the store's conditional PUT. A file of a folder is written whole or not at all.
 """
 
 import fcntl
+import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
+from uuid import uuid4
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
-from .atomic_files import AtomicFolder
-from .parted_file import PartedFile
+if TYPE_CHECKING:
+    from .bucket import Bucket
 
+Objects: TypeAlias = "Folder | Bucket"
+"""A place for objects, addressed by path: both have the same methods."""
 Version = str
 """Tells one content of an object from the next, and is nothing else: an ETag, say, which need not be an MD5."""
 _ATTEMPTS = 50
 _REFUSALS = 5
-"""Of a write that no other writer can be the reason of."""
-_NEVER = object()
+"""Conflicts in a row that no other writer can be the reason of."""
+_ABANDONED_AFTER_SECONDS = 60
 
 
 class StoredObject(NamedTuple):
-    """An object's bytes and what tells this version of it from the next."""
+    """An object's bytes and the version that they are."""
 
     body: bytes
     version: Version
@@ -34,37 +39,9 @@ class ConflictError(Exception):
     """The condition of the write was not met, or not understood: read again. Its cause has the store's words."""
 
 
-class Objects(Protocol):
-    """A place for objects, addressed by path."""
-
-    def read(self, path: str) -> StoredObject | None:
-        """The object, or None."""
-
-    def open(self, path: str) -> BinaryIO | PartedFile | None:
-        """The object, to be read in parts, or None; a part raises ConflictError if the object was replaced."""
-
-    def is_there(self, folder: str) -> bool:
-        """True if there is any object below a folder."""
-
-    def sizes(self, folder: str) -> dict[str, int]:
-        """The objects below a folder: path and bytes. Costs what is in the folder, however much lies beside it."""
-
-    def url(self, path: str) -> str:
-        """The object's address, as DuckDB takes it."""
-
-    def write(self, path: str, body: bytes, version: Version | None) -> None:  # the lock is the condition
-        """Puts the object in place of that version, None being its absence; raises ConflictError otherwise."""
-
-    def exclusive(self) -> Any:
-        """A context in which other writers wait, where the place has no conditions of its own."""
-
-    def learn(self) -> object:
-        """Finds out, again, which conditions the place enforces."""
-
-
 def update(objects: Objects, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
-    """Replaces an object by what `change` makes of it, as if no one else wrote; False if that is None."""
-    refused: object = _NEVER
+    """Replaces an object by the result of `change`, as if no one else wrote; False if that is None."""
+    refused: object = ...
     refusals = 0
     for _ in range(_ATTEMPTS):
         with objects.exclusive():
@@ -73,10 +50,11 @@ def update(objects: Objects, path: str, change: Callable[[bytes | None], bytes |
             body = change(stored.body if stored else None)
             if body is None:
                 return False
+            del stored
             try:
                 objects.write(path, body, version)
             except ConflictError as error:
-                cause = error.__cause__
+                cause = error.__cause__ or error
             else:
                 return True
         # Unchanged since: no other writer is the reason, but a store that speaks another dialect than before.
@@ -85,27 +63,29 @@ def update(objects: Objects, path: str, change: Callable[[bytes | None], bytes |
         if refusals:
             objects.learn()
         if refusals == _REFUSALS:
-            hint = "does something before the store alter ETags, or show old objects? See docs/lake.md, Dialects"
+            hint = "look for a proxy before the store that alters ETags or shows old objects: docs/lake.md, Dialects"
             problem = f"the store does not replace {path}, which has not changed since it was read"
-            raise AuditLogsError(problem, detail=str(cause), hint=hint)
-    raise TemporaryError(f"{path} is being written by others without end", detail=f"{_ATTEMPTS} conflicts in a row")
+            if version is None:
+                problem = f"the store does not create {path}, which is not there"
+            raise AuditLogsError(problem, detail=" ".join(str(cause).split()), hint=hint)
+    raise TemporaryError(f"other writers replace {path} all the time", detail=f"{_ATTEMPTS} conflicts in a row")
 
 
 class Folder:
-    """Objects as files. Every writer on this host takes the same lock."""
+    """Objects as files below the root, in the folder of a lake. Every writer on this host takes the same lock."""
 
-    def __init__(self, root: Path, files: AtomicFolder, lock: Path) -> None:
-        self._root, self._files, self._lock = root, files, lock
+    def __init__(self, lake: Path, root: Path) -> None:
+        self._lake, self._root = lake, root
 
     def read(self, path: str) -> StoredObject | None:
-        """The file's bytes."""
+        """Reads the file."""
         try:
             return StoredObject((self._root / path).read_bytes(), "")
         except FileNotFoundError:
             return None
 
     def open(self, path: str) -> BinaryIO | None:
-        """The file."""
+        """Opens the file."""
         try:
             return (self._root / path).open("rb")
         except FileNotFoundError:
@@ -116,7 +96,7 @@ class Folder:
         return any(file.is_file() for file in (self._root / folder).rglob("*"))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """The files below the folder."""
+        """Lists the files below the folder."""
         files = [file for file in sorted((self._root / folder).rglob("*")) if file.is_file()]
         return {file.relative_to(self._root).as_posix(): file.stat().st_size for file in files}
 
@@ -126,14 +106,77 @@ class Folder:
 
     def write(self, path: str, body: bytes, version: Version | None) -> None:  # noqa: ARG002  # the lock is the condition
         """Replaces the file whole."""
-        self._files.write(self._root / path, body)
+        write_file(self._lake, self._root / path, body)
+
+    def delete(self, path: str) -> None:
+        """Removes the file."""
+        (self._root / path).unlink(missing_ok=True)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Holds the folder's writer lock."""
-        with self._lock.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(lock_path(self._lake, "objects")):
             yield
 
     def learn(self) -> None:
-        """Nothing: the lock is the condition."""
+        """Does nothing: the lock is the condition."""
+
+
+def write_file(lake: Path, path: Path, body: bytes) -> None:
+    """Writes a file of a lake: a reader sees the old one or the new one, and a power cut leaves one of them.
+
+    Unfinished files lie in the lake's `.partial`: on the same disk, found without a search.
+    """
+    temporary = lake / ".partial" / uuid4().hex
+    _make_folder(temporary.parent)
+    _make_folder(path.parent)
+    try:
+        with temporary.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def remove_abandoned(lake: Path) -> None:
+    """Removes the unfinished files of killed writers; one younger than a minute may be that of a writer beside us."""
+    for path in (lake / ".partial").glob("*"):
+        with suppress(FileNotFoundError):
+            # A folder is not ours: S3_PREFIX may have named this place.
+            if not path.is_dir() and path.stat().st_mtime < time.time() - _ABANDONED_AFTER_SECONDS:
+                path.unlink()
+
+
+def lock_path(lake: Path, purpose: str) -> Path:
+    """The lock file of a folder lake: beside it, so that it holds nothing but dlt's files and ours."""
+    return lake.with_name(f".{lake.name}.{purpose}.lock")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A block that one process of this host, and one thread of it, is in at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make_folder(path: Path) -> None:
+    """Makes the folder and those above it so that a power cut does not take them away with their files."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

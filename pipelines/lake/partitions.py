@@ -1,4 +1,4 @@
-"""The lake's objects: where the events of one account and hour lie, and how new ones join them. Pure.
+"""The lake's objects: the path for the events of one account and hour, and the merge of new ones by key. Pure.
 
 The one module that knows object paths. Paths are relative to the dlt dataset `cloudflare`.
 """
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,7 +40,7 @@ DATASET = "cloudflare"
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 MOST_PENDING_EVENTS = 10_000
-"""So many new events of an hour are written at once, if they come in several groups; 13 MB."""
+"""New events of an hour that are written at once, if they come in several groups; 13 MB."""
 _PART_EVENTS = 1_000
 _PLACE = re.compile(
     r"\w+/account=(?P<account>[^/]+)/(?:date=(?P<day>\d{4}-\d\d-\d\d)/)?(?:hour=(?P<hour>\d\d)/)?events\.parquet"
@@ -64,58 +63,41 @@ class Partition:
 
 
 def quarantine_path(account_id: str, received: datetime) -> str:
-    """The object of what was quarantined of an account on a day, by the time of its reception."""
+    """The object of the events of an account that were received and quarantined on a day."""
     return f"{quarantine_folder(account_id)}/{received.astimezone(UTC):date=%Y-%m-%d}/events.parquet"
 
 
 def quarantine_paths(account_id: str, received: Window) -> list[str]:
-    """The objects of what was received from the window's first day to its last; of the first releases, there is one."""
+    """The objects of each day of a window of receptions, and the one that the first releases wrote."""
     days = range((received.before.date() - received.since.date()).days + 1)
     of_days = [quarantine_path(account_id, received.since + DAY * day) for day in days]
     return [f"{quarantine_folder(account_id)}/events.parquet", *of_days]
 
 
 def quarantine_folder(account_id: str) -> str:
-    """Where all that is quarantined of an account lies."""
+    """The folder of an account's quarantine."""
     return f"{QUARANTINE_TABLE}/account={account_id}"
 
 
-def quarantined_since(paths: Iterable[str], since: datetime) -> list[str]:
-    """Those of a quarantine's objects that can hold what was received at a time or later."""
-    places = {path: place_of(path) for path in paths}
-    return [
-        path
-        for path, place in sorted(places.items())
-        if place is not None and (place.window is None or since < place.window.before)
-    ]
+def place_of(path: str) -> tuple[str, Window | None] | None:
+    """The account of the object of a path, and its window; None if it is none of ours.
 
-
-class Place(NamedTuple):
-    """What lies in an object."""
-
-    account_id: str
-    window: Window | None
-    """The hour of its events, or the day on which they were received and quarantined; None: any day."""
-
-
-def place_of(path: str) -> Place | None:
-    """What lies in the object of a path. None: it is none of ours."""
+    The window is the hour of its events, or the day on which they were received and quarantined; None: any day.
+    """
     found = _PLACE.fullmatch(path)
-    if found is None:
-        return None
-    if found["day"] is None:
-        return Place(found["account"], None)
+    if found is None or found["day"] is None:
+        return found and (found["account"], None)
     since = datetime.fromisoformat(f"{found['day']}T{found['hour'] or '00'}:00+00:00")
-    return Place(found["account"], Window(since, since + (HOUR if found["hour"] else DAY)))
+    return found["account"], Window(since, since + (HOUR if found["hour"] else DAY))
 
 
 def account_folder(account_id: str) -> str:
-    """Where all objects of an account lie."""
+    """The folder of an account's events."""
     return f"{EVENTS_TABLE}/account={account_id}"
 
 
 def day_folder(account_id: str, day: datetime) -> str:
-    """Where the objects of an account and day (UTC) lie."""
+    """The folder of an account's events of a day (UTC)."""
     return f"{account_folder(account_id)}/{day.astimezone(UTC):date=%Y-%m-%d}"
 
 
@@ -184,7 +166,7 @@ def add_events(body: bytes | None, new: pa.Table) -> bytes | None:
 def add_quarantined(body: bytes | None, new: pa.Table) -> bytes | None:
     """The object with the quarantined events that it lacks behind its own, each once; None if it lacks none.
 
-    Of what is there, the keys alone are looked at: the rest is copied, some rows at a time.
+    Only the keys of its own events are compared; the rest is copied, some rows at a time.
     """
     held = None if body is None else open_object(body)
     keys = select_columns(QUARANTINE_SCHEMA, QUARANTINE_KEY)
@@ -212,7 +194,7 @@ def _append(held: pq.ParquetFile | None, new: pa.Table, schema: pa.Schema) -> by
 
 
 def merge_events(existing: pa.Table | None, new: pa.Table) -> pa.Table | None:
-    """The partition with the new events in it, each once, what was there first kept; None if that changes nothing.
+    """The partition with the new events in it, each once and as it was first; None if that changes nothing.
 
     Columns that only the partition has stay: a newer release made them.
     """
@@ -240,9 +222,9 @@ def only_of(partition: Partition, held: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def replace_events(existing: pa.Table, right: pa.Table) -> pa.Table:
-    """The partition with some of its events replaced by what they should be; when they were first seen stays.
+    """The partition with some of its events replaced by the right ones, which keep the time when they were first seen.
 
-    So does what only the partition says of them, in columns of a newer release.
+    And the columns of a newer release, which only the partition has.
     """
     schema = with_others(EVENT_SCHEMA, existing.schema)
     existing = conform(existing, schema)

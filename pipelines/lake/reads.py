@@ -1,44 +1,56 @@
-"""What the lake holds of an hour or of a day. Reads no more than is asked for, lists no more than a day."""
+"""Reads the lake of the settings: the events of an hour or a day, and how the lake is. Never writes.
+
+Nothing lists the lake: dlt's own files are pruned to a hundred, and of the events only the folders of single accounts
+and days are listed.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.fetch.reading import within
+from pipelines.load.positions import positions_of
 from pipelines.load.scratch_pipeline import client_of
+from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
 from sources.cloudflare_audit_logs.events import EARLIEST, LATEST
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .destination import Lake, LakeClient
+from .bucket import hasten
+from .destination import Lake
+from .dlt_client import LakeClient
 from .object_format import open_object, read_batches, select_columns
-from .object_rows import read_object, reading
+from .object_rows import held_digests, quarantine_objects, read_object, reading
 from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of
-from .quarantine import held_digests, quarantine_objects
 
-_REQUESTS = 4
-"""Objects that are copied at once."""
+DAYS = 7
+"""The days, today included, whose objects the lake's health counts."""
+_COPIES = 4
+"""Objects that are read at once."""
+_LISTINGS = 8
+"""Folders that are listed at once."""
 _KEYS = select_columns(EVENT_SCHEMA, ["event_id", "timestamp", "account_id", "api_version"])
 """The first columns of an object: one stretch of it."""
 
 
 class LakeReader:
-    """Reads the lake, and never writes. Errors of the store are told as the lake's."""
+    """Reads the lake; errors of the store are raised as the lake's."""
 
     def __init__(self, lake: Lake, client: LakeClient) -> None:
         self._lake, self.objects = lake, client.objects
         self.filesystem: Any = None if client.is_local_filesystem else client.fs_client
-        """What DuckDB needs to read the URLs below; None: nothing."""
+        """DuckDB reads the URLs of a bucket by it; None: it needs nothing."""
         self.credentials: Any = getattr(client.config, "credentials", None)
-        """Of a bucket."""
+        """A bucket's."""
 
     @contextmanager
     def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:
@@ -50,7 +62,7 @@ class LakeReader:
         if self.filesystem is None:
             yield [self.objects.url(partition.path) for partition in partitions]
             return
-        with TemporaryDirectory(prefix="audit-lake-") as folder, ThreadPoolExecutor(_REQUESTS) as pool:
+        with TemporaryDirectory(prefix="audit-lake-") as folder, ThreadPoolExecutor(_COPIES) as pool:
             yield [path for path in pool.map(partial(self._copy, Path(folder)), partitions) if path is not None]
 
     def _copy(self, folder: Path, partition: Partition) -> str | None:
@@ -82,41 +94,17 @@ class LakeReader:
         Raises:
             AuditLogsError: the object is not Parquet of our columns.
         """
-        partition = _partition_of(stream, window)
+        partition = Partition(stream.account_id, hour_of(window))
         rows = self._read(partition.path, _KEYS)
-        _, stray = only_of(partition, rows)
-        return _of(stream, window, rows).select(["event_id", "timestamp"]), stray.num_rows
+        return _of(stream, window, rows).select(["event_id", "timestamp"]), only_of(partition, rows)[1].num_rows
 
     def events(self, stream: Stream, window: Window) -> pa.Table:
         """The rows of a window of at most an hour whole; raises as above."""
-        return _of(stream, window, self._read(_partition_of(stream, window).path, EVENT_SCHEMA))
+        return _of(stream, window, self._read(Partition(stream.account_id, hour_of(window)).path, EVENT_SCHEMA))
 
     def stray(self, partition: Partition) -> pa.Table:
         """The rows that belong into another object."""
         return only_of(partition, self._read(partition.path, EVENT_SCHEMA))[1]
-
-    def broken_quarantines(self, account_ids: Sequence[str], received: Window) -> dict[str, dict[str, AuditLogsError]]:
-        """The accounts with an object of these days in the quarantine that cannot be read, by its path, and why."""
-        with ThreadPoolExecutor(_REQUESTS) as pool:
-            found = pool.map(lambda account_id: self._broken_quarantine(account_id, received), account_ids)
-            return {account_id: broken for account_id, broken in zip(account_ids, found, strict=True) if broken}
-
-    def _broken_quarantine(self, account_id: str, received: Window) -> dict[str, AuditLogsError]:
-        with self._lake.translated_errors():
-            paths = quarantine_objects(self.objects, account_id, received)
-        return {path: error for path in paths if (error := self._why_unreadable(path)) is not None}
-
-    def held_digests(self, stream: Stream, digests: Sequence[str], *, but: Collection[str]) -> set[str]:
-        """Those of the digests that are quarantined, received at any time, in other objects than some."""
-        with self._lake.translated_errors():
-            return held_digests(self.objects, stream, digests, Window(EARLIEST, LATEST), but=but)
-
-    def _why_unreadable(self, path: str) -> AuditLogsError | None:
-        try:
-            self._read(path, QUARANTINE_SCHEMA)
-        except BrokenObjectError as error:
-            return error
-        return None
 
     def batches(self, partition: Partition, window: Window, size: int) -> Iterator[pa.Table]:
         """The rows of a window, some at a time; raises as above."""
@@ -129,13 +117,31 @@ class LakeReader:
                 rows.validate(full=True)
                 yield within(rows.filter(pc.equal(rows["account_id"], partition.account_id)), window)
 
+    def broken_quarantines(self, account_ids: Sequence[str], received: Window) -> dict[str, dict[str, AuditLogsError]]:
+        """The accounts with an object of these days in the quarantine that cannot be read, by its path, and why."""
+        with ThreadPoolExecutor(_COPIES) as pool:
+            found = pool.map(lambda account_id: self._broken_quarantine(account_id, received), account_ids)
+            return {account_id: broken for account_id, broken in zip(account_ids, found, strict=True) if broken}
+
+    def _broken_quarantine(self, account_id: str, received: Window) -> dict[str, AuditLogsError]:
+        with self._lake.translated_errors():
+            paths = quarantine_objects(self.objects, account_id, received)
+        broken: dict[str, AuditLogsError] = {}
+        for path in paths:
+            try:
+                self._read(path, QUARANTINE_SCHEMA)
+            except BrokenObjectError as error:
+                broken[path] = error
+        return broken
+
+    def held_digests(self, stream: Stream, digests: Sequence[str], *, but: Collection[str]) -> set[str]:
+        """Returns those of the digests that are quarantined, received at any time, in other objects than some."""
+        with self._lake.translated_errors():
+            return held_digests(self.objects, stream, digests, Window(EARLIEST, LATEST), but=but)
+
     def _read(self, path: str, schema: pa.Schema) -> pa.Table:
         with self._lake.translated_errors():
             return read_object(self.objects, path, schema)
-
-
-def _partition_of(stream: Stream, window: Window) -> Partition:
-    return Partition(stream.account_id, hour_of(window))
 
 
 def _of(stream: Stream, window: Window, rows: pa.Table) -> pa.Table:
@@ -146,7 +152,7 @@ def _of(stream: Stream, window: Window, rows: pa.Table) -> pa.Table:
 
 @contextmanager
 def read_lake(*, must_exist: bool = True) -> Iterator[LakeReader]:
-    """The lake of the settings, to be read.
+    """Opens the lake of the settings.
 
     Raises:
         AuditLogsError: there is none, although it must exist.
@@ -157,7 +163,38 @@ def read_lake(*, must_exist: bool = True) -> Iterator[LakeReader]:
     with lake.translated_errors():
         is_there = not must_exist or client.objects.is_there("")
     if not is_there:
-        raise AuditLogsError(
-            f"there is no lake at {client.config.bucket_url}", hint="check S3_BUCKET, S3_PREFIX or DATA_DIR"
-        )
+        hint = "check S3_BUCKET, S3_PREFIX or DATA_DIR"
+        raise AuditLogsError(f"there is no lake at {client.config.bucket_url}", hint=hint)
     yield LakeReader(lake, client)
+
+
+class LakeHealth(NamedTuple):
+    """The lake's cursors, its last load, and the size of its last days."""
+
+    positions: dict[Stream, Position]
+    last_load: datetime | None
+    objects: int
+    """Those of the last days."""
+    bytes: int
+    """Their size."""
+
+
+def lake_health(account_ids: Sequence[str], now: datetime) -> LakeHealth:
+    """The health of the lake of the settings: of these accounts, and of those that it has cursors of.
+
+    Raises:
+        TemporaryError: it cannot be reached.
+    """
+    lake = Lake()
+    with lake.translated_errors():
+        client: LakeClient = client_of(lake)
+        hasten(client)
+        positions = positions_of(*client.stored_states())
+        accounts = sorted({*account_ids, *(stream.account_id for stream in positions)})
+        folders = [day_folder(account_id, now - timedelta(days=n)) for account_id in accounts for n in range(DAYS)]
+        with ThreadPoolExecutor(_LISTINGS) as pool:
+            sizes = [size for found in pool.map(client.objects.sizes, folders) for size in found.values()]
+        # A marker's name ends with the load's id, which is a time.
+        loads = [float(marker.rpartition("__")[2].removesuffix(".jsonl")) for marker in client.load_markers()]
+        last_load = datetime.fromtimestamp(max(loads), UTC) if loads else None
+        return LakeHealth(positions, last_load, len(sizes), sum(sizes))

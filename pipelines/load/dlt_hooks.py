@@ -39,6 +39,8 @@ HOOKS: dict[type, dict[str, str]] = {
         "_iter_stored_schema_files": "",
         "_delete_file": "file_path",
         "list_table_files": "table_name, schema_name",
+        "create_dataset": "",
+        "_write_to_json_file": "filepath, data",
     },
     Incremental: {"advance": "last_value", "get_state": ""},
     DestinationClientDwhConfiguration: {"_bind_dataset_name": "dataset_name, default_schema_name"},

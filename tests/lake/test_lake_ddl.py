@@ -56,7 +56,7 @@ def test_athena_computes_the_paths_that_we_write() -> None:
 
 
 def test_the_question_for_clickhouse_is_sql() -> None:
-    """As far as that can be told without ClickHouse."""
+    """It parses; ClickHouse itself is not asked."""
     (select,) = sqlglot.parse(STATEMENTS["clickhouse"], dialect="clickhouse")
 
     assert isinstance(select, exp.Select)

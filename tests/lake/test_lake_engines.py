@@ -91,7 +91,7 @@ def lake(
 
 
 def _run(folder: str, package: str, script: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """What the script prints, in a process that has the folder's packages."""
+    """Returns the output of the script, in a process that has the folder's packages."""
     packages = Path(sys.prefix) / folder
     if not (packages / package).exists():
         pytest.skip(f"{package} is not installed: make test-engines installs it")

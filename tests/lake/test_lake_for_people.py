@@ -117,7 +117,9 @@ def test_what_is_named_is_what_is_read(command: Command) -> None:
     assert first == [{"date": "2026-11-20", "hour": 0}]
 
 
-def test_a_question_that_cannot_be_answered_is_told(api: Api, poll: Callable[..., Report], command: Command) -> None:
+def test_a_question_that_cannot_be_answered_is_an_error(
+    api: Api, poll: Callable[..., Report], command: Command
+) -> None:
     """In one line, with what DuckDB says of it."""
     api.world.add(ACCOUNT, "v1", [event_at(DAY)])
     poll()
@@ -128,6 +130,17 @@ def test_a_question_that_cannot_be_answered_is_told(api: Api, poll: Callable[...
     assert "the question could not be answered" in wrong.err
     assert "nothing" in wrong.err
     assert "Traceback" not in wrong.err
+
+
+def test_the_log_names_the_lake_that_is_used(api: Api, command: Command, tmp_path: Path) -> None:
+    """Dlt's own name of its place wins over the settings, also where it is shown."""
+    api.world.add(ACCOUNT, "v1", [event_at(DAY)])
+    place = (tmp_path / "elsewhere").as_uri()
+
+    done = command("pipelines/run.py", "--once", DESTINATION__FILESYSTEM__BUCKET_URL=place)
+
+    assert done.code == 0, done.err
+    assert re.search(rf"run\.started .* lake={re.escape(place)}$", done.err, re.MULTILINE)
 
 
 def test_whoever_names_a_day_lists_that_day_and_no_more(

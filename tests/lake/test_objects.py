@@ -6,15 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
 
-from pipelines.lake.atomic_files import AtomicFolder
-from pipelines.lake.bucket import PROBE
+from pipelines.lake.bucket import END_BYTES, PROBE, adapted
 from pipelines.lake.bucket import Bucket as S3Objects
 from pipelines.lake.objects import ConflictError, Folder, Objects, update
-from pipelines.lake.parted_file import END_BYTES
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.conftest import S3_KEYS, Bucket
 from tests.faults.s3_gate import gate_before
@@ -49,7 +48,7 @@ Open = Callable[[], Objects]
 def open_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Every kind of place, empty."""
     if request.param == "folder":
-        yield lambda: Folder(tmp_path / "lake", AtomicFolder(tmp_path), tmp_path / "lock")
+        yield lambda: Folder(tmp_path, tmp_path / "cloudflare")
     elif request.param == "weed":
         bucket: Bucket = request.getfixturevalue("bucket")
         yield lambda: of_bucket(bucket.endpoint, tmp_path, f"{bucket.name}/{tmp_path.name}")
@@ -64,10 +63,10 @@ def of_bucket(endpoint: str, tmp_path: Path, root: str = "lake/root") -> S3Objec
 
 
 @cache
-def _client(endpoint: str) -> s3fs.S3FileSystem:
+def _client(endpoint: str) -> Any:
     """As dlt makes it: without the checksums that not every store knows. One for all writers: each costs 0.3 s."""
     when_required = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    return s3fs.S3FileSystem(
+    of_dlt = s3fs.S3FileSystem(
         key=S3_KEYS["S3_ACCESS_KEY"],
         secret=S3_KEYS["S3_SECRET_KEY"],
         endpoint_url=endpoint,
@@ -75,6 +74,7 @@ def _client(endpoint: str) -> s3fs.S3FileSystem:
         config_kwargs=when_required,
         skip_instance_cache=True,
     )
+    return adapted(of_dlt)
 
 
 def test_an_object_is_made_replaced_and_left_alone(open_place: Open) -> None:
@@ -164,7 +164,7 @@ def _has_one_etag_for_all(objects: Objects) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("spoken", "told"),
+    ("spoken", "said"),
     [
         (PLAIN, "conditional writes are enforced"),
         (BARE, "conditional writes are enforced, with ETags without quotes"),
@@ -183,14 +183,14 @@ def _has_one_etag_for_all(objects: Objects) -> bool:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_a_store_is_asked_for_its_dialect(spoken: Dialect, told: str, tmp_path: Path) -> None:
+def test_a_store_is_asked_for_its_dialect(spoken: Dialect, said: str, tmp_path: Path) -> None:
     """The same however often it is asked, by the loop and by the doctor; one object stays."""
     with serving(spoken) as (url, place):
         objects = of_bucket(url, tmp_path)
 
         found = [objects.learn(), objects.learn(), objects.try_out("_dlt_doctor_probe")]
 
-    assert [str(dialect) for dialect in found] == [told] * 3
+    assert [str(dialect) for dialect in found] == [said] * 3
     assert set(place.objects) == {f"root/{PROBE}"}
 
 
@@ -246,20 +246,34 @@ def test_a_dialect_that_changes_under_a_writer_is_learned_again(
     assert place.bodies("root/y") == {"root/y": b"3"}
 
 
-def test_a_refusal_of_what_has_not_changed_is_told_as_that(tmp_path: Path) -> None:
-    """Of the lake's objects alone, so that nothing can be learned; not "written by others", and not after 51 PUTs."""
+def test_a_refusal_of_what_has_not_changed_is_named(tmp_path: Path) -> None:
+    """Soon, and not as "written by others"; the probe's object is replaced, so that nothing can be learned."""
     with serving(PLAIN) as (url, place):
         objects = of_bucket(url, tmp_path)
         update(objects, "x", lambda _: b"1")
         place.unwilling = "root/x"
         asked = len(place.requests)
 
-        with pytest.raises(AuditLogsError, match="does not replace x, which has not changed since") as told:
+        with pytest.raises(AuditLogsError, match="does not replace x, which has not changed since") as raised:
             update(objects, "x", lambda body: (body or b"") + b"2")
 
         puts = [request for request in place.requests[asked:] if (request.method, request.key) == ("PUT", "root/x")]
-    assert "PreconditionFailed" in told.value.detail
+    assert "PreconditionFailed" in raised.value.detail
     assert len(puts) < 10
+
+
+def test_a_refusal_of_every_first_write_is_named(tmp_path: Path) -> None:
+    """The object was never there: the error does not say that it has not changed."""
+    with serving(PLAIN) as (url, place):
+        place.unwilling = "root/x"
+
+        with pytest.raises(AuditLogsError) as raised:
+            update(of_bucket(url, tmp_path), "x", lambda _: b"1")
+
+    assert str(raised.value) == (
+        "the store does not create x, which is not there: [Errno 22] PreconditionFailed it is"
+        " (look for a proxy before the store that alters ETags or shows old objects: docs/lake.md, Dialects)"
+    )
 
 
 def test_a_put_that_is_cut_between_headers_and_body_changes_nothing(bucket: Bucket, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_the_hours_of_a_window_are_all_that_it_touches() -> None:
 
 
 class TestKnown:
-    """What a destination holds is remembered, so that only what it lacks is loaded."""
+    """The events that a destination holds are remembered, so that only those it lacks are loaded."""
 
     def test_each_event_is_lacking_once(self) -> None:
         """Doubles within a page or between pages that drift are left out."""
@@ -184,6 +184,6 @@ class TestKnown:
 
 
 def _numbered(numbers: list[int]) -> pa.Table:
-    """Events that are told apart by number, three to a second."""
+    """Events that differ by number, three to a second."""
     slices = [encoded(v1_tree(id=f"e{n}", when=f"2026-11-20T10:00:{n // 3:02}Z")) for n in numbers]
     return decode_page(slices, Stream(ACCOUNT, "v1"), SEEN).events

@@ -1,4 +1,4 @@
-"""What cannot be placed is kept once, by the day of its reception, at a cost that follows what is new."""
+"""Events that cannot be placed are kept once, by the day of their reception, at a cost that follows the new ones."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.lake.atomic_files import AtomicFolder
 from pipelines.lake.object_format import encode
+from pipelines.lake.object_rows import held_digests, write_quarantined
 from pipelines.lake.objects import Folder
-from pipelines.lake.partitions import Place, place_of, quarantine_folder, quarantine_path
-from pipelines.lake.quarantine import held_digests, write_quarantined
+from pipelines.lake.partitions import place_of, quarantine_folder, quarantine_path
 from pipelines.load.held_keys import MOST_DIGESTS, Known
 from pipelines.loop.report import Report
 from simulator.api import Api
@@ -42,11 +41,11 @@ def digests(*numbers: int) -> list[str]:
 @pytest.fixture
 def objects(tmp_path: Path) -> Folder:
     """An empty lake."""
-    return Folder(tmp_path / "lake", AtomicFolder(tmp_path), tmp_path / "lock")
+    return Folder(tmp_path, tmp_path / "cloudflare")
 
 
 def test_an_object_holds_what_was_received_on_a_day_each_once(objects: Folder) -> None:
-    """Of an account, of both versions; to the microsecond, in UTC; loaded again, nothing is written."""
+    """An object is of one account and both versions; to the microsecond, in UTC; loaded again, nothing is written."""
     late = DAY + timedelta(days=1) - timedelta(microseconds=1)
     rows = [odd(1, 2, received=late), odd(3, received=DAY), odd(3, received=DAY, stream=Stream(ACCOUNT, "v2"))]
     rows += [odd(4, received=late + timedelta(microseconds=1)), odd(1, stream=Stream(OTHER_ACCOUNT, "v1"))]
@@ -82,11 +81,12 @@ def test_a_path_says_what_lies_there() -> None:
     """An hour, a day of reception, or all that an old release received."""
     hour = DAY + timedelta(hours=7)
 
-    assert place_of("audit_logs/account=a/date=2026-11-20/hour=07/events.parquet") == Place(
-        "a", Window(hour, hour + timedelta(hours=1))
+    assert place_of("audit_logs/account=a/date=2026-11-20/hour=07/events.parquet") == (
+        "a",
+        Window(hour, hour + timedelta(hours=1)),
     )
-    assert place_of(quarantine_path("a", hour)) == Place("a", Window(DAY, DAY + timedelta(days=1)))
-    assert place_of("audit_logs_quarantine/account=a/events.parquet") == Place("a", None)
+    assert place_of(quarantine_path("a", hour)) == ("a", Window(DAY, DAY + timedelta(days=1)))
+    assert place_of("audit_logs_quarantine/account=a/events.parquet") == ("a", None)
     assert place_of("init") is None
 
 
@@ -94,7 +94,7 @@ class TestKnown:
     """A store is asked for what is not remembered, and what is remembered does not grow."""
 
     def test_a_digest_is_asked_for_once_and_none_when_the_window_was_read(self) -> None:
-        """What shows for the first time after that is new."""
+        """An event that shows for the first time after that is new."""
         asked: list[list[str]] = []
         known = Known()
 

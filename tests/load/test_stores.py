@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.lake.atomic_files import AtomicFolder, AtomicLocalFileSystem
+from pipelines.lake.objects import write_file
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
 from pipelines.warehouse.embedded import embedded_postgres, running_server
 from pipelines.warehouse.statements import statements_of
@@ -32,9 +32,9 @@ pytestmark = pytest.mark.integration
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     """Never a torn or missing one."""
-    path, stop, folder = tmp_path / "state.json", threading.Event(), AtomicFolder(tmp_path)
+    path, stop = tmp_path / "state.json", threading.Event()
     contents = [str(number).encode() * 200_000 for number in range(2)]
-    folder.write(path, contents[0])
+    write_file(tmp_path, path, contents[0])
 
     def read() -> set[bytes]:
         seen = set()
@@ -45,7 +45,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
         for number in range(200):
-            folder.write(path, contents[number % 2])
+            write_file(tmp_path, path, contents[number % 2])
         stop.set()
 
     assert reading.result() <= set(contents)
@@ -57,7 +57,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "taken" / "full").mkdir(parents=True)
 
     with pytest.raises(OSError, match="taken"):
-        AtomicLocalFileSystem(tmp_path).write_text(str(tmp_path / "taken"), "text", encoding="utf-8")
+        write_file(tmp_path, tmp_path / "taken", b"text")
 
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 

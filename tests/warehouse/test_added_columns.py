@@ -16,8 +16,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ask import LAKE_SQL
-from pipelines.lake.object_format import NewerVersionError, duckdb_schema, encode, open_object, read_rows
+from pipelines.lake.database import LAKE_SQL, duckdb_schema
+from pipelines.lake.object_format import NewerVersionError, encode, open_object, read_rows
 from pipelines.lake.partitions import add_events, add_quarantined, replace_events
 from pipelines.loop.report import Report
 from pipelines.proof import contents

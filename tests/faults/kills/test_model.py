@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from pipelines.lake.destination import lock_path
+from pipelines.lake.objects import lock_path
 from pipelines.load.loader import Destination
 from pipelines.load.sidecar import Sidecar
 from pipelines.run import run
@@ -150,7 +150,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def poll_without_the_lake(self) -> None:
-        path = lock_path(str(self.stores.lake), "writer")
+        path = lock_path(self.stores.lake, "writer")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

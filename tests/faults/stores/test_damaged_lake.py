@@ -31,7 +31,7 @@ Poll = Callable[..., Report]
 def test_a_damaged_file_of_dlt_is_no_obstacle(
     api: Api, poll: Poll, stores: Stores, damaged: str, damage: str | None
 ) -> None:
-    """What cannot be read is skipped or made anew, and nothing is lost for it."""
+    """A file that cannot be read is skipped or made anew, and nothing is lost for it."""
     early, late = spread(6, ago(days=2), ago(days=1)), spread(3, ago(hours=2), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", early)
     poll()
@@ -46,7 +46,7 @@ def test_a_damaged_file_of_dlt_is_no_obstacle(
 
 
 def test_the_newest_state_that_can_be_read_is_taken(api: Api, poll: Poll, stores: Stores) -> None:
-    """What came since is read again, and found to be there."""
+    """The events since are read again, and found to be there."""
     early, late = spread(6, ago(days=2), ago(days=1)), spread(3, ago(hours=2), ago(hours=1))
     api.world.add(ACCOUNT, "v1", early)
     poll()

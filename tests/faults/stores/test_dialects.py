@@ -57,7 +57,7 @@ def lake_in(environment: dict[str, str]) -> Iterator[MakeLake]:
 
 
 FEW = {PLAIN, CURT, BARE, WEAK, CREATES_ALONE, CREATES_OR_501, INVALID, NAMELESS}
-"""Of the others, `make soak` has all; `test_objects` has them anyway."""
+"""The dialects that run always; `make soak` has all, and `test_objects` has them anyway."""
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_an_hour_is_written_again_and_again(
 
 
 @pytest.mark.parametrize("dialect", [BARE, UNKNOWN, CREATES_ALONE], ids=lambda dialect: dialect.name)
-def test_it_is_told_at_the_start_and_by_the_doctor(
+def test_the_log_and_the_doctor_name_the_dialect(
     dialect: Dialect, api: Api, command: Command, stores: Stores, lake_in: MakeLake
 ) -> None:
-    """What there is to do as well; no exit code says that it might pass."""
+    """And what to do; no exit code says that it might pass."""
     lake_in(dialect)
     events = spread(4, ago(minutes=5), ago(minutes=4))
     api.world.add(ACCOUNT, "v1", events)
@@ -106,13 +106,13 @@ def test_it_is_told_at_the_start_and_by_the_doctor(
     assert [done.code for done in (first, second, doctor)] == [0, 0, 0], first.err + second.err + doctor.out
     assert stores.lake_ids() == sorted(ids(events + more))
     assert asked.report == {"n": 8}, asked.err
-    told, found = {
+    said, found = {
         BARE: ("conditional writes are enforced, with ETags without quotes", "ok    conditions   "),
         UNKNOWN: ("the store refuses If-None-Match and If-Match", "warn  conditions   "),
         CREATES_ALONE: ("the store ignores If-Match", "warn  conditions   "),
     }[dialect]
-    assert all(f'lake.conditions found="{told}"' in done.err for done in (first, second))
-    assert f"{found}{told}" in doctor.out
+    assert all(f'lake.conditions found="{said}"' in done.err for done in (first, second))
+    assert f"{found}{said}" in doctor.out
     is_warned = ["run one writer" in text for text in (first.err, second.err, doctor.out)]
     assert is_warned == [dialect is not BARE] * 3
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pipelines.fetch.refusals import refused_versions
 from pipelines.loop.account_failures import AccountFailures
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.budget import Budgets
@@ -35,15 +34,11 @@ class Shared:
     """All that the command is about."""
     stop: threading.Event = field(default_factory=threading.Event)
     budgets: Budgets = field(default_factory=Budgets)
-    failed: dict[Stream, AuditLogsError] = field(default_factory=dict)
-    """The first error of each stream; refused versions, too."""
-    readable: set[Stream] = field(default_factory=set)
-    """The streams of which a unit was done."""
     given_up: dict[Stream, AccountError] = field(default_factory=dict)
     """Streams that no worker asks for any more, and why."""
 
     def __post_init__(self) -> None:
-        self._telling = AccountFailures(self.streams)
+        self._accounts = AccountFailures(self.streams)
 
     def give_up(self, stream: Stream) -> None:
         """Raises an account's error again: whoever refused it one day need not be asked for the others."""
@@ -52,35 +47,35 @@ class Shared:
 
     def note_readable(self, stream: Stream) -> None:
         """Notes that a unit was done."""
-        self.readable.add(stream)
-        self._tell()
+        self._accounts.readable.add(stream)
+        self._accounts.log(at_once=True)
 
     def note_failure(self, stream: Stream, error: AuditLogsError) -> None:
         """Keeps a stream's first error, and tells it: a refusal when it is known what became of the other versions."""
         if stream not in self.failed:
-            self.failed[stream] = error
             if isinstance(error, AccountError):
                 self.given_up.setdefault(stream, error)
-            self._telling.note(stream, error)
-            self._tell()
+            self._accounts.note(stream, error)
+            self._accounts.log(at_once=True)
 
     def tell_rest(self) -> None:
         """Tells what is left: no unit is to come."""
-        self._tell(is_last=True)
+        self._accounts.log(at_once=True, is_last=True)
 
-    def _tell(self, *, is_last: bool = False) -> None:
-        self._telling.tell(self.failed, self.readable, at_once=True, is_last=is_last)
+    @property
+    def failed(self) -> dict[Stream, AuditLogsError]:
+        """The first error of each stream; refused versions, too."""
+        return self._accounts.failed
 
     @property
     def refused_versions(self) -> dict[Stream, AuditLogsError]:
         """The streams that are refused while their account can be read in another version: they fail nothing."""
-        return refused_versions(self.failed, self.readable)
+        return self._accounts.refused_versions
 
     @property
     def failures(self) -> dict[Stream, AuditLogsError]:
         """The other ones that failed."""
-        refused = self.refused_versions
-        return {stream: error for stream, error in self.failed.items() if stream not in refused}
+        return self._accounts.failing
 
     @property
     def exit_code(self) -> int:

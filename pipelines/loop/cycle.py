@@ -1,9 +1,10 @@
-"""A pass: the windows of some streams, read in parts side by side, which are put together into steps to be loaded."""
+"""A cycle: the windows of some streams, read in parts side by side, which are put together into steps to be loaded."""
 
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 
@@ -12,13 +13,10 @@ from pipelines.fetch.reading import Part, Step, StepLimits, StreamReading
 from pipelines.load.loader import Destination
 from pipelines.load.spool import Spool, SpooledReading
 from pipelines.settings.settings import Settings
-from sources.cloudflare_audit_logs import Batch, Stream
-from sources.cloudflare_audit_logs.streams import Window
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .readers import THREADS
-
-Load = Callable[[Step], Mapping[Stream, Batch]]
-"""Loads a step into a destination, and returns what was new."""
+READERS = 32
+"""Threads that read. They mostly wait for answers; what a thousand quiet accounts take: docs/scale-many.md."""
 
 GATHERING_SECONDS = 2
 """How long a stream that was read to its end waits for others that are still being read, in a step that is not full."""
@@ -27,16 +25,16 @@ LONG_GATHERING_SECONDS = 30
 """The same for a part of a long window: the fewer runs of dlt, the better, and nobody waits for the middle of it."""
 
 
-class Pass:
+class Cycle:
     """A poll or a sweep. Used by one thread; the readings are read by others."""
 
     def __init__(
         self,
         windows: Mapping[Stream, Window],
+        destinations: Iterable[Destination],
         fetch_pages: FetchUntil,
         spool: Spool,
         settings: Settings,
-        loads: dict[Destination, Load],
         *,
         queue_of: Callable[[Stream], str],
         limits: StepLimits,
@@ -45,12 +43,12 @@ class Pass:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.begun, self.is_sweep, self._monotonic = begun, is_sweep, monotonic
+        self.destinations = list(destinations)
+        """Those that load its steps."""
         self.stop = threading.Event()
         """Set when nobody waits for what is read any more: it ends between two pages, and while it waits."""
-        self.loads = loads
-        """How each destination that takes part loads its steps."""
         self._queue_of, self._limits = queue_of, limits
-        self._limits_of_part = limits.shared_by(2 * min(len(windows), THREADS))
+        self._limits_of_part = limits.shared_by(2 * min(len(windows), READERS))
         self._readings = {
             stream: SpooledReading(
                 spool,
@@ -74,8 +72,8 @@ class Pass:
         self.created = monotonic()
         self._step = Step()
         self._step_begun: float | None = None
-        self.due_since: float | None = None
-        """When the next step became ready to be loaded."""
+        self.due_since = math.inf
+        """When the next step became ready to be loaded; infinite as long as it is not."""
 
     @property
     def streams(self) -> set[Stream]:
@@ -96,9 +94,9 @@ class Pass:
     @property
     def is_due(self) -> bool:
         """True if a step is to be loaded: a full one, the last one, or one that has waited for others long enough."""
-        if self.due_since is None and (self.is_read or self._step.is_full(self._limits) or self._has_gathered()):
+        if self.due_since == math.inf and (self.is_read or self._step.is_full(self._limits) or self._has_gathered()):
             self.due_since = self._monotonic()
-        return self.due_since is not None
+        return self.due_since < math.inf
 
     def _has_gathered(self) -> bool:
         if self.is_sweep or self._step_begun is None:
@@ -148,7 +146,7 @@ class Pass:
     def take_step(self) -> Step:
         """What is due, to be loaded now."""
         step, self._step = self._step, Step()
-        self._step_begun = self.due_since = None
+        self._step_begun, self.due_since = None, math.inf
         step.is_last = self.is_read
         return step
 

@@ -1,14 +1,14 @@
-"""What a pass is to read: the windows that the destinations lack of each stream, and who shares a reading."""
+"""The windows that the destinations lack of each stream, and who shares a reading: what a cycle is to read."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from pipelines.fetch.reading import Step
 from pipelines.load.loader import Destination
 from pipelines.settings.accounts import LEAST_OVERLAP
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
+from .loaders import LoadedStep
 from .sweep import SweepPlan
 
 SHARED_SPREAD = timedelta(hours=1)
@@ -17,7 +17,7 @@ SHARED_SPREAD = timedelta(hours=1)
 Group = tuple[Destination, ...]
 
 
-class PassPlan:
+class CyclePlan:
     """Asks the destinations where they stand, and keeps when the last sweeps were."""
 
     def __init__(self, settings: Settings, destinations: Sequence[Destination], started: datetime) -> None:
@@ -49,15 +49,15 @@ class PassPlan:
             if len(positions) == len(self._destinations) and None not in positions:
                 yield stream, max(position.begin for position in positions if position)
 
-    def note_loaded(self, destination: Destination, step: Step, begun: datetime, *, is_sweep: bool) -> None:
+    def note_loaded(self, load: LoadedStep) -> None:
         """Notes what a destination need not sweep any more: it was swept, or polled from as far back."""
-        for stream in step.finished:
-            position, since = destination.position(stream), step.parts[stream].window.since
+        for stream in load.step.finished:
+            position, since, begun = load.positions.get(stream), load.step.parts[stream].window.since, load.begun
             if position is None:
                 continue
             is_first = since <= position.begin
-            if is_sweep or is_first or self._sweeps.is_covered_by(destination.name, stream, since, begun):
-                self._sweeps.mark(destination.name, stream, begun, position.cursor)
+            if load.is_sweep or is_first or self._sweeps.is_covered_by(load.destination, stream, since, begun):
+                self._sweeps.mark(load.destination, stream, begun, position.cursor)
 
     def _poll_window(self, destination: Destination, stream: Stream, now: datetime) -> Window:
         """From the cursor minus the lag, or from the first start's begin for a stream never seen, until now."""

@@ -69,24 +69,24 @@ def liveness(running: Running) -> list[str]:
 
 def unreadiness(running: Running, clock: Clock) -> Iterator[str]:
     """What keeps new events from the stores, a line for each reason, without the details that the log has."""
-    settings, report = running.settings, running.report
-    if stopped_by := report.stopped_by:
+    settings, failures = running.settings, running.report.failures
+    if stopped_by := failures.stopped_by:
         yield f"polling: {stopped_by.message}"
     for destination in running.destinations:
-        error = report.destinations_failed.get(destination.name)
+        error = failures.destinations.get(destination.name)
         if not running.is_up(destination):
             yield f"{destination.name}: {error.message if error else 'not open yet'}"
     longest = timedelta(seconds=running.progress.longest_silence_seconds)
-    refused = report.refused_versions
+    refused = failures.accounts.refused_versions
     for stream in settings.streams:
         if stream in refused:
             continue
-        failure = report.accounts_failed.get(stream)
+        failure = failures.accounts.failed.get(stream)
         if failure:
             yield f"account {stream.account_id} {stream.api_version}: {failure.message}"
         for destination in running.destinations:
             about = f"account {stream.account_id} {stream.api_version} in the {destination.name}"
-            succeeded = report.measured.flow(destination.name, stream).succeeded
+            succeeded = running.report.flow(destination.name, stream).succeeded
             if succeeded is None:
                 yield f"{about}: no poll was loaded whole yet"
             elif clock() - succeeded > longest:

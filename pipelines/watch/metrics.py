@@ -15,8 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pipelines.loop.measurements import Flow, Histogram
-from pipelines.loop.report import Report
+from pipelines.loop.report import Flow, Histogram, Report
 from sources.cloudflare_audit_logs.errors import RefusedError
 from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import NO_ANSWER
@@ -86,7 +85,7 @@ def _by_flow(value: Callable[[Flow], Any]) -> Callable[[Running], Iterator[Sampl
     def samples(running: Running) -> Iterator[Sample]:
         for destination in running.destinations:
             for stream in running.settings.streams:
-                found = value(running.report.measured.flow(destination.name, stream))
+                found = value(running.report.flow(destination.name, stream))
                 if found is not None:
                     yield (stream.account_id, stream.api_version, destination.name), found
 
@@ -113,8 +112,9 @@ def _one(value: Callable[[Running], float | None]) -> Callable[[Running], Iterat
 
 def _was_read(report: Report, stream: Stream) -> float | None:
     """None before the first result."""
-    has_failed = stream in report.accounts_failed
-    return float(not has_failed) if has_failed or stream in report.accounts_read else None
+    accounts = report.failures.accounts
+    has_failed = stream in accounts.failed
+    return float(not has_failed) if has_failed or stream in accounts.read else None
 
 
 def _requests(running: Running) -> Iterator[Sample]:
@@ -149,14 +149,14 @@ METRICS = (
         CounterMetricFamily,
         STREAM,
         "Events read from the API, those of the overlap again at each poll.",
-        _by_stream(lambda report, stream: report.measured.fetched.get(stream, 0)),
+        _by_stream(lambda report, stream: report.fetched.get(stream, 0)),
     ),
     Described(
         "cloudflare_audit_events_conflicting_total",
         CounterMetricFamily,
         STREAM,
         "Events read with the id and time of another one that differs: the first stays.",
-        _by_stream(lambda report, stream: report.measured.conflicts.counts.get(stream, 0)),
+        _by_stream(lambda report, stream: report.conflicts.counts.get(stream, 0)),
     ),
     Described(
         "cloudflare_audit_events_stored_total",
@@ -198,7 +198,7 @@ METRICS = (
         CounterMetricFamily,
         STREAM,
         "Hours that a comparison found wrong in a store, each time that it did.",
-        _by_stream(lambda report, stream: report.measured.gaps.get(stream, 0)),
+        _by_stream(lambda report, stream: report.hours_with_gaps.get(stream, 0)),
     ),
     Described(
         "cloudflare_audit_gap_hours",
@@ -206,7 +206,7 @@ METRICS = (
         STREAM,
         "Hours that were found wrong when they were compared last, whoever compared them, and are not repaired.",
         # None before they were read.
-        _by_stream(lambda report, stream: None if (gaps := report.measured.open_gaps) is None else gaps[stream]),
+        _by_stream(lambda report, stream: None if (gaps := report.open_gaps) is None else gaps[stream]),
     ),
     Described(
         "cloudflare_audit_visibility_lag_seconds",
@@ -220,14 +220,14 @@ METRICS = (
         HistogramMetricFamily,
         ("destination",),
         "From the begin of a poll until all of it was loaded.",
-        _by_destination(lambda running, d: running.report.measured.polls(d.name)),
+        _by_destination(lambda running, d: running.report.poll_seconds(d.name)),
     ),
     Described(
         "cloudflare_audit_load_duration_seconds",
         HistogramMetricFamily,
         ("destination",),
         "Of the loads that brought something, sweeps included.",
-        _by_destination(lambda running, d: running.report.measured.loads(d.name)),
+        _by_destination(lambda running, d: running.report.load_seconds(d.name)),
     ),
     Described(
         "cloudflare_audit_destination_up",
@@ -248,14 +248,14 @@ METRICS = (
         GaugeMetricFamily,
         STREAM,
         "1 if the API refuses the account in this version (400, 401, 403, 404): only an operator can mend it.",
-        _by_stream(lambda report, stream: float(isinstance(report.accounts_failed.get(stream), RefusedError))),
+        _by_stream(lambda report, stream: float(isinstance(report.failures.accounts.failed.get(stream), RefusedError))),
     ),
     Described(
         "cloudflare_audit_reading_abandoned",
         GaugeMetricFamily,
         (),
         "1 if the last poll was given up for all accounts: this host's clock is off.",
-        _one(lambda running: float(running.report.stopped_by is not None)),
+        _one(lambda running: float(running.report.failures.stopped_by is not None)),
     ),
     Described(
         "cloudflare_audit_api_requests_total",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from pipelines.host.aside import aside
-from pipelines.loop.loop import TASK_DEADLINE_SECONDS
+from pipelines.loop.loaders import DEADLINE_SECONDS
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.client import LONGEST_ANSWER
 
@@ -43,4 +43,4 @@ class Progress:
 def longest_silence_seconds(settings: Settings) -> float:
     """The longest that a healthy loop waits for one thing: the next poll, a load, an answer or the next try for one."""
     answer = LONGEST_ANSWER * settings.request_timeout_seconds + settings.backoff_max_seconds
-    return max(settings.poll_interval_seconds, TASK_DEADLINE_SECONDS, answer) + GRACE_SECONDS
+    return max(settings.poll_interval_seconds, DEADLINE_SECONDS, answer) + GRACE_SECONDS

@@ -31,4 +31,4 @@ class Running:
 
     def is_up(self, destination: Store) -> bool:
         """True if the destination is open, and its last load did not fail."""
-        return destination.is_open and destination.name not in self.report.destinations_failed
+        return destination.is_open and destination.name not in self.report.failures.destinations

@@ -1,0 +1,203 @@
+"""The main job: puts the loop together with the API, the stores, what watches it, and its work in the background."""
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pipelines.fetch.api import Clock, open_api, utc_now
+from pipelines.fetch.reading import DEFAULT_LIMITS, StepLimits
+from pipelines.host.aside import aside
+from pipelines.host.logs import log
+from pipelines.lake.destination import Lake
+from pipelines.load.dlt_hooks import verify_hooks
+from pipelines.load.loader import Destination
+from pipelines.load.spool import Spool, open_spool
+from pipelines.loop.background import Background, BackgroundTask
+from pipelines.loop.cycles import Cycles
+from pipelines.loop.failures import Failures
+from pipelines.loop.loaders import Loaders
+from pipelines.loop.loop import Loop
+from pipelines.loop.plan import CyclePlan
+from pipelines.loop.report import Report
+from pipelines.loop.schedule import Schedule
+from pipelines.proof.reconciler import Reconciler
+from pipelines.settings.settings import Settings
+from pipelines.settings.shards import WHOLE, Shard
+from pipelines.warehouse.destination import Warehouse
+from pipelines.warehouse.embedded import embedded_postgres, ensure_running
+from pipelines.watch.progress import Progress, longest_silence_seconds
+from pipelines.watch.running import Running
+from pipelines.watch.systemd import Supervisor
+from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
+from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.traffic import Traffic
+
+
+def run(
+    settings: Settings,
+    *,
+    once: bool,
+    stop: threading.Event,
+    shard: Shard = WHOLE,
+    limits: StepLimits = DEFAULT_LIMITS,
+    clock: Clock = utc_now,
+) -> Report:
+    """Runs the loop on these settings, or on a shard of their accounts, until `stop` or for one poll.
+
+    Raises:
+        TemporaryError: the embedded PostgreSQL does not start.
+        AuditLogsError: the dlt that is installed is another one than this was built for, or METRICS_PORT is in use.
+    """
+    verify_hooks()
+    budgets, settings = budgets_of(settings, shard), _part_of(settings, shard)
+    supervisor = Supervisor(longest_silence_seconds(settings), is_idle=not settings.accounts)
+    progress = Progress(settings, supervisor.alive)
+    failures = Failures(settings)
+    report = Report(failures, settings.poll_interval, Traffic(progress.note))
+    with (
+        # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
+        _embedded_server(settings),
+        open_api(settings, stop, clock, budgets, report.traffic) as fetch_pages,
+        open_spool(settings.stores.data_dir) as spool,
+        _destinations(settings, spool, shard, clock) as destinations,
+        _progress_line(report) as show,
+        _watched(Running(settings, report, destinations, progress), clock, is_asked_for=not once),
+    ):
+        _log_start(settings, shard)
+
+        def on_progress() -> None:
+            progress.note()
+            with aside("notify"):
+                supervisor.follow(report)
+            show()
+
+        schedule = Schedule[Destination, Stream, BackgroundTask](
+            settings.streams,
+            poll_seconds=settings.poll_interval_seconds,
+            has_sweeps=bool(settings.sweep_interval),
+            is_once=once,
+        )
+        Loop(
+            destinations,
+            schedule,
+            CyclePlan(settings, destinations, clock()),
+            Cycles(settings, fetch_pages, spool, limits=limits, doubtful=failures.accounts.failed),
+            Loaders(destinations, clock),
+            Background([Reconciler(settings, clock, report, budgets)]),
+            failures,
+            report,
+            on_progress,
+            clock,
+            stop,
+        ).run()
+        return report
+
+
+def budgets_of(settings: Settings, shard: Shard) -> Budgets:
+    """Of each token's budget, the part that the shard has of its accounts: no loop sees what the others send."""
+    budgets = Budgets(share=LOOP_SHARE, kept_back=LOOP_KEPT_BACK)
+    accounts = settings.accounts.values()
+    all_of = Counter(account.token_name for account in accounts)
+    own_of = Counter(account.token_name for account in accounts if shard.takes(account.id))
+    for token_name, count in own_of.items():
+        budgets.of(token_name).share = LOOP_SHARE * count / all_of[token_name]
+    return budgets
+
+
+def _part_of(settings: Settings, shard: Shard) -> Settings:
+    """The settings with the accounts of the shard alone."""
+    own = {account_id: account for account_id, account in settings.accounts.items() if shard.takes(account_id)}
+    if not own:
+        hint = "it stands by for accounts that are added; fewer shards would do"
+        log.warning("shard.empty", shard=shard, accounts=len(settings.accounts), hint=hint)
+    return replace(settings, accounts=own)
+
+
+@contextmanager
+def _embedded_server(settings: Settings) -> Iterator[None]:
+    if settings.stores.postgres is not None:
+        yield
+        return
+    with embedded_postgres(settings.stores.postgres_dir):
+        yield
+
+
+@contextmanager
+def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) -> Iterator[list[Destination]]:
+    """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
+    pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
+    is_embedded = settings.stores.postgres is None
+    revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
+    warehouse = Warehouse.of(settings.stores, shard=shard, ensure_server=revive, on_others=_warner(), clock=clock)
+    lag = settings.safety_lag
+    with (
+        closing(Destination(warehouse, spool, pipelines_dir=pipelines_dir, lag=lag)) as to_warehouse,
+        closing(Destination(Lake(shard), spool, pipelines_dir=pipelines_dir, lag=lag)) as to_lake,
+    ):
+        yield [to_warehouse, to_lake]
+
+
+def _leave_alone() -> None:
+    """A server of the user's own is not ours to start."""
+
+
+def _warner() -> Callable[[list[str]], None]:
+    """Says once who else polls our accounts."""
+    has_warned = threading.Event()
+
+    def warn(programs: list[str]) -> None:
+        if not has_warned.is_set():
+            has_warned.set()
+            hint = "loops of one number of shards at a time: nothing is lost or doubled, but accounts are polled twice"
+            log.warning("shard.others", loops=", ".join(programs), hint=hint)
+
+    return warn
+
+
+@contextmanager
+def _watched(running: Running, clock: Clock, *, is_asked_for: bool) -> Iterator[None]:
+    """Serves metrics and health as long as the block runs, where the settings ask for it."""
+    if not is_asked_for or running.settings.metrics_port is None:
+        yield
+        return
+    from pipelines.watch.gap_watch import watching_gaps  # noqa: PLC0415  # 11 ms that the main job need not spend without
+    from pipelines.watch.health_server import serving_health  # noqa: PLC0415  # as above
+
+    with serving_health(running, clock), watching_gaps(running.settings, running.report):
+        yield
+
+
+@contextmanager
+def _progress_line(report: Report) -> Iterator[Callable[[], None]]:
+    """A live line on a terminal; nothing elsewhere."""
+    tqdm.monitor_interval = 0  # its thread would wake us for nothing
+    with tqdm(unit=" events", desc="read", disable=not sys.stderr.isatty()) as bar, logging_redirect_tqdm():
+
+        def show() -> None:
+            bar.update(report.read - bar.n)
+            where = ", ".join(f"{name} +{count:,}" for name, count in report.new.items())
+            newest = f", up to {report.newest:%Y-%m-%d %H:%M:%S}" if report.newest else ""
+            bar.set_postfix_str(where + newest)
+
+        yield show
+
+
+def _log_start(settings: Settings, shard: Shard) -> None:
+    server = settings.stores.postgres
+    log.info(
+        "run.started",
+        shard=shard,
+        accounts=len(settings.account_ids),
+        tokens=len({account.token_name for account in settings.accounts.values()}),
+        versions=",".join(sorted({stream.api_version for stream in settings.streams})),
+        every_seconds=f"{settings.poll_interval_seconds:g}",
+        warehouse=f"{server.host}:{server.port}/{server.database}" if server else settings.stores.postgres_dir,
+        lake=settings.stores.lake_url,
+    )

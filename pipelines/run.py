@@ -24,7 +24,7 @@ from pipelines.watch.stopping import stop_on_signals
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 LONGEST_STOP_SECONDS = 60
-"""How long a load may still take when we are to stop. Then the process ends as if killed, which is safe."""
+"""A load may still take so long after a signal to stop. Then the process ends as if killed, which is safe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

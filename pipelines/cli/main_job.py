@@ -4,7 +4,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from pipelines.load.dlt_hooks import verify_hooks
 from pipelines.load.loader import Destination
 from pipelines.load.spool import Spool, open_spool
 from pipelines.loop.background import Background, BackgroundTask
+from pipelines.loop.cycle import Cycle
 from pipelines.loop.cycles import Cycles
 from pipelines.loop.failures import Failures
 from pipelines.loop.loaders import Loaders
@@ -63,7 +64,7 @@ def run(
     report = Report(failures, settings.poll_interval, Traffic(progress.note))
     with (
         # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
-        _embedded_server(settings),
+        nullcontext() if settings.stores.postgres else embedded_postgres(settings.stores.postgres_dir),
         open_api(settings, stop, clock, budgets, report.traffic) as fetch_pages,
         open_spool(settings.stores.data_dir) as spool,
         _destinations(settings, spool, shard, clock) as destinations,
@@ -84,11 +85,12 @@ def run(
             has_sweeps=bool(settings.sweep_interval),
             is_once=once,
         )
+        new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
             destinations,
             schedule,
             CyclePlan(settings, destinations, clock()),
-            Cycles(settings, fetch_pages, spool, limits=limits, doubtful=failures.accounts.failed),
+            Cycles(settings, new_cycle, failures.accounts.failed),
             Loaders(destinations, clock),
             Background([Reconciler(settings, clock, report, budgets)]),
             failures,
@@ -101,7 +103,7 @@ def run(
 
 
 def budgets_of(settings: Settings, shard: Shard) -> Budgets:
-    """Of each token's budget, the part that the shard has of its accounts: no loop sees what the others send."""
+    """Returns the shard's part of each token's budget, by its accounts: no loop sees what the others send."""
     budgets = Budgets(share=LOOP_SHARE, kept_back=LOOP_KEPT_BACK)
     accounts = settings.accounts.values()
     all_of = Counter(account.token_name for account in accounts)
@@ -112,7 +114,7 @@ def budgets_of(settings: Settings, shard: Shard) -> Budgets:
 
 
 def _part_of(settings: Settings, shard: Shard) -> Settings:
-    """The settings with the accounts of the shard alone."""
+    """Returns the settings with the accounts of the shard alone."""
     own = {account_id: account for account_id, account in settings.accounts.items() if shard.takes(account_id)}
     if not own:
         hint = "it stands by for accounts that are added; fewer shards would do"
@@ -121,35 +123,23 @@ def _part_of(settings: Settings, shard: Shard) -> Settings:
 
 
 @contextmanager
-def _embedded_server(settings: Settings) -> Iterator[None]:
-    if settings.stores.postgres is not None:
-        yield
-        return
-    with embedded_postgres(settings.stores.postgres_dir):
-        yield
-
-
-@contextmanager
 def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) -> Iterator[list[Destination]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
-    pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
-    is_embedded = settings.stores.postgres is None
-    revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
-    warehouse = Warehouse.of(settings.stores, shard=shard, ensure_server=revive, on_others=_warner(), clock=clock)
-    lag = settings.safety_lag
-    with (
-        closing(Destination(warehouse, spool, pipelines_dir=pipelines_dir, lag=lag)) as to_warehouse,
-        closing(Destination(Lake(shard), spool, pipelines_dir=pipelines_dir, lag=lag)) as to_lake,
-    ):
-        yield [to_warehouse, to_lake]
-
-
-def _leave_alone() -> None:
-    """A server of the user's own is not ours to start."""
+    stores, pipelines_dir = settings.stores, settings.stores.data_dir / "dlt" / "pipelines"
+    # A server of the user's own is not ours to start.
+    revive = (lambda: None) if stores.postgres else partial(ensure_running, stores.postgres_dir)
+    warehouse = Warehouse.of(stores, shard=shard, ensure_server=revive, on_others=_warner(), clock=clock)
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                closing(Destination(store, spool, pipelines_dir=pipelines_dir, lag=settings.safety_lag))
+            )
+            for store in (warehouse, Lake(shard))
+        ]
 
 
 def _warner() -> Callable[[list[str]], None]:
-    """Says once who else polls our accounts."""
+    """Logs once who else polls our accounts."""
     has_warned = threading.Event()
 
     def warn(programs: list[str]) -> None:

@@ -13,7 +13,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, RefusedError
 from sources.cloudflare_audit_logs.streams import Stream
 
 GATHERING_SECONDS = 2
-"""How long a failure waits for others like it."""
+"""A failure waits so long for others like it."""
 
 MOST_NAMED = 5
 """Accounts in a line; the result, the metrics and /readyz name each."""
@@ -51,7 +51,7 @@ class AccountFailures:
         return {stream: error for stream, error in dict(self.failed).items() if stream not in refused}
 
     def note(self, stream: Stream, error: AuditLogsError, retry: str = "") -> None:
-        """Takes one in; `retry` says when it is tried again, if it is."""
+        """Notes a failure; `retry` says when the stream is tried again, if it is."""
         if not self._unlogged:
             self._since = self._monotonic()
         self.failed[stream] = error
@@ -87,25 +87,14 @@ class AccountFailures:
             elif stream not in self._refused:
                 self._refused.add(stream)
                 refusals[words_of(error), retry, stream.api_version].append(stream)
-        _log_failures(failures)
-        _log_refusals(refusals)
-
-
-def _log_failures(lines: Lines) -> None:
-    for (error, retry), streams in lines.items():
-        versions = ",".join(sorted({stream.api_version for stream in streams}))
-        log.error("account.failed", account=_named(streams), version=versions, error=error, **_if_any(retry))
-
-
-def _log_refusals(lines: Lines) -> None:
-    for (error, retry, version), streams in lines.items():
-        hint = f"nothing else is held up; {hint_for(version)}"
-        about = {"version": version, "error": error, **_if_any(retry)}
-        log.warning("version.refused", account=_named(streams), **about, hint=hint)
-
-
-def _if_any(retry: str) -> dict[str, str]:
-    return {"retry": retry} if retry else {}
+        for (words, retry), streams in failures.items():
+            about = {"error": words, **({"retry": retry} if retry else {})}
+            versions = ",".join(sorted({stream.api_version for stream in streams}))
+            log.error("account.failed", account=_named(streams), version=versions, **about)
+        for (words, retry, version), streams in refusals.items():
+            about = {"version": version, "error": words, **({"retry": retry} if retry else {})}
+            hint = f"nothing else is held up; {hint_for(version)}"
+            log.warning("version.refused", account=_named(streams), **about, hint=hint)
 
 
 def _named(streams: Sequence[Stream]) -> str:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
@@ -19,10 +18,10 @@ from sources.cloudflare_audit_logs.streams import Stream
 from .threads import Task, Threads
 
 MOST_HANGING = 3
-"""Each holds a thread, connections, memory."""
+"""Each of them holds a thread, connections, memory."""
 
 PATIENCE_SECONDS = 5
-"""For a task that is asked to stop at the end."""
+"""A task that is asked to stop at the end has so long."""
 
 Begins = Mapping[Stream, datetime]
 """The streams that every destination holds, and from when on."""
@@ -50,16 +49,14 @@ Doing = tuple[BackgroundTask, threading.Event]
 
 
 class Background:
-    """Used by one thread. Leaving the context asks the task that is under way to stop, and waits a little for it."""
+    """Used by one thread."""
 
     def __init__(self, tasks: Sequence[BackgroundTask], monotonic: Callable[[], float] = time.monotonic) -> None:
         self._tasks, self._threads = tasks, Threads[Doing]("background", monotonic)
         self._hanging: list[Task[Doing]] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Asks the task that is under way to stop, and waits a little for it."""
         for task in self._threads.tasks:
             task.subject[1].set()
         wait(self.futures, PATIENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""A cycle: the windows of some streams, read in parts side by side, which are put together into steps to be loaded."""
+"""A cycle: windows of some streams are read in parts, side by side; the parts are joined to steps to be loaded."""
 
 import math
 import threading
@@ -19,10 +19,10 @@ READERS = 32
 """Threads that read. They mostly wait for answers; what a thousand quiet accounts take: docs/scale-many.md."""
 
 GATHERING_SECONDS = 2
-"""How long a stream that was read to its end waits for others that are still being read, in a step that is not full."""
+"""In a step that is not full, a stream that was read to its end waits so long for those that are still being read."""
 
 LONG_GATHERING_SECONDS = 30
-"""The same for a part of a long window: the fewer runs of dlt, the better, and nobody waits for the middle of it."""
+"""A part of a long window waits so long: the fewer runs of dlt, the better, and nobody waits for its middle."""
 
 
 class Cycle:
@@ -44,9 +44,9 @@ class Cycle:
     ) -> None:
         self.begun, self.is_sweep, self._monotonic = begun, is_sweep, monotonic
         self.destinations = list(destinations)
-        """Those that load its steps."""
+        """The destinations that load its steps."""
         self.stop = threading.Event()
-        """Set when nobody waits for what is read any more: it ends between two pages, and while it waits."""
+        """Set when nobody waits for the events any more: reading ends between two pages, or while it waits."""
         self._queue_of, self._limits = queue_of, limits
         self._limits_of_part = limits.shared_by(2 * min(len(windows), READERS))
         self._readings = {
@@ -73,11 +73,11 @@ class Cycle:
         self._step = Step()
         self._step_begun: float | None = None
         self.due_since = math.inf
-        """When the next step became ready to be loaded; infinite as long as it is not."""
+        """The time at which the next step became ready to be loaded; infinite as long as it is not."""
 
     @property
     def streams(self) -> set[Stream]:
-        """Those that are not read to the end."""
+        """The streams that are not read to the end."""
         return self._reading.union(*self._waiting.values())
 
     @property
@@ -110,7 +110,7 @@ class Cycle:
         return self._step.events
 
     def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, SpooledReading] | None:
-        """Of the queue that waits longest and that has room: its name, a stream, and the reading of its next part."""
+        """Takes a stream of the queue that waits longest and has room; returns queue, stream and reading."""
         queue = next(filter(has_room_for, self._waiting), None)
         if queue is None:
             return None
@@ -122,7 +122,7 @@ class Cycle:
         return queue, stream, self._readings[stream]
 
     def add(self, stream: Stream, part: Part) -> None:
-        """Takes in what was read."""
+        """Adds a part that was read."""
         self._reading.discard(stream)
         if self._step_begun is None:
             self._step_begun = self._monotonic()
@@ -135,7 +135,7 @@ class Cycle:
         self._reading.discard(stream)
 
     def give_up(self, which: Callable[[Stream], bool]) -> list[Stream]:
-        """Such streams that wait to be read are not read any more."""
+        """Reads the waiting streams of which `which` is true no more, and returns them."""
         waiting = [stream for queue in self._waiting.values() for stream in queue]
         self._waiting.clear()
         for stream in waiting:
@@ -144,7 +144,7 @@ class Cycle:
         return [stream for stream in waiting if which(stream)]
 
     def take_step(self) -> Step:
-        """What is due, to be loaded now."""
+        """Returns the step that is due, and begins the next one."""
         step, self._step = self._step, Step()
         self._step_begun, self.due_since = None, math.inf
         step.is_last = self.is_read

@@ -8,10 +8,10 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pipelines.fetch.api import FetchUntil, StopRequestedError
-from pipelines.fetch.reading import Part, Step, StepLimits
+from pipelines.fetch.api import StopRequestedError
+from pipelines.fetch.reading import Part, Step
 from pipelines.load.loader import Destination
-from pipelines.load.spool import Spool, SpooledReading
+from pipelines.load.spool import SpooledReading
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -21,7 +21,7 @@ from .plan import Group
 from .threads import Threads
 
 READERS_OF_A_QUEUE = 4
-"""One token is one queue: these send its 4 requests a second; if it gets no answers, no more of them wait."""
+"""One token is one queue: 4 readers send its 4 requests a second. If no answer comes, no more readers wait."""
 
 DOUBTFUL = "failed last"
 """The name of the queue of accounts that failed when they were read last."""
@@ -30,78 +30,62 @@ READERS_OF_DOUBTFUL = 8
 
 
 class Cycles:
-    """Used by one thread. Leaving the context ends what is being read, and waits for nobody."""
+    """Used by one thread."""
 
     def __init__(
         self,
         settings: Settings,
-        fetch_pages: FetchUntil,
-        spool: Spool,
-        *,
-        limits: StepLimits,
+        new_cycle: Callable[..., Cycle],
         doubtful: Container[Stream],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Streams that are `doubtful` wait for each other, whatever their token."""
         self.all: list[Cycle] = []
-        """Those that were not handed over to the end; who was read least lately is first."""
-        self._settings, self._fetch_pages, self._spool, self._limits = settings, fetch_pages, spool, limits
-        self._doubtful, self._monotonic = doubtful, monotonic
+        """The cycles that were not handed over to the end; the one read least recently is first."""
+        self._settings, self._new_cycle, self._doubtful = settings, new_cycle, doubtful
         self._readers = Threads[tuple[Cycle, Stream]]("reader", monotonic)
 
     def begin(self, windows: Mapping[Group, Mapping[Stream, Window]], now: datetime, *, is_sweep: bool) -> None:
         """Begins a cycle for each group of destinations that share a reading."""
         for group, its_windows in windows.items():
-            cycle = Cycle(
-                its_windows,
-                group,
-                self._fetch_pages,
-                self._spool,
-                self._settings,
-                queue_of=self._queue_of,
-                limits=self._limits,
-                begun=now,
-                is_sweep=is_sweep,
-                monotonic=self._monotonic,
-            )
-            self.all.append(cycle)
+            self.all.append(self._new_cycle(its_windows, group, queue_of=self._queue_of, begun=now, is_sweep=is_sweep))
 
     def end(self, unwanted: Sequence[Cycle]) -> None:
-        """Ends what nobody waits for: no further request is sent for it."""
+        """Ends cycles that nobody waits for: no further request is sent for them."""
         for cycle in list(unwanted):
             cycle.stop.set()
             self.all.remove(cycle)
 
     def leave_out(self, destination: Destination) -> None:
-        """Loads nothing more into it, and ends what it alone waited for."""
+        """Loads nothing more into the destination, and ends the cycles that it alone waited for."""
         for cycle in self.all:
             if destination in cycle.destinations:
                 cycle.destinations.remove(destination)
         self.end([cycle for cycle in self.all if not cycle.destinations])
 
     def close(self) -> None:
-        """Ends all of them."""
+        """Ends all of them; waits for nobody."""
         self.end(self.all)
         self._readers.close()
 
     @property
     def polls(self) -> list[Cycle]:
-        """Those that are no sweeps."""
+        """The cycles that are no sweeps."""
         return [cycle for cycle in self.all if not cycle.is_sweep]
 
     @property
     def in_poll(self) -> set[tuple[Destination, Stream]]:
-        """What is being polled: an account that is slow goes on in its cycle, and the others begin a new one."""
+        """The streams that are being polled: a slow account goes on in its cycle, and the others begin a new one."""
         return {(destination, s) for cycle in self.polls for destination in cycle.destinations for s in cycle.streams}
 
     @property
     def by_age(self) -> list[Cycle]:
-        """Those that have something to be loaded, who waits longest first."""
+        """The cycles that have a step to be loaded; the one that waits longest is first."""
         return sorted((cycle for cycle in self.all if cycle.is_due), key=lambda cycle: cycle.due_since)
 
     @property
     def futures(self) -> list["Future[Any]"]:
-        """What is being read."""
+        """The readings under way."""
         return self._readers.futures
 
     def read_on(self, *, may_sweep: bool) -> None:
@@ -131,7 +115,7 @@ class Cycles:
         return None
 
     def collect(self) -> list[tuple[Stream, float, AuditLogsError | None]]:
-        """Puts what was read together. Returns the streams, the seconds that it took, and why one was not read."""
+        """Adds the parts that were read to their cycles. Returns streams, the seconds of reading, and errors."""
         ended = []
         for task in self._readers.collect():
             cycle, stream = task.subject
@@ -148,7 +132,7 @@ class Cycles:
         return step
 
     def give_up(self, stream: Stream) -> list[Stream]:
-        """Reads no stream any more that waits to be read with the same token; returns those."""
+        """Reads the streams no more that wait to be read with the same token; returns them."""
         token_name = self._token_of(stream)
         return [s for cycle in list(self.all) for s in cycle.give_up(lambda s: self._token_of(s) == token_name)]
 
@@ -160,7 +144,7 @@ class Cycles:
 
 
 def _added(cycle: Cycle, stream: Stream, read: "Future[Part]") -> AuditLogsError | None:
-    """Adds what was read to the cycle, or returns why it was not."""
+    """Adds a part to its cycle; returns the error if the part could not be read."""
     try:
         cycle.add(stream, read.result())
     except AccountError as error:

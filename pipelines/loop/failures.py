@@ -1,6 +1,6 @@
-"""What failed last, noted here alone: pauses, log lines, exit code, metrics and `/readyz` are derived from it.
+"""The latest failures, noted here alone: pauses, log lines, exit code, metrics and `/readyz` are derived from them.
 
-Kept in memory: whoever starts anew tries all of them.
+They are kept in memory: a new process tries everything again.
 """
 
 import random
@@ -32,15 +32,15 @@ class Failures:
         self.destinations: dict[str, AuditLogsError] = {}
         """The error of each destination that could not be opened or loaded last."""
         self.stopped_by: AuditLogsError | None = None
-        """Why nothing was read of any account (the clock is off, say)."""
+        """The reason why no account could be read (the clock is off, say)."""
         self._settings, self._monotonic = settings, monotonic
         self._until: dict[Hashable, float] = {}
-        """Streams, tokens and destinations that are left alone."""
+        """The end of the pause of each stream, token and destination."""
         self.counts: Counter[str] = Counter()
-        """How often each destination has failed."""
+        """The number of failures of each destination."""
         self._in_a_row: Counter[str] = Counter()
 
-    # --- what is left alone -----------------------------------------------------------------------------------------
+    # --- pauses ---------------------------------------------------------------------------------------------------
 
     def is_paused(self, destination: str) -> bool:
         """True if the destination is left alone now."""
@@ -54,7 +54,7 @@ class Failures:
         tokens = {a.id for a in settings.accounts.values() if ("token", a.token_name) in paused}
         return [s for s in settings.streams if s not in paused and s.account_id not in tokens]
 
-    # --- what happened ----------------------------------------------------------------------------------------------
+    # --- notes ------------------------------------------------------------------------------------------------------
 
     def note_destination(self, name: str, error: AuditLogsError) -> None:
         """Notes that it could not be opened or loaded, and leaves it alone, each time longer."""
@@ -73,9 +73,9 @@ class Failures:
     def note_account(
         self, stream: Stream, error: AccountError, took_seconds: float, now: datetime, others: Sequence[Stream] = ()
     ) -> None:
-        """Notes that a stream was not read, and leaves it alone for a while; where the token is shut out, all of it.
+        """Notes that a stream was not read, and leaves it alone for a while; a token that is rate limited, too.
 
-        `others` are streams of the token that waited to be read: each would only be told so, too.
+        `others` are streams of that token that waited to be read: each would get the same answer.
         """
         # Not all of those that failed together are to come back together.
         took_seconds *= random.uniform(1, 1.5)  # noqa: S311  # no secret
@@ -97,11 +97,11 @@ class Failures:
         log.error("poll.abandoned", error=error)
 
     def note_read(self, streams: Sequence[Stream]) -> None:
-        """Notes that something was read, of these streams all."""
+        """Notes that the API can be read, and that these streams were read to the end."""
         self.stopped_by = None
         self.accounts.note_read(streams)
 
-    # --- what follows -----------------------------------------------------------------------------------------------
+    # --- consequences -----------------------------------------------------------------------------------------------
 
     def log_accounts(self, *, at_once: bool, is_last: bool = False) -> None:
         """Logs failures of accounts, those alike in a line."""

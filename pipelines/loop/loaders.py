@@ -7,8 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipelines.fetch.api import Clock
 from pipelines.fetch.reading import Step
@@ -33,16 +32,16 @@ class LoadedStep:
     step: Step
     new: Mapping[Stream, Batch]
     positions: Mapping[Stream, Position]
-    """Where the destination stands since."""
+    """The cursors of the destination after the load."""
     is_sweep: bool
     begun: datetime
-    """When its poll or sweep began."""
+    """The begin of its poll or sweep."""
     finished: datetime
     load_seconds: float
 
 
 class Loaders:
-    """Used by one thread. Leaving the context waits for what the destinations are doing."""
+    """Used by one thread."""
 
     def __init__(
         self,
@@ -54,12 +53,10 @@ class Loaders:
         self._threads = {
             destination: Threads[Cycle | None](destination.name, monotonic) for destination in destinations
         }
-        """What they do is the load of a step of a cycle, or an opening."""
+        """A task is about the cycle whose step is loaded; None: the destination is opened."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Waits for the openings and loads under way."""
         while wait(self.futures, 0.5).not_done:
             self._end_process_if_one_hangs()
         for threads in self._threads.values():
@@ -67,11 +64,11 @@ class Loaders:
 
     @property
     def futures(self) -> list["Future[Any]"]:
-        """What the destinations are doing."""
+        """The openings and loads under way."""
         return [future for threads in self._threads.values() for future in threads.futures]
 
     def busy(self, under_way: Container[Cycle]) -> dict[Destination, Busy]:
-        """What each destination does that does something, or whose result was not collected yet."""
+        """Returns the task of each destination that has one under way, or not collected yet."""
         now, tasks = self._monotonic(), [(d, task) for d, threads in self._threads.items() for task in threads.tasks]
         return {d: Busy(now - t.begun, is_opening=not t.subject, is_last=t.subject not in under_way) for d, t in tasks}
 

@@ -45,7 +45,7 @@ class Loop:
 
     def run(self) -> None:
         """Goes on until it is stopped, or nothing is due any more. A long window is read and loaded without a pause."""
-        with self.loaders, self.background, closing(self.cycles):
+        with closing(self.loaders), closing(self.background), closing(self.cycles):
             while not self.stop.is_set() and self._turn():
                 pass
         self._collect_loads()

@@ -1,4 +1,4 @@
-"""The windows that the destinations lack of each stream, and who shares a reading: what a cycle is to read."""
+"""The windows that a cycle is to read: those that the destinations lack, and which destinations share a reading."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ Group = tuple[Destination, ...]
 
 
 class CyclePlan:
-    """Asks the destinations where they stand, and keeps when the last sweeps were."""
+    """Asks the destinations for their positions, and keeps the times of the last sweeps."""
 
     def __init__(self, settings: Settings, destinations: Sequence[Destination], started: datetime) -> None:
         self._settings, self._destinations, self._started = settings, destinations, started
@@ -31,7 +31,7 @@ class CyclePlan:
         polled: Collection[tuple[Destination, Stream]],
         now: datetime,
     ) -> dict[Group, dict[Stream, Window]]:
-        """For the destinations that are ready, but for what is being polled."""
+        """Returns the windows that the ready destinations lack, but for the streams that are being polled."""
         windows = {}
         for stream in streams:
             free = [d for d in self._destinations if d in ready and d.is_open and (d, stream) not in polled]
@@ -39,18 +39,18 @@ class CyclePlan:
         return _by_group(windows)
 
     def sweeps(self, streams: Iterable[Stream], now: datetime) -> dict[Group, dict[Stream, Window]]:
-        """What is due to be read again for late events."""
+        """Returns the windows that are due to be read again for late events."""
         return _by_group({stream: dict(self._sweep_windows(stream, now)) for stream in streams})
 
     def held_begins(self, streams: Iterable[Stream]) -> Iterator[tuple[Stream, datetime]]:
-        """The streams that every destination holds, and from when on."""
+        """Yields the streams that every destination holds, and from when on."""
         for stream in streams:
             positions = [d.position(stream) for d in self._destinations if d.is_open]
             if len(positions) == len(self._destinations) and None not in positions:
                 yield stream, max(position.begin for position in positions if position)
 
     def note_loaded(self, load: LoadedStep) -> None:
-        """Notes what a destination need not sweep any more: it was swept, or polled from as far back."""
+        """Notes that a destination need not sweep a window any more: it was swept, or polled from as far back."""
         for stream in load.step.finished:
             position, since, begun = load.positions.get(stream), load.step.parts[stream].window.since, load.begun
             if position is None:

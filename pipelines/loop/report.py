@@ -1,4 +1,4 @@
-"""What a run has done so far, counted once: for result, progress line and metrics. It never steers the loop."""
+"""Counts the work of a run, once: for the result, the progress line and the metrics. It never steers the loop."""
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -34,7 +34,7 @@ class Histogram:
     def __init__(self, bounds: Sequence[float] = DURATIONS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """By bound, not cumulated; the last one is of what is larger than all bounds."""
+        """By bound, not cumulated; the last count is of values larger than all bounds."""
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
@@ -45,19 +45,19 @@ class Histogram:
 
 @dataclass
 class Flow:
-    """What a destination got of a stream, and how far it is."""
+    """The events of a stream in a destination."""
 
     stored: int = 0
     late: int = 0
-    """Of those stored, found by the sweep."""
+    """The part of `stored` that the sweep found."""
     duplicate: int = 0
     quarantined: int = 0
     missing: int = 0
     cursor: datetime | None = None
     succeeded: datetime | None = None
-    """When the last poll began that was read and loaded whole."""
+    """The begin of the last poll that was read and loaded whole."""
     failures: int = 0
-    """How often the destination had failed until then: if it has since, the next poll is a catch-up."""
+    """The failures of the destination until then. If it has failed since, the next poll is a catch-up."""
     visibility_lag: Histogram = field(default_factory=lambda: Histogram(LAGS))
 
 
@@ -72,7 +72,7 @@ class Report:
         """Polls that begin so close together found what became visible in between."""
         self.fetched: Counter[Stream] = Counter()
         self.new: Counter[str] = Counter()
-        """By destination, as `late`: events that were found by the sweep, visible later than the safety lag."""
+        """New events by destination. Those in `late` were found by the sweep: visible after the safety lag."""
         self.late: Counter[str] = Counter()
         self.newest: datetime | None = None
         self.hours_with_gaps: Counter[Stream] = Counter()
@@ -96,12 +96,12 @@ class Report:
 
     @property
     def loads(self) -> dict[str, int]:
-        """By destination, the loads that brought something."""
+        """The number of loads that brought something, by destination."""
         return Counter({destination: sum(loads.counts) for destination, loads in self._loads.items()})
 
     @property
     def quarantined(self) -> dict[str, int]:
-        """By destination, the events that could not be placed, or were refused."""
+        """The number of events that could not be placed, or were refused, by destination."""
         flows = [(name, flow.quarantined) for (name, _), flow in self._flows.items()]
         return {destination: sum(count for name, count in flows if name == destination) for destination in self._loads}
 
@@ -121,19 +121,19 @@ class Report:
         return bool(self._flows or self.failures)
 
     def flow(self, destination: str, stream: Stream) -> Flow:
-        """What the destination got of the stream."""
+        """Returns the counts of a stream in a destination."""
         return self._flows.get((destination, stream)) or Flow()
 
     def poll_seconds(self, destination: str) -> Histogram:
-        """How long polls took, from their begin until all was loaded."""
+        """Returns the durations of polls, from their begin until all was loaded."""
         return self._polls.get(destination) or Histogram()
 
     def load_seconds(self, destination: str) -> Histogram:
-        """How long the loads took that brought something."""
+        """Returns the durations of the loads that brought something."""
         return self._loads.get(destination) or Histogram()
 
     def add_read(self, step: Step) -> None:
-        """Counts what was read."""
+        """Counts the events of a step that was read."""
         for stream, part in step.parts.items():
             self.fetched[stream] += part.events
         for stream, event_ids in self.conflicts.note(step).items():
@@ -142,7 +142,7 @@ class Report:
             log.warning("read.conflicting", **about, first_id=event_ids[0], hint=hint)
 
     def add_load(self, load: LoadedStep) -> None:
-        """Counts what was loaded."""
+        """Counts the events of a step that was loaded."""
         for stream, part in load.step.parts.items():
             self._add_part(load, self._flows[load.destination, stream], stream, part)
         if load.step.is_last and not load.is_sweep:
@@ -203,7 +203,7 @@ def exit_code(report: Report) -> int:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report for machines."""
+    """Returns the report for machines."""
     failures = report.failures
     return {
         "read": report.read,
@@ -220,10 +220,10 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def as_text(report: Report) -> str:
-    """The report in one line."""
+    """Returns the report in one line."""
     where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
     late = "".join(f", {name} {count:,} late" for name, count in sorted(report.late.items()))
     gaps = f"; {report.gaps} hours with gaps: run pipelines/reconcile.py" if report.gaps else ""
     gaps += told_refused(report.failures.accounts.refused_versions)
-    failed = f"; {len(report.failures.failing)} failed, see the log" if report.failures.failing else ""
-    return f"{report.read:,} events read: {where}{late}{gaps}{failed}"
+    failed = len(report.failures.failing)
+    return f"{report.read:,} events read: {where}{late}{gaps}" + (f"; {failed} failed, see the log" if failed else "")

@@ -9,13 +9,13 @@ from typing import Generic, NamedTuple, TypeVar
 from sources.cloudflare_audit_logs.errors import AccountError, RateLimitedError, RefusedError
 
 PATIENCE_SECONDS = 10
-"""How long one destination waits for another, to open or to load, before it goes on without."""
+"""One destination waits so long for another to open or to load. Then it goes on alone."""
 
 SLOWEST_EVENTS_PER_SECOND = 2_000
-"""A load gets that much longer: 11,000 were loaded in a second beside seven other jobs on two cores."""
+"""A load gets so much more time: 11,000 events were loaded in a second beside seven other jobs on two cores."""
 
 REFUSED_PAUSE_SECONDS = 300
-"""How long an account is left alone that the API refuses: only an operator can mend it."""
+"""An account that the API refuses is left alone so long: only an operator can mend it."""
 
 FAILED_PAUSE_FACTOR = 2
 """An account that failed is left alone for so many times as long as that took: it may hold a third of a reader."""
@@ -45,17 +45,17 @@ class Busy(NamedTuple):
 
 
 class Activity(NamedTuple, Generic[D]):
-    """What goes on, as far as it decides on what is due."""
+    """The work under way, as far as it decides on what is due."""
 
     busy: Mapping[D, Busy]
     polls: Sequence[float] = ()
-    """When the polls began that were not handed over to the end."""
+    """The begins of the polls that were not handed over to the end."""
     is_sweeping: bool = False
     is_in_background: bool = False
 
 
 class Schedule(Generic[D, S, T]):
-    """What is due for destinations (D), streams (S) and tasks of the background (T)."""
+    """Keeps what is due for destinations (D), streams (S) and tasks of the background (T)."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Schedule(Generic[D, S, T]):
         is_once: bool,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """With `is_once`, there is one poll, and all that is due at it is done to its end."""
+        """With `is_once`, there is one poll, and all that it calls to is done to the end."""
         self._streams, self._poll_seconds, self._has_sweeps = list(streams), poll_seconds, has_sweeps
         self._is_once, self._monotonic = is_once, monotonic
         self._called_at = self._next_poll = monotonic()
@@ -86,7 +86,7 @@ class Schedule(Generic[D, S, T]):
 
     @property
     def wait_seconds(self) -> float:
-        """How long to wait when nothing is under way: for the next poll, or a moment if this is the only one."""
+        """The time to wait when nothing is under way: until the next poll, or a moment if this is the only one."""
         return SOON_SECONDS if self._is_once else max(0.0, self._next_poll - self._monotonic())
 
     @property
@@ -95,7 +95,7 @@ class Schedule(Generic[D, S, T]):
         return self._next_poll == math.inf and not self._sweep_is_due and not self._background
 
     def call(self, destinations: Iterable[D], busy: Mapping[D, Busy], background: Iterable[T] = ()) -> list[D]:
-        """Calls to a poll, and to what follows it; returns the destinations that can begin it, now or soon."""
+        """Calls to a poll, and to what follows it. Returns the destinations that can begin it, now or soon."""
         if not self._called:
             self._called_at = self._monotonic()
         able = [d for d in destinations if not (d in busy and busy[d].holds_back)]
@@ -107,20 +107,20 @@ class Schedule(Generic[D, S, T]):
         return able
 
     def recall(self, destination: D) -> None:
-        """Calls again one that was left behind, if this is the only poll: it reads what it lacks by itself."""
+        """Calls a destination again that was left behind in the only poll: it reads by itself what it lacks."""
         if self._is_once:
             self._called.add(destination)
 
     def dismiss(self, destination: D) -> None:
-        """Calls it off for a destination that failed."""
+        """Calls the poll off for a destination that failed."""
         self._called.discard(destination)
 
     def abandon(self) -> None:
-        """Calls off what follows the poll."""
+        """Calls off the sweep and the work in the background."""
         self._sweep_is_due, self._background = False, []
 
     def take_ready(self, activity: Activity[D]) -> set[D]:
-        """Returns those that begin their poll now: all together, unless some let the others wait for too long."""
+        """Returns the destinations that begin their poll now: together, unless some let the others wait too long."""
         waiting = {d for d in self._called & activity.busy.keys() if self._is_once or activity.busy[d].is_opening}
         ready = self._called - waiting
         if waiting and self._monotonic() <= self._called_at + PATIENCE_SECONDS:
@@ -163,12 +163,12 @@ class Schedule(Generic[D, S, T]):
 
 
 def backoff_seconds(failures_in_a_row: int, longest_seconds: float) -> float:
-    """How long to leave a destination alone: 2, 4, 8 … seconds."""
+    """Returns the pause of a destination: 2, 4, 8 … seconds."""
     return min(longest_seconds, 2.0 ** min(failures_in_a_row, 10))
 
 
 def pause_seconds(error: AccountError, took_seconds: float, now: datetime, longest_seconds: float) -> float:
-    """How long to leave an account alone that was not read."""
+    """Returns the pause of an account that was not read."""
     if isinstance(error, RateLimitedError):
         return (error.until - now).total_seconds()
     if isinstance(error, RefusedError):

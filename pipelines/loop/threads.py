@@ -28,7 +28,7 @@ class Threads(Generic[Subject]):
 
     def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.tasks: list[Task[Subject]] = []
-        """Those that were not collected yet."""
+        """The tasks that were not collected yet."""
         self._name, self._monotonic, self._count = name, monotonic, 0
         self._waiting = SimpleQueue[tuple[Task[Subject], Callable[[], Any]] | None]()
 

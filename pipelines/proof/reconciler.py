@@ -1,7 +1,7 @@
 """Beside the loop: compares API, warehouse and lake, hour by hour, when an hour is as old as the settings say.
 
-What has been compared, the table `audit_completeness` says; nothing is kept elsewhere. Stretches of hours, of each
-account in turn, without retries: what fails, in whatever way, is told and tried again later, and holds up nothing.
+The table `audit_completeness` says which hours were compared; nothing is kept elsewhere. Stretches of hours, of each
+account in turn, without retries: a failure of any kind is logged and tried again later, and holds up nothing.
 """
 
 import threading
@@ -35,13 +35,13 @@ SHARE_OF_INTERVAL = 0.25
 takes: docs/scale-model.md."""
 
 SHARE_OF_BUDGET = 0.9
-"""Of the loop's: the polls go on where comparing stops."""
+"""The share of the loop's budget: the polls go on where comparing stops."""
 
 LONGEST_SECONDS = 60
 """However rare the polls are."""
 
 LOOK_BACK = timedelta(days=30)
-"""How long after its last age an hour is still compared, if we were down when it was due."""
+"""An hour is still compared so long after its last age, if we were down when it was due."""
 
 PAUSE_SECONDS = 600
 """Between two looks whether an hour has become due, and after a failure."""
@@ -70,7 +70,7 @@ class Reconciler:
         self._budgets = Budgets(share=SHARE_OF_BUDGET, patience_seconds=_PATIENCE_SECONDS, beside=budgets)
         self._next = 0.0
         self._turn: list[Stream] = []
-        """Who is compared next comes first."""
+        """The stream that is compared next comes first."""
         self._rests: dict[Stream, float] = {}
         """Streams that could not be read, and until when they are left alone."""
         self._gaps: list[HourCheck] = []
@@ -120,7 +120,7 @@ class Reconciler:
                     hint = "it is tried again later"
                     log.warning("reconcile.failed", account=stream.account_id, error=error, hint=hint)
                     continue
-                self._gaps += _tell(stream, window, completeness.check(stream, window, api))
+                self._gaps += _log(stream, window, completeness.check(stream, window, api))
                 del self._rests[stream]
                 if stop.is_set() or self._monotonic() > give_up_at:
                     break
@@ -171,7 +171,7 @@ def first_stretch(hours: Iterator[datetime]) -> Window | None:
     return Window(since, before)
 
 
-def _tell(stream: Stream, window: Window, checks: Sequence[HourCheck]) -> list[HourCheck]:
+def _log(stream: Stream, window: Window, checks: Sequence[HourCheck]) -> list[HourCheck]:
     """Logs what was found, and returns the hours that have a gap."""
     gaps = [check for check in checks if check.is_gap]
     about = {"account": stream.account_id, "version": stream.api_version}

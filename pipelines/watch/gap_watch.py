@@ -14,7 +14,7 @@ from pipelines.settings.settings import Settings
 from pipelines.warehouse.status import open_gaps
 
 LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS = 60.0, 1.0
-"""Between two readings; a connection each, 40 ms."""
+"""Between two readings, which take a connection and 40 ms each."""
 
 
 @contextmanager
@@ -30,14 +30,14 @@ def watching_gaps(settings: Settings, report: Report) -> Iterator[None]:
 
 def _watch(settings: Settings, report: Report, stop: threading.Event) -> None:
     pause = min(max(settings.poll_interval_seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-    told = ""
+    logged = ""
     while not stop.is_set():
         try:
             gaps = open_gaps(settings.stores)
             report.open_gaps = None if gaps is None else Counter(gap.stream for gap in gaps)
-            told = ""
+            logged = ""
         except Exception as error:  # noqa: BLE001  # a metric ends nothing, whatever happens to it
-            if str(error) != told:
-                told = str(error)
+            if str(error) != logged:
+                logged = str(error)
                 log.warning("gaps.not_read", error=error, hint="they are read again later")
         stop.wait(pause)

@@ -1,5 +1,7 @@
 """What the loop decides by the time that has passed is decided by the clock that it is given: no test waits."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -154,6 +156,36 @@ def test_a_thread_that_is_free_does_the_next_task() -> None:
 
     assert len(set(idents)) == 1
     assert [task.future.exception() for task in threads.collect()] == [None, None]
+
+
+HANGING = """
+import threading
+from pipelines.loop.loaders import DEADLINE_SECONDS, Loaders
+
+class Hanging:
+    name = "lake"
+    def open(self): threading.Event().wait()
+
+now, destination = [0.0], Hanging()
+loaders = Loaders([destination], None, lambda: now[0])
+loaders.open(destination)
+now[0] = DEADLINE_SECONDS - 1.0
+print(loaders.collect(), flush=True)
+now[0] += 1
+{}
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("asked", ["loaders.collect()", "loaders.close()"])
+def test_a_load_that_hangs_ends_the_process_at_its_deadline(asked: str) -> None:
+    """An error that dlt cannot see; with a traceback of every thread. Also when the loop is to stop."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING.format(asked)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "[]\n"), done.stderr
+    assert "in open" in done.stderr
 
 
 def test_failures_of_accounts_gather_for_a_moment(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

@@ -70,8 +70,9 @@ class Cycle:
         for stream in windows:
             self._queue(stream)
         self.created = monotonic()
-        self._step = Step()
-        self._step_begun: float | None = None
+        self.step = Step()
+        """The one to be loaded next."""
+        self._step_begun = math.inf
         self.due_since = math.inf
         """The time at which the next step became ready to be loaded; infinite as long as it is not."""
 
@@ -86,33 +87,25 @@ class Cycle:
         return not self._reading and not self._waiting
 
     @property
-    def wants_to_read(self) -> bool:
-        """True if a stream waits to be read, and there is room for what it brings beside what is to be loaded."""
-        coming = self._step.events + len(self._reading) * self._limits_of_part.events
-        return bool(self._waiting) and coming < self._limits.events and not self._step.is_full(self._limits)
-
-    @property
     def is_due(self) -> bool:
         """True if a step is to be loaded: a full one, the last one, or one that has waited for others long enough."""
-        if self.due_since == math.inf and (self.is_read or self._step.is_full(self._limits) or self._has_gathered()):
+        if self.due_since == math.inf and (self.is_read or self.step.is_full(self._limits) or self._has_gathered()):
             self.due_since = self._monotonic()
         return self.due_since < math.inf
 
     def _has_gathered(self) -> bool:
-        if self.is_sweep or self._step_begun is None:
-            return False
-        seconds = GATHERING_SECONDS if self._step.finished else LONG_GATHERING_SECONDS
-        return self._monotonic() >= self._step_begun + seconds
-
-    @property
-    def due_events(self) -> int:
-        """Events of the step that is due."""
-        return self._step.events
+        seconds = GATHERING_SECONDS if self.step.finished else LONG_GATHERING_SECONDS
+        return not self.is_sweep and self._monotonic() >= self._step_begun + seconds
 
     def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, SpooledReading] | None:
-        """Takes a stream of the queue that waits longest and has room; returns queue, stream and reading."""
+        """Takes a stream of the queue that waits longest and has room; returns queue, stream and reading.
+
+        None without room for what it brings, beside what is to be loaded.
+        """
+        coming = self.step.events + len(self._reading) * self._limits_of_part.events
+        is_full = coming >= self._limits.events or self.step.is_full(self._limits)
         queue = next(filter(has_room_for, self._waiting), None)
-        if queue is None:
+        if is_full or queue is None:
             return None
         waiting = self._waiting.pop(queue)
         stream = waiting.popleft()
@@ -124,9 +117,8 @@ class Cycle:
     def add(self, stream: Stream, part: Part) -> None:
         """Adds a part that was read."""
         self._reading.discard(stream)
-        if self._step_begun is None:
-            self._step_begun = self._monotonic()
-        self._step.add(stream, part)
+        self._step_begun = min(self._step_begun, self._monotonic())
+        self.step.add(stream, part)
         if not part.is_last:
             self._queue(stream)
 
@@ -145,8 +137,8 @@ class Cycle:
 
     def take_step(self) -> Step:
         """Returns the step that is due, and begins the next one."""
-        step, self._step = self._step, Step()
-        self._step_begun, self.due_since = None, math.inf
+        step, self.step = self.step, Step()
+        self._step_begun = self.due_since = math.inf
         step.is_last = self.is_read
         return step
 

@@ -104,11 +104,7 @@ class Cycles:
         self, has_room_for: Callable[[str], bool], *, may_sweep: bool
     ) -> tuple[Cycle, str, Stream, SpooledReading] | None:
         for cycle in self.all:
-            if (
-                cycle.wants_to_read
-                and (may_sweep or not cycle.is_sweep)
-                and (found := cycle.next_reading(has_room_for))
-            ):
+            if (may_sweep or not cycle.is_sweep) and (found := cycle.next_reading(has_room_for)):
                 self.all.remove(cycle)
                 self.all.append(cycle)
                 return cycle, *found

@@ -114,7 +114,7 @@ class Loop:
     def _hand_over(self, cycle: Cycle) -> bool:
         """Hands what is due to the destinations; False if it has to wait. Meanwhile, the next step is read."""
         busy = [d for d in cycle.destinations if d in self._activity.busy]
-        if busy and (busy == cycle.destinations or self.schedule.is_patient(cycle.due_since, cycle.due_events)):
+        if busy and (busy == cycle.destinations or self.schedule.is_patient(cycle.due_since, cycle.step.events)):
             return False
         for destination in busy:
             log.warning("destination.slow", destination=destination.name, hint="the others go on without it")

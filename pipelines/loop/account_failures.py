@@ -23,7 +23,7 @@ Lines = defaultdict[tuple[str, ...], list[Stream]]
 
 
 class AccountFailures:
-    """Written by one thread, read by others at any time."""
+    """Notes failures in one thread; other threads may read them at any time."""
 
     def __init__(self, asked: Iterable[Stream] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
         """A refusal is logged when the account's other versions among these have answered or failed."""

@@ -49,7 +49,7 @@ Doing = tuple[BackgroundTask, threading.Event]
 
 
 class Background:
-    """Used by one thread."""
+    """Does tasks, one at a time. Used by one thread."""
 
     def __init__(self, tasks: Sequence[BackgroundTask], monotonic: Callable[[], float] = time.monotonic) -> None:
         self._tasks, self._threads = tasks, Threads[Doing]("background", monotonic)
@@ -68,19 +68,18 @@ class Background:
         return self._threads.futures
 
     @property
-    def has_room(self) -> bool:
-        """True if a task may begin."""
+    def _has_room(self) -> bool:
         self._hanging = [task for task in self._hanging if not task.future.done()]
         return not self._threads.tasks and len(self._hanging) < MOST_HANGING
 
     @property
     def due(self) -> list[BackgroundTask]:
         """The tasks that may begin, one after the other."""
-        return [task for task in self._tasks if task.is_due] if self.has_room else []
+        return [task for task in self._tasks if task.is_due] if self._has_room else []
 
     def begin(self, task: BackgroundTask, begins: Begins) -> None:
         """Begins a task, if there is room."""
-        if self.has_room:
+        if self._has_room:
             stop = threading.Event()
             try:
                 self._threads.submit((task, stop), partial(task.work, begins, stop))
@@ -104,7 +103,7 @@ class Background:
         self._hanging.append(task)
         problem = f"it hangs: it has taken more than {doing.deadline_seconds:.0f} s, and is left to itself"
         full = f"{len(self._hanging)} hang, so no other one begins until one of them ends, or the next start"
-        doing.note(_failed(TemporaryError(problem, hint="" if self.has_room else full)))
+        doing.note(_failed(TemporaryError(problem, hint="" if self._has_room else full)))
 
 
 def _failed(error: Exception) -> "Future[Any]":

@@ -30,7 +30,7 @@ READERS_OF_DOUBTFUL = 8
 
 
 class Cycles:
-    """Used by one thread."""
+    """Begins, reads and ends cycles. Used by one thread."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from .schedule import backoff_seconds, pause_seconds
 
 
 class Failures:
-    """Written by the loop's thread, read by others at any time."""
+    """Notes failures in the loop's thread; other threads may read them at any time."""
 
     def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.accounts = AccountFailures(settings.streams, monotonic)

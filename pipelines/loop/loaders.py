@@ -41,7 +41,7 @@ class LoadedStep:
 
 
 class Loaders:
-    """Used by one thread."""
+    """Opens destinations, and loads steps into them. Used by one thread."""
 
     def __init__(
         self,

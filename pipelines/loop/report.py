@@ -62,7 +62,7 @@ class Flow:
 
 
 class Report:
-    """Written by the loop's thread, read by others at any time: nothing comes into being by being asked for."""
+    """Counts in the loop's thread; other threads may read at any time: asking for a count creates none."""
 
     def __init__(
         self, failures: Failures, poll_interval: timedelta = timedelta(), traffic: Traffic | None = None

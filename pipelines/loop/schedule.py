@@ -28,20 +28,12 @@ T = TypeVar("T")
 
 
 class Busy(NamedTuple):
-    """A destination's task."""
+    """The task of a destination."""
 
     seconds: float
     is_opening: bool = False
     is_last: bool = False
     """It is the last load of a cycle."""
-
-    @property
-    def holds_back(self) -> bool:
-        """True if no further poll can begin, for it may hang. In the middle of a long cycle, the next one can.
-
-        That is for the accounts that are not in the long one.
-        """
-        return self.is_opening or self.is_last or self.seconds > PATIENCE_SECONDS
 
 
 class Activity(NamedTuple, Generic[D]):
@@ -98,7 +90,9 @@ class Schedule(Generic[D, S, T]):
         """Calls to a poll, and to what follows it. Returns the destinations that can begin it, now or soon."""
         if not self._called:
             self._called_at = self._monotonic()
-        able = [d for d in destinations if not (d in busy and busy[d].holds_back)]
+        # A task that takes long may hang. In the middle of a long cycle, the accounts that are not in it can be polled.
+        held = {d for d, b in busy.items() if b.is_opening or b.is_last or b.seconds > PATIENCE_SECONDS}
+        able = [d for d in destinations if d not in held]
         self._called.update(able)
         self._next_poll = math.inf if self._is_once else self._monotonic() + self._poll_seconds
         self._sweep_is_due = self.may_sweep = self._has_sweeps

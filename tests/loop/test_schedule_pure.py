@@ -61,6 +61,17 @@ def test_one_waits_for_another_that_opens_and_no_longer_than_its_patience(clock:
     assert schedule.take_ready(NOTHING) == {LAKE}
 
 
+def test_patience_counts_from_the_first_poll_that_was_not_begun(clock: Clock) -> None:
+    """However short the interval is: a destination that opens for ever holds back no other."""
+    schedule, opening = _schedule(clock), Activity({LAKE: Busy(1, is_opening=True)})
+    schedule.call(BOTH, {})
+    clock.now += PATIENCE_SECONDS / 2
+    schedule.call(BOTH, opening.busy)
+    clock.now += PATIENCE_SECONDS / 2 + 0.001
+
+    assert schedule.take_ready(opening) == {WAREHOUSE}
+
+
 @pytest.mark.parametrize(
     ("busy", "is_called"),
     [

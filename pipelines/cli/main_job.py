@@ -72,34 +72,33 @@ def run(
         _watched(Running(settings, report, destinations, progress), clock, is_asked_for=not once),
     ):
         _log_start(settings, shard)
-
-        def on_progress() -> None:
-            progress.note()
-            with aside("notify"):
-                supervisor.follow(report)
-            show()
-
-        schedule = Schedule[Destination, Stream, BackgroundTask](
-            settings.streams,
-            poll_seconds=settings.poll_interval_seconds,
-            has_sweeps=bool(settings.sweep_interval),
-            is_once=once,
-        )
         new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
             destinations,
-            schedule,
+            _schedule(settings, is_once=once),
             CyclePlan(settings, destinations, clock()),
             Cycles(settings, new_cycle, failures.accounts.failed),
             Loaders(destinations, clock),
             Background([Reconciler(settings, clock, report, budgets)]),
             failures,
             report,
-            on_progress,
+            partial(_show_progress, progress, supervisor, report, show),
             clock,
             stop,
         ).run()
         return report
+
+
+def _schedule(settings: Settings, *, is_once: bool) -> Schedule[Destination, Stream, BackgroundTask]:
+    poll_seconds, has_sweeps = settings.poll_interval_seconds, bool(settings.sweep_interval)
+    return Schedule(settings.streams, poll_seconds=poll_seconds, has_sweeps=has_sweeps, is_once=is_once)
+
+
+def _show_progress(progress: Progress, supervisor: Supervisor, report: Report, show: Callable[[], None]) -> None:
+    progress.note()
+    with aside("notify"):
+        supervisor.follow(report)
+    show()
 
 
 def budgets_of(settings: Settings, shard: Shard) -> Budgets:

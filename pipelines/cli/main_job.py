@@ -74,17 +74,17 @@ def run(
         _log_start(settings, shard)
         new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
-            destinations,
-            _schedule(settings, is_once=once),
-            CyclePlan(settings, destinations, clock()),
-            Cycles(settings, new_cycle, failures.accounts.failed),
-            Loaders(destinations, clock),
-            Background([Reconciler(settings, clock, report, budgets)]),
-            failures,
-            report,
-            partial(_show_progress, progress, supervisor, report, show),
-            clock,
-            stop,
+            destinations=destinations,
+            schedule=_schedule(settings, is_once=once),
+            plan=CyclePlan(settings, destinations, clock()),
+            cycles=Cycles(settings, new_cycle, failures.accounts.failed),
+            loaders=Loaders(destinations, clock),
+            background=Background([Reconciler(settings, clock, report, budgets)]),
+            failures=failures,
+            report=report,
+            on_progress=partial(_show_progress, progress, supervisor, report, show),
+            clock=clock,
+            stop=stop,
         ).run()
         return report
 

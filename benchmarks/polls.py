@@ -9,7 +9,7 @@ from pathlib import Path
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
-from pipelines.run import run
+from pipelines.cli.main_job import run
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from simulator.api import Api
 from simulator.server import serving

@@ -29,9 +29,9 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dotenv import dotenv_values
 
+from pipelines.cli.main_job import run
 from pipelines.fetch.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.loop.report import Report
-from pipelines.run import run
 from pipelines.settings.reader import OWN_PREFIXES
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from pipelines.warehouse.embedded import embedded_postgres

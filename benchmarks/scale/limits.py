@@ -3,7 +3,8 @@
 import math
 from dataclasses import replace
 
-from pipelines.loop.readers import THREADS, THREADS_OF_A_QUEUE
+from pipelines.loop.cycle import READERS
+from pipelines.loop.cycles import READERS_OF_A_QUEUE
 from pipelines.proof.reconciler import LONGEST_SECONDS, SHARE_OF_INTERVAL
 from sources.cloudflare_audit_logs.budget import LOOP_SHARE, REQUESTS, WINDOW_SECONDS
 
@@ -33,7 +34,7 @@ def limits_of(size: Size, plan: Plan, need: Need, comparison_seconds: float) -> 
     in_loop = need.stretches if plan.compares_in_loop else 0.0
     comparing = min(SHARE_OF_INTERVAL, LONGEST_SECONDS / plan.poll_seconds)
     tokens = min(plan.tokens, size.accounts)
-    readers = min(THREADS * plan.processes, THREADS_OF_A_QUEUE * tokens)
+    readers = min(READERS * plan.processes, READERS_OF_A_QUEUE * tokens)
     return {
         "a token's requests": need.requests / DAY * WINDOW_SECONDS / tokens / (LOOP_SHARE * REQUESTS),
         "waiting for the API": need.requests / DAY * API_REQUEST_SECONDS / readers,

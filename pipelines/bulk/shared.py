@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipelines.fetch.api import sleep_until
-from pipelines.fetch.refusals import refused_versions
 from pipelines.host.logs import log
 from pipelines.loop.account_failures import AccountFailures
 from sources.cloudflare_audit_logs.budget import Budgets
@@ -27,15 +26,11 @@ class Shared:
     """All streams of the command."""
     stop: threading.Event = field(default_factory=threading.Event)
     budgets: Budgets = field(default_factory=Budgets)
-    failed: dict[Stream, AuditLogsError] = field(default_factory=dict)
-    """The first error of each stream; refused versions, too."""
-    readable: set[Stream] = field(default_factory=set)
-    """The streams of which a unit was done."""
     given_up: dict[Stream, AccountError] = field(default_factory=dict)
     """The error of each stream that is not asked for any more."""
 
     def __post_init__(self) -> None:
-        self._reports = AccountFailures(self.streams)
+        self._accounts = AccountFailures(self.streams)
 
     @property
     def threads(self) -> int:
@@ -66,31 +61,31 @@ class Shared:
             if isinstance(result, AuditLogsError):
                 self.note_failure(stream, result)
             else:
-                self.readable.add(stream)
-                self._report()
+                self._accounts.readable.add(stream)
+                self._accounts.log(at_once=True)
                 yield result
-        self._report(is_last=True)
+        self._accounts.log(at_once=True, is_last=True)
 
     def note_failure(self, stream: Stream, error: AuditLogsError) -> None:
         """Keeps a stream's first error, and reports it: a refusal when the other versions have answered or failed."""
-        if stream not in self.failed:
-            self.failed[stream] = error
-            self._reports.note(stream, error)
-            self._report()
+        if stream not in self._accounts.failed:
+            self._accounts.note(stream, error)
+            self._accounts.log(at_once=True)
 
-    def _report(self, *, is_last: bool = False) -> None:
-        self._reports.tell(self.failed, self.readable, at_once=True, is_last=is_last)
+    @property
+    def failed(self) -> dict[Stream, AuditLogsError]:
+        """The first error of each stream; refused versions, too."""
+        return self._accounts.failed
 
     @property
     def refused_versions(self) -> dict[Stream, AuditLogsError]:
         """The streams that are refused while their account can be read in another version: they fail nothing."""
-        return refused_versions(self.failed, self.readable)
+        return self._accounts.refused_versions
 
     @property
     def failures(self) -> dict[Stream, AuditLogsError]:
         """The other ones that failed."""
-        refused = self.refused_versions
-        return {stream: error for stream, error in self.failed.items() if stream not in refused}
+        return self._accounts.failing
 
     @property
     def exit_code(self) -> int:

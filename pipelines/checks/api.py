@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from pipelines.fetch.api import client_for, utc_now
 from pipelines.fetch.refusals import hint_for, refused_versions
-from pipelines.loop.readers import THREADS
+from pipelines.loop.cycle import READERS
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.budget import REQUESTS, WINDOW_SECONDS
 from sources.cloudflare_audit_logs.client import AuditLogsClient
@@ -55,7 +55,7 @@ def patience_seconds(settings: Settings) -> float:
 
 
 def _asking_seconds(settings: Settings) -> float:
-    return max(ASKING_SECONDS, USUAL_SECONDS * len(settings.streams) / THREADS)
+    return max(ASKING_SECONDS, USUAL_SECONDS * len(settings.streams) / READERS)
 
 
 def check_api(settings: Settings) -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def _in_time(
     ask: Callable[[T], Result], subjects: Sequence[T], seconds: float, otherwise: Callable[[T], Result]
 ) -> dict[T, Result]:
     """What each is answered, all asked at once; an answer that trickles is not waited for."""
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(READERS)
     futures = {subject: pool.submit(ask, subject) for subject in subjects}
     wait(futures.values(), seconds)
     pool.shutdown(wait=False, cancel_futures=True)

@@ -1,81 +1,100 @@
-"""What went wrong with accounts, told in a line for all that met the same: a wrong token is one mistake, not sixty.
+"""The accounts' failures, and their log lines: one for all that met the same. A wrong token is one mistake, not sixty.
 
 A version that is refused while the account can be read in another one is a warning, once.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
-from pipelines.fetch.refusals import Failures, hint_for, is_undecided, refused_versions, words_of
+from pipelines.fetch.refusals import hint_for, is_undecided, refused_versions, words_of
 from pipelines.host.logs import log
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, RefusedError
 from sources.cloudflare_audit_logs.streams import Stream
 
 GATHERING_SECONDS = 2
-"""How long a failure waits for others like it."""
+"""A failure waits so long for others like it."""
 
 MOST_NAMED = 5
 """Accounts in a line; the result, the metrics and /readyz name each."""
 
-Told = tuple[AuditLogsError, dict[str, str]]
-"""An error, and what else is told of it."""
+Lines = defaultdict[tuple[str, ...], list[Stream]]
+"""The streams of each log line, by the fields that they share."""
 
 
 class AccountFailures:
-    """Gathers failures, and logs them."""
+    """Notes failures in one thread; other threads may read them at any time."""
 
     def __init__(self, asked: Iterable[Stream] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
-        """A refusal is told when the account's other versions among these have answered or failed."""
+        """A refusal is logged when the account's other versions among these have answered or failed."""
+        self.failed: dict[Stream, AuditLogsError] = {}
+        """The error of each stream that failed when it was read last."""
+        self.readable: set[Stream] = set()
+        """The streams of which something was read."""
+        self.read: set[Stream] = set()
+        """The streams that were read to the end."""
         self._asked, self._monotonic = frozenset(asked), monotonic
-        self._untold: dict[Stream, Told] = {}
+        self._unlogged: dict[Stream, tuple[AuditLogsError, str]] = {}
         self._refused: set[Stream] = set()
-        """Versions whose refusal was told."""
+        """Versions whose refusal was logged."""
         self._since = 0.0
 
+    @property
+    def refused_versions(self) -> dict[Stream, AuditLogsError]:
+        """The streams that are refused while their account can be read in another version: they fail nothing."""
+        return refused_versions(dict(self.failed), self.readable)  # a copy: others ask from their threads
+
+    @property
+    def failing(self) -> dict[Stream, AuditLogsError]:
+        """The other streams that failed: they fail the run."""
+        refused = self.refused_versions
+        return {stream: error for stream, error in dict(self.failed).items() if stream not in refused}
+
     def note(self, stream: Stream, error: AuditLogsError, retry: str = "") -> None:
-        """Takes one in; `retry` says when it is tried again, if it is."""
-        if not self._untold:
+        """Notes a failure; `retry` says when the stream is tried again, if it is."""
+        if not self._unlogged:
             self._since = self._monotonic()
-        self._untold[stream] = error, {"retry": retry} if retry else {}
+        self.failed[stream] = error
+        self._unlogged[stream] = error, retry
 
     def note_readable(self, stream: Stream) -> None:
-        """The stream was read: if its refusal was told, so is its end."""
+        """Notes that something was read: the stream is not refused any more."""
+        self.readable.add(stream)
+        if isinstance(self.failed.get(stream), RefusedError):
+            del self.failed[stream]
         if stream in self._refused:
             self._refused.remove(stream)
             log.info("version.granted", account=stream.account_id, version=stream.api_version)
 
-    def tell(self, failures: Failures, readable: Collection[Stream], *, at_once: bool, is_last: bool = False) -> None:
+    def note_read(self, streams: Iterable[Stream]) -> None:
+        """Notes streams that were read to the end: they have not failed any more."""
+        for stream in streams:
+            self.read.add(stream)
+            self.failed.pop(stream, None)
+
+    def log(self, *, at_once: bool, is_last: bool = False) -> None:
         """Logs what has waited long enough, or all. Undecided refusals wait on, unless nothing more is to come."""
-        if not self._untold or not (at_once or self._monotonic() >= self._since + GATHERING_SECONDS):
+        if not self._unlogged or not (at_once or self._monotonic() >= self._since + GATHERING_SECONDS):
             return
-        due = [s for s in self._untold if is_last or not is_undecided(s, failures, readable, self._asked)]
-        told = {stream: self._untold.pop(stream) for stream in due}
-        refused = refused_versions(failures, readable).keys() & told.keys()
-        _tell_refused({stream: told[stream] for stream in due if stream in refused - self._refused})
-        self._refused |= refused
-        _tell_failed({stream: told[stream] for stream in due if stream not in refused})
-
-
-def _tell_failed(told: Mapping[Stream, Told]) -> None:
-    for about, streams in _alike({s: {"error": str(error), **retry} for s, (error, retry) in told.items()}):
-        versions = ",".join(sorted({stream.api_version for stream in streams}))
-        log.error("account.failed", account=_named(streams), version=versions, **about)
-
-
-def _tell_refused(told: Mapping[Stream, Told]) -> None:
-    for about, streams in _alike(
-        {s: {"version": s.api_version, "error": words_of(error), **retry} for s, (error, retry) in told.items()}
-    ):
-        hint = f"nothing else is held up; {hint_for(about['version'])}"
-        log.warning("version.refused", account=_named(streams), **about, hint=hint)
-
-
-def _alike(told: Mapping[Stream, dict[str, str]]) -> Iterable[tuple[dict[str, str], list[Stream]]]:
-    """The streams of which the same is told."""
-    alike: dict[tuple[str, ...], list[Stream]] = {}
-    for stream, about in told.items():
-        alike.setdefault(tuple(about.values()), []).append(stream)
-    return [(told[streams[0]], streams) for streams in alike.values()]
+        refused = self.refused_versions
+        failures, refusals = Lines(list), Lines(list)
+        for stream, (error, retry) in list(self._unlogged.items()):
+            if not is_last and is_undecided(stream, self.failed, self.readable, self._asked):
+                continue
+            del self._unlogged[stream]
+            if stream not in refused:
+                failures[str(error), retry].append(stream)
+            elif stream not in self._refused:
+                self._refused.add(stream)
+                refusals[words_of(error), retry, stream.api_version].append(stream)
+        for (words, retry), streams in failures.items():
+            about = {"error": words, **({"retry": retry} if retry else {})}
+            versions = ",".join(sorted({stream.api_version for stream in streams}))
+            log.error("account.failed", account=_named(streams), version=versions, **about)
+        for (words, retry, version), streams in refusals.items():
+            about = {"version": version, "error": words, **({"retry": retry} if retry else {})}
+            hint = f"nothing else is held up; {hint_for(version)}"
+            log.warning("version.refused", account=_named(streams), **about, hint=hint)
 
 
 def _named(streams: Sequence[Stream]) -> str:

@@ -1,83 +1,112 @@
-"""Work beside the loop that no event depends on: one task at a time, each in a thread that ends with the process.
+"""Work that no event depends on: one task at a time, handed to the loop by `run.py`.
 
-A task may raise anything, and may hang: then it is left to itself, told to stop should it ever wake up, and another one
-may begin. Some may hang like that at the same time, not more.
+A task may raise anything, and may hang: then it is asked to stop and left to itself, and another one may begin. At most
+`MOST_HANGING` tasks may hang at the same time.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from typing import Generic, TypeVar
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol
 
 from sources.cloudflare_audit_logs.errors import TemporaryError
+from sources.cloudflare_audit_logs.streams import Stream
 
-Result = TypeVar("Result")
+from .threads import Task, Threads
 
 MOST_HANGING = 3
-"""Each holds a thread, connections, memory."""
+"""Each of them holds a thread, connections, memory."""
+
+PATIENCE_SECONDS = 5
+"""A task that is asked to stop at the end has so long."""
+
+Begins = Mapping[Stream, datetime]
+"""The streams that every destination holds, and from when on."""
 
 
-class Background(Generic[Result]):
-    """Used by one thread. A task is given an event, which is set when nobody waits for it any more."""
-
-    def __init__(self, name: str, deadline_seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._name, self._deadline_seconds, self._monotonic = name, deadline_seconds, monotonic
-        self._task: tuple[Future[Result], threading.Event, float] | None = None
-        self._hanging: list[Future[Result]] = []
-
-    @property
-    def futures(self) -> list["Future[Result]"]:
-        """The task in hand."""
-        return [self._task[0]] if self._task else []
+class BackgroundTask(Protocol):
+    """Work to be done now and then, when the loop is quiet."""
 
     @property
-    def has_room(self) -> bool:
-        """True if a task may begin."""
-        self._hanging = [future for future in self._hanging if not future.done()]
-        return self._task is None and len(self._hanging) < MOST_HANGING
+    def deadline_seconds(self) -> float:
+        """The time after which it counts as hanging."""
 
-    def begin(self, work: Callable[[threading.Event], Result]) -> None:
-        """Begins a task; there must be room."""
-        future, stop = Future[Result](), threading.Event()
-        self._task = future, stop, self._monotonic()
-        try:
-            threading.Thread(target=_do, args=(work, stop, future), name=self._name, daemon=True).start()
-        except RuntimeError as error:  # no thread is to be had
-            future.set_exception(error)
+    @property
+    def is_due(self) -> bool:
+        """True if there may be something to do."""
 
-    def collect(self) -> "Future[Result] | None":
-        """The task, if it has ended since the last time, or is given up: that counts as its error."""
-        if self._task is None:
-            return None
-        future, stop, begun = self._task
-        if future.done():
-            self._task = None
-            return future
-        if self._monotonic() < begun + self._deadline_seconds:
-            return None
+    def work(self, begins: Begins, stop: threading.Event) -> Any:
+        """Does it, in a thread of its own; ends early when `stop` is set."""
+
+    def note(self, ended: "Future[Any]") -> None:
+        """Takes the result or the error of `work`, in the loop's thread."""
+
+
+Doing = tuple[BackgroundTask, threading.Event]
+
+
+class Background:
+    """Does tasks, one at a time. Used by one thread."""
+
+    def __init__(self, tasks: Sequence[BackgroundTask], monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._tasks, self._threads = tasks, Threads[Doing]("background", monotonic)
+        self._hanging: list[Task[Doing]] = []
+
+    def close(self) -> None:
+        """Asks the task that is under way to stop, and waits a little for it."""
+        for task in self._threads.tasks:
+            task.subject[1].set()
+        wait(self.futures, PATIENCE_SECONDS)
+        self._threads.close()
+
+    @property
+    def futures(self) -> list["Future[Any]"]:
+        """The task that is under way."""
+        return self._threads.futures
+
+    @property
+    def _has_room(self) -> bool:
+        self._hanging = [task for task in self._hanging if not task.future.done()]
+        return not self._threads.tasks and len(self._hanging) < MOST_HANGING
+
+    @property
+    def due(self) -> list[BackgroundTask]:
+        """The tasks that may begin, one after the other."""
+        return [task for task in self._tasks if task.is_due] if self._has_room else []
+
+    def begin(self, task: BackgroundTask, begins: Begins) -> None:
+        """Begins a task, if there is room."""
+        if self._has_room:
+            stop = threading.Event()
+            try:
+                self._threads.submit((task, stop), partial(task.work, begins, stop))
+            except RuntimeError as error:  # no thread is to be had
+                task.note(_failed(error))
+
+    def collect(self) -> bool:
+        """Passes on the result of a task that has ended, or hangs; False if there is none."""
+        ended = self._threads.collect()
+        for task in ended:
+            task.subject[0].note(task.future)
+        hanging = [t for t in self._threads.tasks if t in self._threads.overdue(t.subject[0].deadline_seconds)]
+        for task in hanging:
+            self._give_up(task)
+        return bool(ended or hanging)
+
+    def _give_up(self, task: Task[Doing]) -> None:
+        doing, stop = task.subject
         stop.set()
-        self._task = None
-        self._hanging.append(future)
-        return self._given_up()
-
-    def end(self, patience_seconds: float) -> None:
-        """Tells the task in hand to stop, and waits a little for it."""
-        if self._task is not None:
-            future, stop, _ = self._task
-            stop.set()
-            wait([future], patience_seconds)
-
-    def _given_up(self) -> "Future[Result]":
-        problem = f"it hangs: it has taken more than {self._deadline_seconds:.0f} s, and is left to itself"
+        self._threads.abandon(task)
+        self._hanging.append(task)
+        problem = f"it hangs: it has taken more than {doing.deadline_seconds:.0f} s, and is left to itself"
         full = f"{len(self._hanging)} hang, so no other one begins until one of them ends, or the next start"
-        outcome = Future[Result]()
-        outcome.set_exception(TemporaryError(problem, hint="" if self.has_room else full))
-        return outcome
+        doing.note(_failed(TemporaryError(problem, hint="" if self._has_room else full)))
 
 
-def _do(work: Callable[[threading.Event], Result], stop: threading.Event, future: "Future[Result]") -> None:
-    try:
-        future.set_result(work(stop))
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is told where the task is collected
-        future.set_exception(error)
+def _failed(error: Exception) -> "Future[Any]":
+    ended = Future[Any]()
+    ended.set_exception(error)
+    return ended

@@ -1,9 +1,10 @@
-"""A pass: the windows of some streams, read in parts side by side, which are put together into steps to be loaded."""
+"""A cycle: windows of some streams are read in parts, side by side; the parts are joined to steps to be loaded."""
 
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 
@@ -12,31 +13,28 @@ from pipelines.fetch.reading import Part, Step, StepLimits, StreamReading
 from pipelines.load.loader import Destination
 from pipelines.load.spool import Spool, SpooledReading
 from pipelines.settings.settings import Settings
-from sources.cloudflare_audit_logs import Batch, Stream
-from sources.cloudflare_audit_logs.streams import Window
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .readers import THREADS
-
-Load = Callable[[Step], Mapping[Stream, Batch]]
-"""Loads a step into a destination, and returns what was new."""
+READERS = 32
+"""Threads that read. They mostly wait for answers; what a thousand quiet accounts take: docs/scale-many.md."""
 
 GATHERING_SECONDS = 2
-"""How long a stream that was read to its end waits for others that are still being read, in a step that is not full."""
+"""In a step that is not full, a stream that was read to its end waits so long for those that are still being read."""
 
 LONG_GATHERING_SECONDS = 30
-"""The same for a part of a long window: the fewer runs of dlt, the better, and nobody waits for the middle of it."""
+"""A part of a long window waits so long: the fewer runs of dlt, the better, and nobody waits for its middle."""
 
 
-class Pass:
+class Cycle:
     """A poll or a sweep. Used by one thread; the readings are read by others."""
 
     def __init__(
         self,
         windows: Mapping[Stream, Window],
+        destinations: Iterable[Destination],
         fetch_pages: FetchUntil,
         spool: Spool,
         settings: Settings,
-        loads: dict[Destination, Load],
         *,
         queue_of: Callable[[Stream], str],
         limits: StepLimits,
@@ -45,12 +43,12 @@ class Pass:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.begun, self.is_sweep, self._monotonic = begun, is_sweep, monotonic
+        self.destinations = list(destinations)
+        """The destinations that load its steps."""
         self.stop = threading.Event()
-        """Set when nobody waits for what is read any more: it ends between two pages, and while it waits."""
-        self.loads = loads
-        """How each destination that takes part loads its steps."""
+        """Set when nobody waits for the events any more: reading ends between two pages, or while it waits."""
         self._queue_of, self._limits = queue_of, limits
-        self._limits_of_part = limits.shared_by(2 * min(len(windows), THREADS))
+        self._limits_of_part = limits.shared_by(2 * min(len(windows), READERS))
         self._readings = {
             stream: SpooledReading(
                 spool,
@@ -72,14 +70,15 @@ class Pass:
         for stream in windows:
             self._queue(stream)
         self.created = monotonic()
-        self._step = Step()
-        self._step_begun: float | None = None
-        self.due_since: float | None = None
-        """When the next step became ready to be loaded."""
+        self.step = Step()
+        """The one to be loaded next."""
+        self._step_begun = math.inf
+        self.due_since = math.inf
+        """The time at which the next step became ready to be loaded; infinite as long as it is not."""
 
     @property
     def streams(self) -> set[Stream]:
-        """Those that are not read to the end."""
+        """The streams that are not read to the end."""
         return self._reading.union(*self._waiting.values())
 
     @property
@@ -88,33 +87,25 @@ class Pass:
         return not self._reading and not self._waiting
 
     @property
-    def wants_to_read(self) -> bool:
-        """True if a stream waits to be read, and there is room for what it brings beside what is to be loaded."""
-        coming = self._step.events + len(self._reading) * self._limits_of_part.events
-        return bool(self._waiting) and coming < self._limits.events and not self._step.is_full(self._limits)
-
-    @property
     def is_due(self) -> bool:
         """True if a step is to be loaded: a full one, the last one, or one that has waited for others long enough."""
-        if self.due_since is None and (self.is_read or self._step.is_full(self._limits) or self._has_gathered()):
+        if self.due_since == math.inf and (self.is_read or self.step.is_full(self._limits) or self._has_gathered()):
             self.due_since = self._monotonic()
-        return self.due_since is not None
+        return self.due_since < math.inf
 
     def _has_gathered(self) -> bool:
-        if self.is_sweep or self._step_begun is None:
-            return False
-        seconds = GATHERING_SECONDS if self._step.finished else LONG_GATHERING_SECONDS
-        return self._monotonic() >= self._step_begun + seconds
-
-    @property
-    def due_events(self) -> int:
-        """Events of the step that is due."""
-        return self._step.events
+        seconds = GATHERING_SECONDS if self.step.finished else LONG_GATHERING_SECONDS
+        return not self.is_sweep and self._monotonic() >= self._step_begun + seconds
 
     def next_reading(self, has_room_for: Callable[[str], bool]) -> tuple[str, Stream, SpooledReading] | None:
-        """Of the queue that waits longest and that has room: its name, a stream, and the reading of its next part."""
+        """Takes a stream of the queue that waits longest and has room; returns queue, stream and reading.
+
+        None without room for what it brings, beside what is to be loaded.
+        """
+        coming = self.step.events + len(self._reading) * self._limits_of_part.events
+        is_full = coming >= self._limits.events or self.step.is_full(self._limits)
         queue = next(filter(has_room_for, self._waiting), None)
-        if queue is None:
+        if is_full or queue is None:
             return None
         waiting = self._waiting.pop(queue)
         stream = waiting.popleft()
@@ -124,11 +115,10 @@ class Pass:
         return queue, stream, self._readings[stream]
 
     def add(self, stream: Stream, part: Part) -> None:
-        """Takes in what was read."""
+        """Adds a part that was read."""
         self._reading.discard(stream)
-        if self._step_begun is None:
-            self._step_begun = self._monotonic()
-        self._step.add(stream, part)
+        self._step_begun = min(self._step_begun, self._monotonic())
+        self.step.add(stream, part)
         if not part.is_last:
             self._queue(stream)
 
@@ -137,7 +127,7 @@ class Pass:
         self._reading.discard(stream)
 
     def give_up(self, which: Callable[[Stream], bool]) -> list[Stream]:
-        """Such streams that wait to be read are not read any more."""
+        """Reads the waiting streams of which `which` is true no more, and returns them."""
         waiting = [stream for queue in self._waiting.values() for stream in queue]
         self._waiting.clear()
         for stream in waiting:
@@ -146,9 +136,9 @@ class Pass:
         return [stream for stream in waiting if which(stream)]
 
     def take_step(self) -> Step:
-        """What is due, to be loaded now."""
-        step, self._step = self._step, Step()
-        self._step_begun = self.due_since = None
+        """Returns the step that is due, and begins the next one."""
+        step, self.step = self.step, Step()
+        self._step_begun = self.due_since = math.inf
         step.is_last = self.is_read
         return step
 

@@ -1,14 +1,14 @@
-"""What a pass is to read: the windows that the destinations lack of each stream, and who shares a reading."""
+"""The windows that a cycle is to read: those that the destinations lack, and which destinations share a reading."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from pipelines.fetch.reading import Step
 from pipelines.load.loader import Destination
 from pipelines.settings.accounts import LEAST_OVERLAP
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
+from .loaders import LoadedStep
 from .sweep import SweepPlan
 
 SHARED_SPREAD = timedelta(hours=1)
@@ -17,8 +17,8 @@ SHARED_SPREAD = timedelta(hours=1)
 Group = tuple[Destination, ...]
 
 
-class PassPlan:
-    """Asks the destinations where they stand, and keeps when the last sweeps were."""
+class CyclePlan:
+    """Asks the destinations for their positions, and keeps the times of the last sweeps."""
 
     def __init__(self, settings: Settings, destinations: Sequence[Destination], started: datetime) -> None:
         self._settings, self._destinations, self._started = settings, destinations, started
@@ -31,7 +31,7 @@ class PassPlan:
         polled: Collection[tuple[Destination, Stream]],
         now: datetime,
     ) -> dict[Group, dict[Stream, Window]]:
-        """For the destinations that are ready, but for what is being polled."""
+        """Returns the windows that the ready destinations lack, but for the streams that are being polled."""
         windows = {}
         for stream in streams:
             free = [d for d in self._destinations if d in ready and d.is_open and (d, stream) not in polled]
@@ -39,25 +39,25 @@ class PassPlan:
         return _by_group(windows)
 
     def sweeps(self, streams: Iterable[Stream], now: datetime) -> dict[Group, dict[Stream, Window]]:
-        """What is due to be read again for late events."""
+        """Returns the windows that are due to be read again for late events."""
         return _by_group({stream: dict(self._sweep_windows(stream, now)) for stream in streams})
 
     def held_begins(self, streams: Iterable[Stream]) -> Iterator[tuple[Stream, datetime]]:
-        """The streams that every destination holds, and from when on."""
+        """Yields the streams that every destination holds, and from when on."""
         for stream in streams:
             positions = [d.position(stream) for d in self._destinations if d.is_open]
             if len(positions) == len(self._destinations) and None not in positions:
                 yield stream, max(position.begin for position in positions if position)
 
-    def note_loaded(self, destination: Destination, step: Step, begun: datetime, *, is_sweep: bool) -> None:
-        """Notes what a destination need not sweep any more: it was swept, or polled from as far back."""
-        for stream in step.finished:
-            position, since = destination.position(stream), step.parts[stream].window.since
+    def note_loaded(self, load: LoadedStep) -> None:
+        """Notes that a destination need not sweep a window any more: it was swept, or polled from as far back."""
+        for stream in load.step.finished:
+            position, since, begun = load.positions.get(stream), load.step.parts[stream].window.since, load.begun
             if position is None:
                 continue
             is_first = since <= position.begin
-            if is_sweep or is_first or self._sweeps.is_covered_by(destination.name, stream, since, begun):
-                self._sweeps.mark(destination.name, stream, begun, position.cursor)
+            if load.is_sweep or is_first or self._sweeps.is_covered_by(load.destination, stream, since, begun):
+                self._sweeps.mark(load.destination, stream, begun, position.cursor)
 
     def _poll_window(self, destination: Destination, stream: Stream, now: datetime) -> Window:
         """From the cursor minus the lag, or from the first start's begin for a stream never seen, until now."""

@@ -1,4 +1,4 @@
-"""When the sweep is due, and over what window: it finds events that became visible later than the safety lag.
+"""The sweep: when it is due, and its window. It finds events that became visible later than the safety lag.
 
 Each destination and stream has a mark, a small file: until when everything that became visible, up to `depth` late,
 has been read, and where the destination's cursor was then. Without its mark (a new host), or with a cursor that is
@@ -17,7 +17,7 @@ _FIRST_YEAR = 2000
 
 
 class Mark(NamedTuple):
-    """How far a destination has been swept."""
+    """The progress of the sweep in a destination."""
 
     swept: datetime
     cursor: datetime
@@ -37,7 +37,7 @@ class SweepPlan:
             self._set(destination, stream, Mark(cursor, cursor))
 
     def window(self, destination: str, stream: Stream, polled_since: datetime, now: datetime) -> Window | None:
-        """What is to be swept now: it ends where the loop's window begins. None if nothing is due.
+        """Returns the window to be swept now; it ends where the loop's window begins. None if no sweep is due.
 
         Begins `depth` before the last sweep. So an event is found that becomes visible within `depth` of its time,
         however long the destination, or all of us, was down in between.

@@ -1,7 +1,7 @@
 """Beside the loop: compares API, warehouse and lake, hour by hour, when an hour is as old as the settings say.
 
-What has been compared, the table `audit_completeness` says; nothing is kept elsewhere. Stretches of hours, of each
-account in turn, without retries: what fails, in whatever way, is told and tried again later, and holds up nothing.
+The table `audit_completeness` says which hours were compared; nothing is kept elsewhere. Stretches of hours, of each
+account in turn, without retries: a failure of any kind is logged and tried again later, and holds up nothing.
 """
 
 import threading
@@ -10,24 +10,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 
 from pipelines.fetch.api import Clock, StopRequestedError, open_api
-from pipelines.host.aside import words_of
+from pipelines.host.aside import aside, words_of
 from pipelines.host.logs import log
 from pipelines.lake.partitions import HOUR, hours_of
 from pipelines.lake.reads import read_lake
 from pipelines.load.scratch_pipeline import client_of
-from pipelines.loop.background import Background
+from pipelines.loop.report import Report
 from pipelines.settings.settings import Settings
 from pipelines.warehouse.destination import Warehouse
 from pipelines.warehouse.reads import WarehouseReader, read_warehouse
 from sources.cloudflare_audit_logs.budget import Budgets
 from sources.cloudflare_audit_logs.errors import AccountError
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from sources.cloudflare_audit_logs.traffic import Traffic
 
-from .compare import Completeness, HourCheck
+from .compare import STORES, Completeness, HourCheck
 from .sides import ApiSide
 
 STRETCH_HOURS = 6
@@ -38,13 +36,13 @@ SHARE_OF_INTERVAL = 0.25
 takes: docs/scale-model.md."""
 
 SHARE_OF_BUDGET = 0.9
-"""Of the loop's: the polls go on where comparing stops."""
+"""The share of the loop's budget: the polls go on where comparing stops."""
 
 LONGEST_SECONDS = 60
 """However rare the polls are."""
 
 LOOK_BACK = timedelta(days=30)
-"""How long after its last age an hour is still compared, if we were down when it was due."""
+"""An hour is still compared so long after its last age, if we were down when it was due."""
 
 PAUSE_SECONDS = 600
 """Between two looks whether an hour has become due, and after a failure."""
@@ -57,72 +55,61 @@ _PATIENCE_SECONDS = 60
 
 
 class Reconciler:
-    """Compares what is due, in a thread that neither holds up nor ends the loop, whatever happens in it."""
+    """Compares what is due, as a task of the loop's background: it neither holds up nor ends the loop."""
 
     def __init__(
         self,
         settings: Settings,
         clock: Clock,
-        traffic: Traffic,
+        report: Report,
         budgets: Budgets,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """It takes what the polls leave of their budgets, but for a tenth."""
+        """It takes what the polls leave of their budgets, but for a tenth; gaps go into the report."""
         self._settings = replace(settings, max_retries=0)
-        self._clock, self._traffic, self._monotonic = clock, traffic, monotonic
-        self._background = Background[list[HourCheck]]("comparison", DEADLINE_SECONDS, monotonic)
+        self._clock, self._report, self._monotonic = clock, report, monotonic
         self._budgets = Budgets(share=SHARE_OF_BUDGET, patience_seconds=_PATIENCE_SECONDS, beside=budgets)
         self._next = 0.0
         self._turn: list[Stream] = []
-        """Who is compared next comes first."""
+        """The stream that is compared next comes first."""
         self._rests: dict[Stream, float] = {}
         """Streams that could not be read, and until when they are left alone."""
         self._gaps: list[HourCheck] = []
-        """Found, and not told yet."""
+        """Found, and not reported yet."""
         self._ages = [timedelta(hours=hours) for hours in settings.reconcile_after_hours]
+        self.deadline_seconds = DEADLINE_SECONDS
 
     @property
     def is_due(self) -> bool:
         """True if there may be something to compare."""
-        return bool(self._ages) and self._monotonic() >= self._next and self._background.has_room
+        return bool(self._ages) and self._monotonic() >= self._next
 
-    @property
-    def futures(self) -> list["Future[list[HourCheck]]"]:
-        """The comparison in hand."""
-        return self._background.futures
-
-    def begin(self, begins: Mapping[Stream, datetime]) -> None:
-        """Begins to compare; `begins` are the streams that both stores hold, and from when on."""
-        self._background.begin(partial(self._reconcile, begins))
-
-    def collect(self) -> list[HourCheck] | None:
-        """The hours with gaps that a comparison found which has ended; None if none has. Tells one that failed."""
-        ended = self._background.collect()
-        if ended is None:
-            return None
+    def note(self, ended: "Future[list[HourCheck]]") -> None:
+        """Reports the hours with gaps that a comparison has found, or logs why it failed."""
         if error := ended.exception():
             self._pause()
             if not isinstance(error, StopRequestedError):
                 log.warning("reconcile.failed", error=words_of(error), hint="it is tried again later")
-            return []
-        return ended.result()
-
-    def end(self) -> None:
-        """Tells a comparison in hand to stop; what it has found is kept."""
-        self._background.end(patience_seconds=5)
+            return
+        for gap in ended.result():
+            with aside("measurements"):
+                self._report.add_gap(gap.stream, {store: len(gap.missing.get(store, [])) for store in STORES})
 
     def _pause(self) -> None:
         self._next = self._monotonic() + PAUSE_SECONDS
 
-    def _reconcile(self, begins: Mapping[Stream, datetime], stop: threading.Event) -> list[HourCheck]:
-        """Compares stretches that are due, of each stream in turn, for a while; returns the hours that have a gap."""
+    def work(self, begins: Mapping[Stream, datetime], stop: threading.Event) -> list[HourCheck]:
+        """Compares stretches that are due, of each stream in turn, for a while; returns the hours that have a gap.
+
+        `begins` are the streams that both stores hold, and from when on.
+        """
         patience = min(SHARE_OF_INTERVAL * self._settings.poll_interval_seconds, LONGEST_SECONDS)
         give_up_at = self._monotonic() + patience
         store = Warehouse.of(self._settings.stores, clock=self._clock)
         with (
             read_warehouse(store, client_of(store)) as warehouse,
             read_lake() as lake,
-            open_api(self._settings, stop, self._clock, self._budgets, self._traffic) as fetch_pages,
+            open_api(self._settings, stop, self._clock, self._budgets, self._report.traffic) as fetch_pages,
         ):
             is_all = self._settings.is_all_asked_for
             completeness = Completeness(warehouse, lake, clock=self._clock, is_all_asked_for=is_all)
@@ -134,7 +121,7 @@ class Reconciler:
                     hint = "it is tried again later"
                     log.warning("reconcile.failed", account=stream.account_id, error=error, hint=hint)
                     continue
-                self._gaps += _tell(stream, window, completeness.check(stream, window, api))
+                self._gaps += _log(stream, window, completeness.check(stream, window, api))
                 del self._rests[stream]
                 if stop.is_set() or self._monotonic() > give_up_at:
                     break
@@ -185,7 +172,7 @@ def first_stretch(hours: Iterator[datetime]) -> Window | None:
     return Window(since, before)
 
 
-def _tell(stream: Stream, window: Window, checks: Sequence[HourCheck]) -> list[HourCheck]:
+def _log(stream: Stream, window: Window, checks: Sequence[HourCheck]) -> list[HourCheck]:
     """Logs what was found, and returns the hours that have a gap."""
     gaps = [check for check in checks if check.is_gap]
     about = {"account": stream.account_id, "version": stream.api_version}

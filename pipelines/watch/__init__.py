@@ -1,1 +1,1 @@
-"""What others see of a run: metrics, the health server, the supervisor."""
+"""A run as others see it: metrics, the health server, the supervisor."""

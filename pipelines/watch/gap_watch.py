@@ -9,35 +9,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines.host.logs import log
-from pipelines.loop.measurements import Measurements
+from pipelines.loop.report import Report
 from pipelines.settings.settings import Settings
 from pipelines.warehouse.status import open_gaps
 
 LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS = 60.0, 1.0
-"""Between two readings; a connection each, 40 ms."""
+"""Between two readings, which take a connection and 40 ms each."""
 
 
 @contextmanager
-def watching_gaps(settings: Settings, measured: Measurements) -> Iterator[None]:
+def watching_gaps(settings: Settings, report: Report) -> Iterator[None]:
     """Reads until the block ends. A warehouse that hangs holds up nobody: the thread is not waited for."""
     stop = threading.Event()
-    threading.Thread(target=_watch, args=(settings, measured, stop), daemon=True).start()
+    threading.Thread(target=_watch, args=(settings, report, stop), daemon=True).start()
     try:
         yield
     finally:
         stop.set()
 
 
-def _watch(settings: Settings, measured: Measurements, stop: threading.Event) -> None:
+def _watch(settings: Settings, report: Report, stop: threading.Event) -> None:
     pause = min(max(settings.poll_interval_seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-    told = ""
+    logged = ""
     while not stop.is_set():
         try:
             gaps = open_gaps(settings.stores)
-            measured.open_gaps = None if gaps is None else Counter(gap.stream for gap in gaps)
-            told = ""
+            report.open_gaps = None if gaps is None else Counter(gap.stream for gap in gaps)
+            logged = ""
         except Exception as error:  # noqa: BLE001  # a metric ends nothing, whatever happens to it
-            if str(error) != told:
-                told = str(error)
+            if str(error) != logged:
+                logged = str(error)
                 log.warning("gaps.not_read", error=error, hint="they are read again later")
         stop.wait(pause)

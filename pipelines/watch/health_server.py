@@ -1,4 +1,4 @@
-"""Serves `/livez`, `/readyz` and `/metrics` from a thread of its own. Asks no store: tells what the loop has noted."""
+"""Serves `/livez`, `/readyz` and `/metrics` from a thread of its own. Asks no store: shows what the loop has noted."""
 
 import socket
 import sys
@@ -24,7 +24,7 @@ SLOWEST_CLIENT_SECONDS = 10
 
 
 class Answer(NamedTuple):
-    """What a client gets."""
+    """An HTTP answer."""
 
     status: int
     body: bytes
@@ -57,36 +57,36 @@ def serving_health(running: Running, clock: Clock) -> Iterator[None]:
 
 
 def address_of(host: str, port: int) -> str:
-    """Both as people write them."""
+    """Returns both as people write them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def liveness(running: Running) -> list[str]:
-    """What speaks against the process's being alive: nothing, or one line."""
+    """Returns the reason why the process does not count as alive: no line, or one."""
     silent, longest = running.progress.silent_seconds, running.progress.longest_silence_seconds
     return [f"no progress for {silent:.0f} s; {longest:.0f} s is the longest that it may take"] * (silent > longest)
 
 
 def unreadiness(running: Running, clock: Clock) -> Iterator[str]:
-    """What keeps new events from the stores, a line for each reason, without the details that the log has."""
-    settings, report = running.settings, running.report
-    if stopped_by := report.stopped_by:
+    """Yields the reasons why new events do not get into the stores, without the details that the log has."""
+    settings, failures = running.settings, running.report.failures
+    if stopped_by := failures.stopped_by:
         yield f"polling: {stopped_by.message}"
     for destination in running.destinations:
-        error = report.destinations_failed.get(destination.name)
+        error = failures.destinations.get(destination.name)
         if not running.is_up(destination):
             yield f"{destination.name}: {error.message if error else 'not open yet'}"
     longest = timedelta(seconds=running.progress.longest_silence_seconds)
-    refused = report.refused_versions
+    refused = failures.accounts.refused_versions
     for stream in settings.streams:
         if stream in refused:
             continue
-        failure = report.accounts_failed.get(stream)
+        failure = failures.accounts.failed.get(stream)
         if failure:
             yield f"account {stream.account_id} {stream.api_version}: {failure.message}"
         for destination in running.destinations:
             about = f"account {stream.account_id} {stream.api_version} in the {destination.name}"
-            succeeded = report.measured.flow(destination.name, stream).succeeded
+            succeeded = running.report.flow(destination.name, stream).succeeded
             if succeeded is None:
                 yield f"{about}: no poll was loaded whole yet"
             elif clock() - succeeded > longest:
@@ -104,7 +104,7 @@ class _Server(ThreadingTCPServer):
         super().__init__((host, port), _Handler)
 
     def answer(self, path: str) -> Answer:
-        """The answer to a GET."""
+        """Returns the answer to a GET."""
         if path == "/metrics":
             return Answer(200, masked(generate_latest(self._registry).decode()).encode(), CONTENT_TYPE_LATEST)
         if path == "/livez":
@@ -114,7 +114,7 @@ class _Server(ThreadingTCPServer):
         return Answer(404, b"/livez, /readyz and /metrics are here\n")
 
     def handle_error(self, *_: Any) -> None:
-        """Lets a client go that hung up; whatever else happens is a defect and is told."""
+        """Ignores clients that hung up; any other error is a defect, and logged."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
             log.error("metrics.failed", error=repr(error))
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> Answer:
-        """Sends what comes before the body."""
+        """Sends all that comes before the body."""
         answer = self.server.answer(self.path.partition("?")[0])
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)

@@ -1,6 +1,6 @@
 """The metrics: each name, its labels and meaning, and where its values are. The one module that owns the names.
 
-They are read from what the run has noted when someone asks for them. Labels are account, destination, version and code
+They are read from the report of the run when someone asks for them. Labels are account, destination, version and code
 alone: their values come from the settings and from HTTP, never from an event.
 """
 
@@ -15,18 +15,17 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pipelines.loop.measurements import Flow, Histogram
-from pipelines.loop.report import Report
+from pipelines.load.loader import Destination
+from pipelines.loop.report import Flow, Histogram
 from sources.cloudflare_audit_logs.errors import RefusedError
 from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import NO_ANSWER
 
-from .running import Running, Store
+from .running import Running
 
 PROGRAM = "cloudflare-audit-pipeline"
 
 STREAM = ("account", "version")
-FLOW = (*STREAM, "destination")
 
 USUAL_CODES = ("200", "401", "403", "404", "429", "500", "502", "503", NO_ANSWER)
 """Counted from zero on: the increase of a counter that begins at one is not seen."""
@@ -40,10 +39,17 @@ class Described(NamedTuple):
     """A metric as the documents have it."""
 
     name: str
-    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
     labels: tuple[str, ...]
     meaning: str
     samples: Callable[[Running], Iterable[Sample]]
+
+    @property
+    def kind(self) -> type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """As the name says."""
+        if self.name.endswith("_total"):
+            return CounterMetricFamily
+        is_histogram = self.name.endswith(("_visibility_lag_seconds", "_duration_seconds"))
+        return HistogramMetricFamily if is_histogram else GaugeMetricFamily
 
 
 def registry_of(running: Running) -> CollectorRegistry:
@@ -55,7 +61,7 @@ def registry_of(running: Running) -> CollectorRegistry:
 
 
 class OwnProcess(ProcessCollector):
-    """As prometheus_client has it, which tells nothing where there is no `/proc/stat`: under `ProcSubset=pid`, say."""
+    """As prometheus_client has it, which shows nothing where there is no `/proc/stat`: under `ProcSubset=pid`, say."""
 
     def _boot_time(self) -> float:
         if sys.platform != "linux":
@@ -80,41 +86,56 @@ def _cumulated(histogram: Histogram) -> tuple[list[tuple[str, int]], float]:
     return list(zip(bounds, accumulate(list(histogram.counts)), strict=True)), histogram.sum
 
 
-def _by_flow(value: Callable[[Flow], Any]) -> Callable[[Running], Iterator[Sample]]:
+Meant = tuple[tuple[str, ...], str, Callable[[Running], Iterable[Sample]]]
+"""Labels, meaning and samples of a metric."""
+
+
+def _by_flow(meaning: str, value: Callable[[Flow], Any]) -> Meant:
     """A value of each stream in each destination, where there is one."""
 
     def samples(running: Running) -> Iterator[Sample]:
         for destination in running.destinations:
             for stream in running.settings.streams:
-                found = value(running.report.measured.flow(destination.name, stream))
+                found = value(running.report.flow(destination.name, stream))
                 if found is not None:
                     yield (stream.account_id, stream.api_version, destination.name), found
 
-    return samples
+    return (*STREAM, "destination"), meaning, samples
 
 
-def _by_stream(value: Callable[[Report, Stream], float | None]) -> Callable[[Running], Iterator[Sample]]:
+def _by_stream(meaning: str, value: Callable[[Running, Stream], float | None]) -> Meant:
     def samples(running: Running) -> Iterator[Sample]:
         for stream in running.settings.streams:
-            found = value(running.report, stream)
+            found = value(running, stream)
             if found is not None:
                 yield (stream.account_id, stream.api_version), found
 
-    return samples
+    return STREAM, meaning, samples
 
 
-def _by_destination(value: Callable[[Running, Store], Any]) -> Callable[[Running], Iterator[Sample]]:
-    return lambda running: (((d.name,), value(running, d)) for d in running.destinations)
+def _by_destination(meaning: str, value: Callable[[Running, Destination], Any]) -> Meant:
+    return ("destination",), meaning, lambda running: (((d.name,), value(running, d)) for d in running.destinations)
 
 
-def _one(value: Callable[[Running], float | None]) -> Callable[[Running], Iterator[Sample]]:
-    return lambda running: (((), found) for found in [value(running)] if found is not None)
+def _one(meaning: str, value: Callable[[Running], float | None]) -> Meant:
+    return (), meaning, lambda running: (((), found) for found in [value(running)] if found is not None)
 
 
-def _was_read(report: Report, stream: Stream) -> float | None:
+def _was_read(running: Running, stream: Stream) -> float | None:
     """None before the first result."""
-    has_failed = stream in report.accounts_failed
-    return float(not has_failed) if has_failed or stream in report.accounts_read else None
+    accounts = running.report.failures.accounts
+    has_failed = stream in accounts.failed
+    return float(not has_failed) if has_failed or stream in accounts.read else None
+
+
+def _is_refused(running: Running, stream: Stream) -> float:
+    return float(isinstance(running.report.failures.accounts.failed.get(stream), RefusedError))
+
+
+def _gap_hours(running: Running, stream: Stream) -> int | None:
+    """None before they were read."""
+    gaps = running.report.open_gaps
+    return None if gaps is None else gaps[stream]
 
 
 def _requests(running: Running) -> Iterator[Sample]:
@@ -122,184 +143,99 @@ def _requests(running: Running) -> Iterator[Sample]:
     return (((code,), count) for code, count in sorted(sent.items()))
 
 
-METRICS = (
-    Described(
-        "cloudflare_audit_build_info",
-        GaugeMetricFamily,
+_MEANT: Mapping[str, Meant] = {
+    "cloudflare_audit_build_info": (
         ("version",),
         "1, with the version of the program.",
         lambda _: [((version(PROGRAM),), 1)],
     ),
-    Described(
-        "cloudflare_audit_cursor_timestamp_seconds",
-        GaugeMetricFamily,
-        FLOW,
+    "cloudflare_audit_cursor_timestamp_seconds": _by_flow(
         "Time of the newest event that the destination holds of the stream, as its cursor says.",
-        _by_flow(lambda flow: flow.cursor and flow.cursor.timestamp()),
+        lambda flow: flow.cursor and flow.cursor.timestamp(),
     ),
-    Described(
-        "cloudflare_audit_last_success_timestamp_seconds",
-        GaugeMetricFamily,
-        FLOW,
+    "cloudflare_audit_last_success_timestamp_seconds": _by_flow(
         "When the last poll began that was read and loaded whole.",
-        _by_flow(lambda flow: flow.succeeded and flow.succeeded.timestamp()),
+        lambda flow: flow.succeeded and flow.succeeded.timestamp(),
     ),
-    Described(
-        "cloudflare_audit_events_fetched_total",
-        CounterMetricFamily,
-        STREAM,
+    "cloudflare_audit_events_fetched_total": _by_stream(
         "Events read from the API, those of the overlap again at each poll.",
-        _by_stream(lambda report, stream: report.measured.fetched.get(stream, 0)),
+        lambda running, stream: running.report.fetched.get(stream, 0),
     ),
-    Described(
-        "cloudflare_audit_events_conflicting_total",
-        CounterMetricFamily,
-        STREAM,
+    "cloudflare_audit_events_conflicting_total": _by_stream(
         "Events read with the id and time of another one that differs: the first stays.",
-        _by_stream(lambda report, stream: report.measured.conflicts.counts.get(stream, 0)),
+        lambda running, stream: running.report.conflicts.counts.get(stream, 0),
     ),
-    Described(
-        "cloudflare_audit_events_stored_total",
-        CounterMetricFamily,
-        FLOW,
-        "Events that were new to the destination, and are in it now.",
-        _by_flow(lambda flow: flow.stored),
+    "cloudflare_audit_events_stored_total": _by_flow(
+        "Events that were new to the destination, and are in it now.", lambda flow: flow.stored
     ),
-    Described(
-        "cloudflare_audit_events_late_total",
-        CounterMetricFamily,
-        FLOW,
+    "cloudflare_audit_events_late_total": _by_flow(
         "Of those stored, events that the sweep found: they became visible after the safety lag.",
-        _by_flow(lambda flow: flow.late),
+        lambda flow: flow.late,
     ),
-    Described(
-        "cloudflare_audit_events_duplicate_total",
-        CounterMetricFamily,
-        FLOW,
+    "cloudflare_audit_events_duplicate_total": _by_flow(
         "Events read that the destination did not lack: held already, or older than its retention.",
-        _by_flow(lambda flow: flow.duplicate),
+        lambda flow: flow.duplicate,
     ),
-    Described(
-        "cloudflare_audit_events_quarantined_total",
-        CounterMetricFamily,
-        FLOW,
+    "cloudflare_audit_events_quarantined_total": _by_flow(
         "Events that could not be placed, or PostgreSQL refused, and that went to audit_logs_quarantine.",
-        _by_flow(lambda flow: flow.quarantined),
+        lambda flow: flow.quarantined,
     ),
-    Described(
-        "cloudflare_audit_events_missing_total",
-        CounterMetricFamily,
-        FLOW,
-        "Events that a comparison found missing in the destination.",
-        _by_flow(lambda flow: flow.missing),
+    "cloudflare_audit_events_missing_total": _by_flow(
+        "Events that a comparison found missing in the destination.", lambda flow: flow.missing
     ),
-    Described(
-        "cloudflare_audit_gaps_total",
-        CounterMetricFamily,
-        STREAM,
+    "cloudflare_audit_gaps_total": _by_stream(
         "Hours that a comparison found wrong in a store, each time that it did.",
-        _by_stream(lambda report, stream: report.measured.gaps.get(stream, 0)),
+        lambda running, stream: running.report.hours_with_gaps.get(stream, 0),
     ),
-    Described(
-        "cloudflare_audit_gap_hours",
-        GaugeMetricFamily,
-        STREAM,
+    "cloudflare_audit_gap_hours": _by_stream(
         "Hours that were found wrong when they were compared last, whoever compared them, and are not repaired.",
-        # None before they were read.
-        _by_stream(lambda report, stream: None if (gaps := report.measured.open_gaps) is None else gaps[stream]),
+        _gap_hours,
     ),
-    Described(
-        "cloudflare_audit_visibility_lag_seconds",
-        HistogramMetricFamily,
-        FLOW,
+    "cloudflare_audit_visibility_lag_seconds": _by_flow(
         "From an event's own time until we first read it, of events that the poll before could not see yet.",
-        _by_flow(lambda flow: flow.visibility_lag),
+        lambda flow: flow.visibility_lag,
     ),
-    Described(
-        "cloudflare_audit_poll_duration_seconds",
-        HistogramMetricFamily,
-        ("destination",),
-        "From the begin of a poll until all of it was loaded.",
-        _by_destination(lambda running, d: running.report.measured.polls(d.name)),
+    "cloudflare_audit_poll_duration_seconds": _by_destination(
+        "From the begin of a poll until all of it was loaded.", lambda running, d: running.report.poll_seconds(d.name)
     ),
-    Described(
-        "cloudflare_audit_load_duration_seconds",
-        HistogramMetricFamily,
-        ("destination",),
-        "Of the loads that brought something, sweeps included.",
-        _by_destination(lambda running, d: running.report.measured.loads(d.name)),
+    "cloudflare_audit_load_duration_seconds": _by_destination(
+        "Of the loads that brought something, sweeps included.", lambda running, d: running.report.load_seconds(d.name)
     ),
-    Described(
-        "cloudflare_audit_destination_up",
-        GaugeMetricFamily,
-        ("destination",),
-        "1 if the destination is open and its last load did not fail.",
-        _by_destination(lambda running, d: float(running.is_up(d))),
+    "cloudflare_audit_destination_up": _by_destination(
+        "1 if the destination is open and its last load did not fail.", lambda running, d: float(running.is_up(d))
     ),
-    Described(
-        "cloudflare_audit_account_up",
-        GaugeMetricFamily,
-        STREAM,
-        "1 if the account was read whole when it was asked for last.",
-        _by_stream(_was_read),
-    ),
-    Described(
-        "cloudflare_audit_account_refused",
-        GaugeMetricFamily,
-        STREAM,
+    "cloudflare_audit_account_up": _by_stream("1 if the account was read whole when it was asked for last.", _was_read),
+    "cloudflare_audit_account_refused": _by_stream(
         "1 if the API refuses the account in this version (400, 401, 403, 404): only an operator can mend it.",
-        _by_stream(lambda report, stream: float(isinstance(report.accounts_failed.get(stream), RefusedError))),
+        _is_refused,
     ),
-    Described(
-        "cloudflare_audit_reading_abandoned",
-        GaugeMetricFamily,
-        (),
+    "cloudflare_audit_reading_abandoned": _one(
         "1 if the last poll was given up for all accounts: this host's clock is off.",
-        _one(lambda running: float(running.report.stopped_by is not None)),
+        lambda running: float(running.report.failures.stopped_by is not None),
     ),
-    Described(
-        "cloudflare_audit_api_requests_total",
-        CounterMetricFamily,
+    "cloudflare_audit_api_requests_total": (
         ("code",),
         f"Requests sent, retries included, by the status of the answer; {NO_ANSWER}: no whole answer.",
         _requests,
     ),
-    Described(
-        "cloudflare_audit_api_retries_total",
-        CounterMetricFamily,
-        (),
-        "Requests that were sent again after one that failed.",
-        _one(lambda running: running.report.traffic.retries),
+    "cloudflare_audit_api_retries_total": _one(
+        "Requests that were sent again after one that failed.", lambda running: running.report.traffic.retries
     ),
-    Described(
-        "cloudflare_audit_api_requests_left",
-        GaugeMetricFamily,
-        (),
+    "cloudflare_audit_api_requests_left": _one(
         "Requests that the API said, in its latest answers, are left to the token that has fewest.",
-        _one(lambda running: running.report.traffic.left),
+        lambda running: running.report.traffic.left,
     ),
-    Described(
-        "cloudflare_audit_poll_interval_seconds",
-        GaugeMetricFamily,
-        (),
-        "POLL_INTERVAL_SECONDS.",
-        _one(lambda running: running.settings.poll_interval_seconds),
+    "cloudflare_audit_poll_interval_seconds": _one(
+        "POLL_INTERVAL_SECONDS.", lambda running: running.settings.poll_interval_seconds
     ),
-    Described(
-        "cloudflare_audit_safety_lag_seconds",
-        GaugeMetricFamily,
-        STREAM,
+    "cloudflare_audit_safety_lag_seconds": _by_stream(
         "CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS.",
-        lambda running: (
-            ((s.account_id, s.api_version), running.settings.safety_lag(s).total_seconds())
-            for s in running.settings.streams
-        ),
+        lambda running, stream: running.settings.safety_lag(stream).total_seconds(),
     ),
-    Described(
-        "cloudflare_audit_longest_silence_seconds",
-        GaugeMetricFamily,
-        (),
+    "cloudflare_audit_longest_silence_seconds": _one(
         "How long there may be no progress: what /livez, /readyz and the watchdog go by.",
-        _one(lambda running: running.progress.longest_silence_seconds),
+        lambda running: running.progress.longest_silence_seconds,
     ),
-)
+}
+
+METRICS = tuple(Described(name, *meant) for name, meant in _MEANT.items())

@@ -1,4 +1,4 @@
-"""Asks the loop to end: the first SIGTERM or SIGINT lets the loads in hand finish, a second one ends all.
+"""Asks the loop to end: the first SIGTERM or SIGINT lets the loads under way finish, a second one ends all.
 
 A signal's handler runs in the middle of whatever the main thread does, with its locks held: it hands the signal on, to
 a thread that may take its time, and does nothing else.
@@ -16,20 +16,20 @@ from .systemd import notify
 
 
 def stop_on_signals(longest_seconds: float) -> threading.Event:
-    """Is set by the first signal. If we are still there so long after it, we end as if killed, which is safe."""
+    """Returns an event that the first signal sets. If the process runs on for so long, it ends as if killed: safe."""
     stop, signals = threading.Event(), SimpleQueue[int]()
 
     def hand_on(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
         signals.put(number)  # which may be called in the middle of itself, unlike an event's `set`
 
-    threading.Thread(target=_stop_when_told, args=(signals, stop, longest_seconds), daemon=True).start()
+    threading.Thread(target=_stop_on_signal, args=(signals, stop, longest_seconds), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, hand_on)
     return stop
 
 
-def _stop_when_told(signals: SimpleQueue[int], stop: threading.Event, longest_seconds: float) -> None:
+def _stop_on_signal(signals: SimpleQueue[int], stop: threading.Event, longest_seconds: float) -> None:
     number = signals.get()
     timer = threading.Timer(longest_seconds, _end_now)
     timer.daemon = True
@@ -40,7 +40,7 @@ def _stop_when_told(signals: SimpleQueue[int], stop: threading.Event, longest_se
 
 
 def _end_now() -> None:
-    words = threading.Thread(target=_say_why, daemon=True)  # nobody may read what we say
+    words = threading.Thread(target=_say_why, daemon=True)  # nobody may read the log
     words.start()
     words.join(1)
     os._exit(75)

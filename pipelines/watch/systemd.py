@@ -1,4 +1,4 @@
-"""Tells the supervisor that started us how we are, by systemd's protocol; does nothing without `NOTIFY_SOCKET`.
+"""Sends our state to the supervisor that started us, by systemd's protocol; does nothing without `NOTIFY_SOCKET`.
 
 READY=1 comes with the first result: a step that was loaded, or something that failed. Then we run and try again, and
 `/readyz` says whether all is well. WATCHDOG=1 is sent for progress (`progress`), never by a timer.
@@ -26,29 +26,29 @@ def notify(*lines: str) -> bool:
             sender.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             sender.send(masked("\n".join(lines)).encode())
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        log.warning("notify.failed", error=error, hint="nobody listens at NOTIFY_SOCKET: nothing more is told")
+        log.warning("notify.failed", error=error, hint="nobody listens at NOTIFY_SOCKET: nothing more is sent")
         os.environ.pop("NOTIFY_SOCKET", None)
     except OSError as error:
-        log.warning("notify.failed", error=error, hint="it is told again with the next progress")
+        log.warning("notify.failed", error=error, hint="it is sent again with the next progress")
         return False
     return True
 
 
 class Supervisor:
-    """What it is told in the course of a run."""
+    """Sends the supervisor the state of a run."""
 
     def __init__(self, longest_silence_seconds: float, *, is_idle: bool = False) -> None:
-        """One that has nothing to poll is ready at once."""
+        """A run that has nothing to poll is ready at once."""
         self._longest_silence_us = round(longest_silence_seconds * 1_000_000)
         self._is_idle = is_idle
         self._is_ready = False
 
     def alive(self) -> None:
-        """There was progress."""
+        """Sends that there was progress."""
         notify("WATCHDOG=1")
 
     def follow(self, report: Report) -> None:
-        """How far the run is."""
+        """Sends READY once there is a result, and the state in one line."""
         if (report.has_result or self._is_idle) and not self._is_ready:
             self._is_ready = notify("READY=1", *self._watchdog())
         notify(f"STATUS={as_text(report)}")

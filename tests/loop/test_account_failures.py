@@ -29,10 +29,10 @@ def test_a_wrong_token_is_one_line_however_many_accounts_it_reads(caplog: pytest
         failures.note(stream, REFUSED, "in 300 s")
     failures.note(OTHER, failed[OTHER], "next poll")
 
-    failures.tell(failed, (), at_once=False)
+    failures.log(at_once=False)
     waiting = caplog.messages.copy()
-    failures.tell(failed, (), at_once=True)
-    failures.tell(failed, (), at_once=True)
+    failures.log(at_once=True)
+    failures.log(at_once=True)
     refused, unavailable = caplog.messages
 
     assert waiting == []
@@ -70,16 +70,17 @@ def test_a_refused_version_is_told_once_when_the_other_was_read_and_again_after_
     caplog.set_level("INFO", "audit")
     failures = AccountFailures([V1, V2])
     failures.note(V2, REFUSED, "in 300 s")
-    failures.tell({V2: REFUSED}, (), at_once=True)
+    failures.log(at_once=True)
     undecided = caplog.messages.copy()
+    failures.note_readable(V1)
     for _ in range(3):
-        failures.tell({V2: REFUSED}, {V1}, at_once=True)
+        failures.log(at_once=True)
         failures.note(V2, REFUSED, "in 300 s")
-    failures.tell({V2: REFUSED}, {V1}, at_once=True)
+    failures.log(at_once=True)
     told = caplog.messages.copy()
     failures.note_readable(V2)
     failures.note(V2, REFUSED, "in 300 s")
-    failures.tell({V2: REFUSED}, {V1, V2}, at_once=True)
+    failures.log(at_once=True)
 
     assert undecided == []
     assert len(told) == 1
@@ -94,7 +95,7 @@ def test_what_is_undecided_in_the_end_is_a_failure(caplog: pytest.LogCaptureFixt
     failures = AccountFailures([V1, V2])
     failures.note(V2, REFUSED, "in 300 s")
 
-    failures.tell({V2: REFUSED}, (), at_once=True, is_last=True)
+    failures.log(at_once=True, is_last=True)
 
     assert [line.split()[0] for line in caplog.messages] == ["account.failed"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.loop.readers import THREADS_OF_A_QUEUE, THREADS_OF_DOUBTFUL
+from pipelines.loop.cycles import READERS_OF_A_QUEUE, READERS_OF_DOUBTFUL
 from simulator.accounts import account_ids_of, token_of, write_accounts
 from simulator.api import Api, Fault
 from tests.conftest import Finished, Stores, wait_until
@@ -102,11 +102,11 @@ def test_a_token_that_is_shut_out_is_asked_by_the_few_that_were_about_to(
     api.faults.append(Fault(status=429, body="{}", headers={"Retry-After": "4"}, times=None))
 
     with watched_loop(environment, tmp_path, CLOUDFLARE_ACCOUNT_ID=",".join(accounts), POLL_INTERVAL_SECONDS="1"):
-        wait_until(lambda: len(api.requests) > THREADS_OF_A_QUEUE, 60)
+        wait_until(lambda: len(api.requests) > READERS_OF_A_QUEUE, 60)
         time.sleep(3)
         asked = len(api.requests)
 
-    assert asked <= THREADS_OF_A_QUEUE + THREADS_OF_DOUBTFUL
+    assert asked <= READERS_OF_A_QUEUE + READERS_OF_DOUBTFUL
 
 
 def test_accounts_that_do_not_answer_leave_readers_to_the_others(

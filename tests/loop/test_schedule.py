@@ -1,26 +1,29 @@
 """What the loop decides by the time that has passed is decided by the clock that it is given: no test waits."""
 
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.fetch.reading import Part, StepLimits
 from pipelines.host.aside import TOLD_AGAIN_SECONDS, aside
-from pipelines.load.loader import Destination
 from pipelines.load.spool import Spool
 from pipelines.loop.account_failures import GATHERING_SECONDS as FAILURES_GATHER_SECONDS
 from pipelines.loop.account_failures import AccountFailures
 from pipelines.loop.background import MOST_HANGING, Background
-from pipelines.loop.cycle import GATHERING_SECONDS, Pass
-from pipelines.loop.pauses import FAILED_PAUSE_FACTOR, Pauses
-from pipelines.loop.readers import Readers
-from pipelines.loop.workers import Workers
+from pipelines.loop.cycle import GATHERING_SECONDS, Cycle
+from pipelines.loop.failures import Failures
+from pipelines.loop.schedule import FAILED_PAUSE_FACTOR
+from pipelines.loop.threads import Threads
 from pipelines.settings.settings import Settings, read_settings
-from sources.cloudflare_audit_logs.errors import RefusedError, UnavailableError
+from sources.cloudflare_audit_logs.errors import RateLimitedError, RefusedError, UnavailableError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.streams import Stream, Window
 from tests.factory import ACCOUNT, OTHER_ACCOUNT
@@ -56,73 +59,144 @@ def settings() -> Settings:
 
 def test_a_destination_that_fails_again_is_left_alone_for_longer_each_time(clock: Clock, settings: Settings) -> None:
     """2, 4, 8 … seconds, to the limit; a success begins anew."""
-    pauses, waited = Pauses(settings, clock), list[float]()
-    for _ in range(10):
-        waited.append(pauses.after_failure("lake"))
-        clock.now += waited[-1] - 0.001
-        assert pauses.include("lake")
+    failures, waited = Failures(settings, clock), list[float]()
+    for seconds in (2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+        failures.note_destination("lake", UnavailableError("down"))
+        clock.now += seconds - 0.001
+        assert failures.is_paused("lake")
         clock.now += 0.002
-        assert not pauses.include("lake")
-    pauses.after_success("lake")
+        assert not failures.is_paused("lake")
+        waited.append(seconds)
+    failures.note_loaded("lake")
+    failures.note_destination("lake", UnavailableError("down"))
+    clock.now += waited[0] + 0.001
 
-    assert waited == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    assert pauses.after_failure("lake") == waited[0]
+    assert not failures.is_paused("lake")
 
 
 def test_an_account_is_left_alone_in_proportion_to_what_it_cost(clock: Clock, settings: Settings) -> None:
-    """Twice, at least; a refused one for five minutes."""
-    pauses = Pauses(settings, clock)
+    """Twice, at least, and not all at the same time; a refused one for five minutes."""
+    failures, (failed, refused) = Failures(settings, clock), STREAMS
 
-    seconds = pauses.seconds_after(UnavailableError("down"), 10, NOW)
+    failures.note_account(failed, UnavailableError("down"), 10, NOW)
+    failures.note_account(refused, RefusedError("no"), 10, NOW)
 
-    assert 10 * FAILED_PAUSE_FACTOR <= seconds <= 15 * FAILED_PAUSE_FACTOR
-    assert pauses.seconds_after(RefusedError("no"), 10, NOW) == 300  # as documented
+    clock.now += 10 * FAILED_PAUSE_FACTOR - 0.001
+    assert failures.streams == []
+    clock.now += 5 * FAILED_PAUSE_FACTOR
+    assert failures.streams == [failed]
+    clock.now += 300  # as documented
+    assert failures.streams == STREAMS
+
+
+def test_all_accounts_of_a_token_that_is_shut_out_are_left_alone(clock: Clock, settings: Settings) -> None:
+    """Until the API answers again; those that waited to be read count as failed."""
+    failures, (limited, other) = Failures(settings, clock), STREAMS
+    until = NOW + timedelta(seconds=60)
+
+    failures.note_account(limited, RateLimitedError("slow down", until=until), 1, NOW, [other])
+
+    assert failures.streams == []
+    assert set(failures.accounts.failed) == set(STREAMS)
+    clock.now += 61
+    assert failures.streams == STREAMS
 
 
 def test_a_step_waits_for_the_other_streams_for_a_moment(clock: Clock, settings: Settings) -> None:
     """Then it is to be loaded as it is, and what has waited longest goes first."""
-    entry = _pass(settings, clock)
-    _, stream, _ = entry.next_reading(lambda _: True) or pytest.fail("nothing to read")
-    entry.add(stream, Part(WINDOW, is_last=True))
+    cycle = _cycle(settings, clock)
+    _, stream, _ = cycle.next_reading(lambda _: True) or pytest.fail("nothing to read")
+    cycle.add(stream, Part(WINDOW, is_last=True))
 
     clock.now += GATHERING_SECONDS - 0.001
-    assert not entry.is_due
+    assert not cycle.is_due
     clock.now += 0.002
-    assert entry.is_due
-    assert entry.due_since == clock.now
+    assert cycle.is_due
+    assert cycle.due_since == clock.now
 
 
-def test_a_pass_that_nobody_wants_ends_its_readings_alone(clock: Clock, settings: Settings) -> None:
+def test_a_cycle_that_nobody_wants_ends_its_readings_alone(clock: Clock, settings: Settings) -> None:
     """Each has a stop of its own."""
-    unwanted, wanted = _pass(settings, clock), _pass(settings, clock)
+    unwanted, wanted = _cycle(settings, clock), _cycle(settings, clock)
 
     unwanted.stop.set()
 
     assert not wanted.stop.is_set()
 
 
-def test_readers_and_workers_say_how_long_it_took(clock: Clock) -> None:
-    """By the clock that they are given."""
-    readers, workers = Readers[str](clock), Workers[str, str](900, clock)
-    with readers, workers:
-        readers.submit("queue", "an account", lambda: None)
-        workers.submit("lake", "a step", lambda: None)
-        wait([*readers.futures, *workers.futures], 10)
+def test_threads_say_how_long_a_task_took(clock: Clock) -> None:
+    """By the clock that they are given; until it is collected, it counts as under way."""
+    threads = Threads[str]("test", clock)
+
+    def work() -> None:
         clock.now += 7
 
-        assert workers.busy_seconds("lake") == 7  # as above
-        assert [read.seconds for read in readers.collect()] == [7]
+    threads.submit("an account", work, queue="a token")
+    wait(threads.futures, 10)
+    under_way = [task.queue for task in threads.tasks]
+    (task,) = threads.collect()
+    threads.close()
+
+    assert (under_way, task.subject, task.seconds) == (["a token"], "an account", 7)
+    assert (threads.tasks, threads.collect(), threads.overdue(0)) == ([], [], [])
+
+
+def test_a_thread_that_is_free_does_the_next_task() -> None:
+    """What it has opened, it uses again; a task that comes while it is busy has another one."""
+    threads, both_are_there = Threads[str]("test"), threading.Barrier(2)
+    idents = list[int]()
+    for subject in ("first", "second"):
+        threads.submit(subject, lambda: idents.append(threading.get_ident()))
+        wait(threads.futures, 10)
+        threads.collect()
+    for subject in ("third", "fourth"):
+        threads.submit(subject, partial(both_are_there.wait, 10))
+    wait(threads.futures, 10)
+    threads.close()
+
+    assert len(set(idents)) == 1
+    assert [task.future.exception() for task in threads.collect()] == [None, None]
+
+
+HANGING = """
+import threading
+from pipelines.loop.loaders import DEADLINE_SECONDS, Loaders
+
+class Hanging:
+    name = "lake"
+    def open(self): threading.Event().wait()
+
+now, destination = [0.0], Hanging()
+loaders = Loaders([destination], None, lambda: now[0])
+loaders.open(destination)
+now[0] = DEADLINE_SECONDS - 1.0
+print(loaders.collect(), flush=True)
+now[0] += 1
+{}
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("asked", ["loaders.collect()", "loaders.close()"])
+def test_a_load_that_hangs_ends_the_process_at_its_deadline(asked: str) -> None:
+    """An error that dlt cannot see; with a traceback of every thread. Also when the loop is to stop."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING.format(asked)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "[]\n"), done.stderr
+    assert "in open" in done.stderr
 
 
 def test_failures_of_accounts_gather_for_a_moment(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """Then they are told together."""
-    failures, failed = AccountFailures(monotonic=clock), dict.fromkeys(STREAMS, UnavailableError("down"))
+    failures = AccountFailures(monotonic=clock)
     for stream in STREAMS:
         failures.note(stream, UnavailableError("down"), "next poll")
-    failures.tell(failed, (), at_once=False)
+    failures.log(at_once=False)
     told_at_once = len(caplog.messages)
     clock.now += FAILURES_GATHER_SECONDS
-    failures.tell(failed, (), at_once=False)
+    failures.log(at_once=False)
 
     assert (told_at_once, len(caplog.messages)) == (0, 1)
 
@@ -155,68 +229,78 @@ def release() -> Iterator[threading.Event]:
     event.set()
 
 
-def test_what_hangs_is_left_to_itself_and_no_more_than_some_of_it(clock: Clock, release: threading.Event) -> None:
-    """It is told to stop; when one of them ends, there is room again."""
-    background, stops = Background[None]("test", 900, clock), list[threading.Event]()
-    for _ in range(MOST_HANGING):
-        assert background.has_room
-        background.begin(_hanging(stops, release))
-        clock.now += 899
-        assert background.collect() is None
-        clock.now += 1
-        assert "left to itself" in str(_error_of(background.collect()))
+class Work:
+    """A task of the background."""
 
-    full = background.has_room
+    deadline_seconds = 900.0
+    is_due = True
+
+    def __init__(self, do: Callable[[threading.Event], object]) -> None:
+        self._do, self.ended = do, list[Future[Any]]()
+
+    def work(self, _: object, stop: threading.Event) -> object:
+        """Does it."""
+        return self._do(stop)
+
+    def note(self, ended: "Future[Any]") -> None:
+        """Keeps what became of it."""
+        self.ended.append(ended)
+
+
+def test_what_hangs_is_left_to_itself_and_no_more_than_some_of_it(clock: Clock, release: threading.Event) -> None:
+    """It is asked to stop; when one of them ends, there is room again."""
+    stops = list[threading.Event]()
+
+    def hang(stop: threading.Event) -> None:
+        stops.append(stop)
+        release.wait()
+
+    task = Work(hang)
+    background = Background([task], clock)
+    for number in range(MOST_HANGING):
+        assert background.due == [task]
+        background.begin(task, {})
+        clock.now += 899
+        assert not background.collect()
+        clock.now += 1
+        assert background.collect()
+        assert "left to itself" in str(task.ended[number].exception())
+
+    full = background.due
     release.set()
-    for stop in stops:
-        assert stop.is_set()
-    while not background.has_room:
+    while not background.due:
         release.wait(0.01)
 
-    assert not full
+    assert full == []
     assert len(stops) == MOST_HANGING
+    assert all(stop.is_set() for stop in stops)
 
 
 def test_a_result_is_collected_once(clock: Clock) -> None:
     """And an error of any kind is no more than a result."""
-    background = Background[int]("test", 900, clock)
-    background.begin(lambda _: 7)
-    wait(background.futures, 10)
-    ended = background.collect()
-    background.begin(_exit)
-    wait(background.futures, 10)
+    good, bad = Work(lambda _: 7), Work(_exit)
+    background = Background([good, bad], clock)
+    for task in (good, bad):
+        background.begin(task, {})
+        wait(background.futures, 10)
+        assert background.collect()
 
-    assert ended is not None
-    assert ended.result() == 7  # as above
-    assert isinstance(_error_of(background.collect()), SystemExit)
-    assert background.collect() is None
+    assert not background.collect()
+    assert [ended.result() for ended in good.ended] == [7]  # as above
+    assert [type(ended.exception()) for ended in bad.ended] == [SystemExit]
 
 
 def _exit(_: threading.Event) -> int:
     raise SystemExit(3)
 
 
-def _hanging(stops: list[threading.Event], release: threading.Event) -> Callable[[threading.Event], None]:
-    def hang(stop: threading.Event) -> None:
-        stops.append(stop)
-        release.wait()
-
-    return hang
-
-
-def _error_of(ended: "Future[int] | Future[None] | None") -> BaseException | None:
-    assert ended is not None
-    return ended.exception()
-
-
-def _pass(settings: Settings, clock: Clock) -> Pass:
-    loads: dict[Destination, Callable[..., Mapping[Stream, object]]] = {}
-    return Pass(
+def _cycle(settings: Settings, clock: Clock) -> Cycle:
+    return Cycle(
         dict.fromkeys(STREAMS, WINDOW),
+        [],
         _fetch_nothing,
         Spool(Path()),
         settings,
-        loads,  # type: ignore[arg-type]  # nobody
         queue_of=lambda stream: stream.account_id,
         limits=StepLimits(),
         begun=NOW,

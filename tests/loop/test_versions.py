@@ -12,8 +12,8 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from pipelines.cli.main_job import run
 from pipelines.loop.report import Report
-from pipelines.run import run
 from pipelines.settings.settings import PROJECT_ROOT, read_environment, read_settings
 from simulator.api import Api, Fault
 from tests.conftest import Finished, Stores, wait_until
@@ -163,7 +163,7 @@ def test_a_version_that_is_granted_later_is_taken_up_by_itself(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With its last 30 days; it was tried again and again, at the pace of a refused account, and told once."""
-    monkeypatch.setattr("pipelines.loop.pauses.REFUSED_PAUSE_SECONDS", 1)
+    monkeypatch.setattr("pipelines.loop.schedule.REFUSED_PAUSE_SECONDS", 1)
     caplog.set_level("INFO", "audit")
     of_v1 = spread(20, ago(days=29), ago(minutes=1))
     of_v2 = spread(20, ago(days=29), ago(minutes=1), version="v2")

@@ -198,7 +198,7 @@ def test_two_events_of_one_key_that_differ_are_told_and_counted_once(
 
     reports = poll(CLOUDFLARE_PER_PAGE="100"), poll(CLOUDFLARE_PER_PAGE="100")
 
-    assert [sum(report.measured.conflicts.counts.values()) for report in reports] == [1, 1]
+    assert [sum(report.conflicts.counts.values()) for report in reports] == [1, 1]
     assert [row["raw_event"] for row in stores.lake_events() if row["event_id"] == "twice"] == [first.raw.decode()]
     assert stores.warehouse_ids() == stores.lake_ids()
     assert len(stores.lake_ids()) == apart + 1

@@ -65,7 +65,7 @@ def test_an_event_that_postgresql_refuses_is_quarantined_there_and_kept_in_the_l
     assert [(row["event_id"], row["raw_event"]) for row in quarantined] == [(tree["id"], raw.decode())]
     assert "refused by PostgreSQL" in quarantined[0]["reason"]
     assert (first.new, first.quarantined) == ({"warehouse": 2, "lake": 3}, {"warehouse": 1, "lake": 0})
-    flow = first.measured.flow("warehouse", Stream(ACCOUNT, "v1"))
+    flow = first.flow("warehouse", Stream(ACCOUNT, "v1"))
     assert (flow.stored, flow.quarantined, flow.duplicate) == (2, 1, 0)
     assert again.loads == {}
 
@@ -87,7 +87,7 @@ def test_what_postgresql_refuses_in_a_step_of_a_long_window_or_in_a_sweep_is_cou
     swept = poll(**both)
 
     assert (polled.new, polled.quarantined) == ({"warehouse": 10, "lake": 11}, {"warehouse": 1, "lake": 0})
-    assert [polled.measured.flow("warehouse", Stream(a, "v1")).quarantined for a in (ACCOUNT, OTHER_ACCOUNT)] == [0, 1]
+    assert [polled.flow("warehouse", Stream(a, "v1")).quarantined for a in (ACCOUNT, OTHER_ACCOUNT)] == [0, 1]
     assert (swept.late, swept.quarantined) == ({"warehouse": 0, "lake": 1}, {"warehouse": 1, "lake": 0})
     assert len(stores.query("SELECT * FROM {schema}.audit_logs_quarantine")) == 2
 

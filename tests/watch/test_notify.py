@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.loop.failures import Failures
 from pipelines.loop.report import Report
+from pipelines.settings.settings import read_settings
 from pipelines.watch.systemd import Supervisor
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.errors import AuditLogsError
@@ -130,8 +132,9 @@ def test_a_watchdog_is_made_as_patient_as_a_healthy_loop_needs_it(
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     if set_to:
         monkeypatch.setenv("WATCHDOG_USEC", set_to)
-    report = Report()
-    report.add_failure("lake", AuditLogsError("down"))
+    settings = read_settings({"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": ACCOUNT}, now=ago())
+    report = Report(Failures(settings))
+    report.failures.note_destination("lake", AuditLogsError("down"))
 
     Supervisor(960).follow(report)
 

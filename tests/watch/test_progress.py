@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import requests
 
+from pipelines.loop.failures import Failures
 from pipelines.loop.report import Report
 from pipelines.settings.settings import read_settings
 from pipelines.watch.health_server import serving_health
@@ -42,7 +43,7 @@ def livez(progress: Progress) -> Iterator[Callable[[], requests.Response]]:
     """Asks a server of a run that stands still."""
     environment = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a", "METRICS_PORT": str(_free_port())}
     settings = read_settings(environment, now=START)
-    with serving_health(Running(settings, Report(), [], progress), lambda: START):
+    with serving_health(Running(settings, Report(Failures(settings)), [], progress), lambda: START):
         yield lambda: requests.get(f"http://127.0.0.1:{settings.metrics_port}/livez", timeout=5)
 
 

@@ -215,7 +215,7 @@ def test_a_poll_that_takes_long_does_not_skip_the_only_sweep(
     poll()
     late = event_at(ago(minutes=30))
     api.world.add(ACCOUNT, "v1", [late, *spread(10, ago(seconds=1), ago())])
-    monkeypatch.setattr("pipelines.loop.loop.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("pipelines.loop.schedule.PATIENCE_SECONDS", 0.1)
     api.behaviour.latency_seconds = 0.3
 
     poll(CLOUDFLARE_PER_PAGE="10", **SWEEPING)

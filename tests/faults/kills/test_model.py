@@ -29,10 +29,10 @@ from hypothesis import HealthCheck, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from pipelines.cli.main_job import run
 from pipelines.lake.objects import lock_path
 from pipelines.load.loader import Destination
 from pipelines.load.sidecar import Sidecar
-from pipelines.run import run
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from pipelines.warehouse.destination import WarehouseClient
 from simulator.api import Api

@@ -127,9 +127,9 @@ def test_a_signal_while_an_account_does_not_answer_ends_well_at_once(api: Api, e
 HELD = """
 import os, signal, threading
 from pipelines import run
-from pipelines.host import logs
+from pipelines.cli import main_job
 
-def hold(self, *, once):
+def hold(self):
     lock, is_held = __import__("logging").getLogger().handlers[0].lock, threading.Event()
     threading.Thread(target=lambda: (lock.acquire(), is_held.set(), threading.Event().wait()), daemon=True).start()
     is_held.wait()
@@ -138,7 +138,7 @@ def hold(self, *, once):
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(60)
 
-run.Loop.run = hold
+main_job.Loop.run = hold
 run.main([])
 """
 

@@ -70,7 +70,7 @@ def test_a_single_poll_waits_for_a_slow_store_in_the_end(
     api: Api, poll: Poll, stores: Stores, warehouse_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one goes on without it; then it reads by itself what it lacks."""
-    monkeypatch.setattr("pipelines.loop.loop.PATIENCE_SECONDS", 5)
+    monkeypatch.setattr("pipelines.loop.schedule.PATIENCE_SECONDS", 5)
     events = spread(400, ago(hours=2), ago(hours=1), newValue=random.Random(1).randbytes(2000).hex())
     api.world.add(ACCOUNT, "v1", events)
 

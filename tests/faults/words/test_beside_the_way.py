@@ -109,11 +109,11 @@ def test_a_comparison_that_hangs_is_told_and_left_to_itself(
 @pytest.mark.parametrize(
     ("function", "what"),
     [
-        ("pipelines.loop.measurements:Measurements.add_load", "measurements"),
-        ("pipelines.loop.measurements:Measurements.add_read", "measurements"),
+        ("pipelines.loop.report:Report.add_load", "measurements"),
+        ("pipelines.loop.report:Report.add_read", "measurements"),
         ("pipelines.watch.systemd:Supervisor.alive", "progress"),
         ("pipelines.watch.systemd:Supervisor.follow", "notify"),
-        ("pipelines.loop.account_failures:AccountFailures.tell", "account_failures"),
+        ("pipelines.loop.account_failures:AccountFailures.log", "account_failures"),
         ("tqdm:tqdm.update", "progress"),
     ],
 )

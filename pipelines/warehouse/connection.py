@@ -48,7 +48,6 @@ SESSION_SQL = (
 
 def parameters_of(credentials: PostgresCredentials) -> dict[str, str]:
     """The credentials as libpq's parameters, each with the value that psql would take for the same."""
-    query = credentials.get_query()
     own = {
         "host": credentials.host,
         "port": credentials.port,
@@ -56,10 +55,11 @@ def parameters_of(credentials: PostgresCredentials) -> dict[str, str]:
         "user": credentials.username,
         "password": credentials.password,
     }
-    parameters = {name: str(value) for name, value in {**own, **query}.items() if value not in {None, ""}}
-    if "host" in parameters:  # in brackets it is an IPv6 address, as URLs have them
+    given = {**own, **credentials.get_query(), "client_encoding": "UTF8"}
+    parameters = {name: str(value) for name, value in given.items() if value not in {None, ""}}
+    if "host" in parameters:  # URLs have an IPv6 address in brackets
         parameters["host"] = re.sub(r"\[([0-9A-Fa-f:.]+(?:%[^\],]+)?)\]", r"\1", parameters["host"])
-    return parameters | {"client_encoding": "UTF8"}
+    return parameters
 
 
 def conninfo(parameters: Mapping[str, str]) -> str:
@@ -71,48 +71,40 @@ def conninfo(parameters: Mapping[str, str]) -> str:
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
     """A connection to the warehouse, in a session as our statements take it for granted."""
     parameters = parameters_of(credentials)
-    if connection := _connected(parameters, autocommit=autocommit):
-        return connection
-    # ADBC has read the names of the types before a SET could come, and a role's quote_all_identifiers had them quoted.
-    parameters["options"] = f"{parameters.get('options', '')} -cquote_all_identifiers=off".strip()
-    if connection := _connected(parameters, autocommit=autocommit):
-        return connection
+    # ADBC reads the names of the types before a SET can come: if a role's quote_all_identifiers had them quoted, the
+    # second connection says so at its start, which PgBouncer would refuse.
+    unquoted = {"options": f"{parameters.get('options', '')} -cquote_all_identifiers=off".strip()}
+    for more in ({}, unquoted):
+        connection: Connection = adbc.connect(conninfo(parameters | more), autocommit=autocommit)
+        try:
+            with connection.cursor() as cursor:
+                is_readable = table_of(cursor, SESSION_SQL).field(0).type == pa.string()
+            if not autocommit:
+                connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        if is_readable:
+            return connection
+        connection.close()
     raise AuditLogsError("the types of the warehouse's PostgreSQL cannot be read", hint="ALTER ROLE … RESET ALL")
 
 
-def _connected(parameters: Mapping[str, str], *, autocommit: bool) -> Connection | None:
-    """The connection; None if its types are not known, so that values would come as bytes."""
-    connection: Connection = adbc.connect(conninfo(parameters), autocommit=autocommit)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(SESSION_SQL)
-            is_readable = cursor.fetch_arrow_table().field(0).type == pa.string()
-        if not autocommit:
-            connection.commit()
-    except BaseException:
-        connection.close()
-        raise
-    if is_readable:
-        return connection
-    connection.close()
-    return None
-
-
 def connect_psycopg2(credentials: PostgresCredentials) -> Any:
-    """The same by psycopg2, for dlt; the session is for the caller to set."""
+    """The same by psycopg2, for dlt; the caller sets the session."""
     return psycopg2.connect(conninfo(parameters_of(credentials)))
 
 
 @contextmanager
 def transaction(credentials: PostgresCredentials) -> Iterator[Cursor]:
-    """A connection of its own, whose work counts as a whole when the block ends."""
+    """A transaction on a connection of its own."""
     with connect(credentials) as connection, transaction_on(connection) as cursor:
         yield cursor
 
 
 @contextmanager
 def transaction_on(connection: Connection) -> Iterator[Cursor]:
-    """As `transaction`, on a connection that goes on whatever happens (one costs 40 ms: the password's hash)."""
+    """As `transaction`, on a connection that stays open whatever happens (one costs 40 ms: the password's hash)."""
     with connection.cursor() as cursor:
         try:
             yield cursor
@@ -123,15 +115,20 @@ def transaction_on(connection: Connection) -> Iterator[Cursor]:
         connection.commit()
 
 
-def rows_of(cursor: Cursor, sql: str) -> list[dict[str, Any]]:
-    """The rows that a query answers."""
-    cursor.execute(sql)
-    rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+def table_of(cursor: Cursor, sql: str, *parameters: Any) -> pa.Table:
+    """The answer to a query."""
+    cursor.execute(sql, parameters or None)
+    return cursor.fetch_arrow_table()
+
+
+def rows_of(cursor: Cursor, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+    """The rows of the answer to a query."""
+    rows: list[dict[str, Any]] = table_of(cursor, sql, *parameters).to_pylist()
     return rows
 
 
 def value_of(cursor: Cursor, sql: str) -> Any:
-    """The one value that a query answers."""
+    """The one value of the answer to a query."""
     (row,) = rows_of(cursor, sql)
     (value,) = row.values()
     return value
@@ -151,20 +148,22 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-OF_ENVIRONMENT_CLASSES = ("08", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0")
-"""Classes of SQLSTATE that no row is to blame for: connection, state of the transaction, rights and names, rollback,
-resources, locks, shutdown, the system, the configuration."""
-OF_ENVIRONMENT = ("XX001", "XX002")
-"""Corrupted files, of a class that has others, too."""
+def text_literal(text: str) -> str:
+    """A text as SQL takes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+OF_ENVIRONMENT = ("08", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX001", "XX002")
+"""Beginnings of an SQLSTATE that no row is to blame for: connection, state of the transaction, rights and names,
+rollback, resources, locks, shutdown, the system, the configuration; corrupted files."""
+
+DriverError: TypeAlias = Error | psycopg2.Error
+"""An error of ADBC or psycopg2."""
 
 
 def is_of_environment(sqlstate: str) -> bool:
     """True if an error says that it is not about the rows; so does a lost connection, which has no SQLSTATE."""
-    return not sqlstate or sqlstate.startswith(OF_ENVIRONMENT_CLASSES) or sqlstate in OF_ENVIRONMENT
-
-
-DriverError: TypeAlias = Error | psycopg2.Error
-"""What ADBC or psycopg2 raises."""
+    return not sqlstate or sqlstate.startswith(OF_ENVIRONMENT)
 
 
 def told_cause_of(error: BaseException) -> AuditLogsError | DriverError | None:
@@ -181,21 +180,13 @@ def sqlstate_of(error: DriverError) -> str:
 
 
 def message_of(error: DriverError) -> str:
-    """PostgreSQL's own words, in one line: neither the statement that it said them of, nor a row."""
-    if words := _primary_message(error):
-        return _one_line(words)
-    text = _one_line(str(error).partition("[libpq]")[2] or str(error))
-    said = re.search(r"\b(ERROR|FATAL|PANIC): .*", text)
-    return said[0] if said else text
-
-
-def _primary_message(error: DriverError) -> str:
+    """PostgreSQL's own words in one line, without the statement or a row."""
     if isinstance(error, psycopg2.Error):
-        return str(error.diag.message_primary or "")
-    details: dict[Any, Any] = dict(error.details or ())
-    words = details.get(b"PG_DIAG_MESSAGE_PRIMARY") or details.get("PG_DIAG_MESSAGE_PRIMARY") or b""
-    return str(words.decode(errors="replace"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+        words = error.diag.message_primary or ""
+    else:
+        words = dict(error.details or ()).get("PG_DIAG_MESSAGE_PRIMARY", b"").decode(errors="replace")
+    if not words:
+        text = str(error).partition("[libpq]")[2] or str(error)
+        said = re.search(r"\b(ERROR|FATAL|PANIC): .*", text, re.DOTALL)
+        words = said[0] if said else text
+    return " ".join(words.split())

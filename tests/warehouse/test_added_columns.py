@@ -23,7 +23,7 @@ from pipelines.loop.report import Report
 from pipelines.proof import contents
 from pipelines.proof.contents import contents_of
 from pipelines.settings.settings import PROJECT_ROOT
-from pipelines.warehouse.columns import columns_of_tables
+from pipelines.warehouse.setup import columns_of_tables
 from pipelines.warehouse.statements import sections_of
 from simulator.api import Api
 from sources.cloudflare_audit_logs.events import decode_page

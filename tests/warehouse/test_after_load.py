@@ -15,8 +15,8 @@ from benchmarks.warehouse import questions
 from pipelines.load.dlt_hooks import verify_hooks
 from pipelines.loop.report import Report
 from pipelines.settings.settings import TimescaleSettings
-from pipelines.warehouse.destination import WarehouseClient
-from pipelines.warehouse.server_check import check_timescale
+from pipelines.warehouse.dlt_client import WarehouseClient
+from pipelines.warehouse.setup import check_timescale
 from pipelines.warehouse.upkeep import LARGE_TABLE_ROWS, Found, Step, due_steps
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError

@@ -6,7 +6,7 @@ A URL would change passwords with spaces, sockets, IPv6 addresses and `%`, and l
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any
 
 import psycopg2
 import pyarrow as pa
@@ -15,12 +15,11 @@ from adbc_driver_manager.dbapi import Connection, Cursor
 from adbc_driver_postgresql import dbapi as adbc
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
+from pipelines.host.transient import can_pass
 from pipelines.settings.settings import OwnerSettings
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 INSUFFICIENT_PRIVILEGE = "42501"
-NOT_AS_ASKED_FOR = "42"
-"""SQLSTATE, and a class of it: a table or column that is not there, or is of another type."""
 
 _SESSION = {
     "DateStyle": "ISO, MDY",
@@ -37,13 +36,13 @@ _SESSION = {
     "exit_on_error": "off",
     "idle_session_timeout": "0",
 }
-"""What our statements take for granted, and a role or a database may have set otherwise."""
+"""Settings that our statements assume, and that a role or a database may have set otherwise."""
 _WANTED = ", ".join(f"('{name}', '{value}')" for name, value in _SESSION.items())
 SESSION_SQL = (
     "SELECT pg_catalog.set_config(s.name, w.value, false) FROM pg_catalog.pg_settings AS s"  # noqa: S608  # names are ours
     f" JOIN (VALUES {_WANTED}) AS w (name, value) ON s.name = w.name"
 )
-"""Sets it, as far as the server knows it. A `SET` after the connect: PgBouncer refuses startup parameters."""
+"""Sets those that the server knows. A `SET` after the connect: PgBouncer refuses startup parameters."""
 
 
 def parameters_of(credentials: PostgresCredentials) -> dict[str, str]:
@@ -69,7 +68,7 @@ def conninfo(parameters: Mapping[str, str]) -> str:
 
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
-    """A connection to the warehouse, in a session as our statements take it for granted."""
+    """A connection to the warehouse, in a session with the settings above."""
     parameters = parameters_of(credentials)
     # ADBC reads the names of the types before a SET can come: if a role's quote_all_identifiers had them quoted, the
     # second connection says so at its start, which PgBouncer would refuse.
@@ -148,17 +147,9 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def text_literal(text: str) -> str:
-    """A text as SQL takes it."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 OF_ENVIRONMENT = ("08", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX001", "XX002")
 """Beginnings of an SQLSTATE that no row is to blame for: connection, state of the transaction, rights and names,
 rollback, resources, locks, shutdown, the system, the configuration; corrupted files."""
-
-DriverError: TypeAlias = Error | psycopg2.Error
-"""An error of ADBC or psycopg2."""
 
 
 def is_of_environment(sqlstate: str) -> bool:
@@ -166,20 +157,33 @@ def is_of_environment(sqlstate: str) -> bool:
     return not sqlstate or sqlstate.startswith(OF_ENVIRONMENT)
 
 
-def told_cause_of(error: BaseException) -> AuditLogsError | DriverError | None:
-    """The driver's error, or ours, that is or is behind an error: dlt wraps what it meets in layers of its own."""
-    at: BaseException | None = error
-    while at is not None and not isinstance(at, AuditLogsError | DriverError):
-        at = at.__cause__ or at.__context__
-    return at
+def as_ours(error: BaseException, *, hint: str) -> AuditLogsError | None:
+    """Our error for what a driver or dlt, which wraps errors in layers of its own, raised; None if it is neither's.
+
+    The hint is for a server that is not available.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, AuditLogsError | Error | psycopg2.Error):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or isinstance(cause, AuditLogsError):
+        return cause
+    detail, sqlstate = message_of(cause), sqlstate_of(cause)
+    if sqlstate == INSUFFICIENT_PRIVILEGE:
+        hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
+        return AuditLogsError("a right is missing in the warehouse", detail=detail, hint=hint)
+    if sqlstate.startswith("42"):  # a table or column is missing, or of another type
+        hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
+        return AuditLogsError("the warehouse is not as it should be", detail=detail, hint=hint)
+    kind = TemporaryError if can_pass(cause) else AuditLogsError
+    return kind("the warehouse is not available", detail=detail, hint=hint)
 
 
-def sqlstate_of(error: DriverError) -> str:
+def sqlstate_of(error: Error | psycopg2.Error) -> str:
     """PostgreSQL's code of the error; empty where the server said nothing, such as of a lost connection."""
     return (error.pgcode if isinstance(error, psycopg2.Error) else error.sqlstate) or ""
 
 
-def message_of(error: DriverError) -> str:
+def message_of(error: Error | psycopg2.Error) -> str:
     """PostgreSQL's own words in one line, without the statement or a row."""
     if isinstance(error, psycopg2.Error):
         words = error.diag.message_primary or ""

@@ -12,7 +12,6 @@ from adbc_driver_manager.dbapi import Connection
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 
 from pipelines.host.logs import log
-from pipelines.host.transient import can_pass
 from pipelines.load.dlt_hooks import verify_hooks
 from pipelines.load.held_keys import EventKey, event_keys
 from pipelines.load.scratch_pipeline import client_of
@@ -23,17 +22,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .connection import (
-    INSUFFICIENT_PRIVILEGE,
-    NOT_AS_ASKED_FOR,
-    DriverError,
-    as_owner,
-    connect,
-    message_of,
-    sqlstate_of,
-    table_of,
-    told_cause_of,
-)
+from .connection import as_ours, as_owner, connect, table_of
 from .dlt_client import STARTED, AuditWarehouse, Session, WarehouseClient
 from .lock import holders_sql, is_held_sql, lock_keys, pooled, refuse_pooling
 from .setup import set_up
@@ -50,11 +39,7 @@ _OF_STREAM = "account_id = $1 AND api_version = $2"
 
 
 def refuse_others(programs: list[str]) -> None:
-    """For a process that must be the only one that loads.
-
-    Raises:
-        TemporaryError: always.
-    """
+    """For a process that must be the only one that loads: raises TemporaryError."""
     hint = "stop all loops of this warehouse first"
     raise TemporaryError("loops of other shards load this warehouse", detail=", ".join(programs), hint=hint)
 
@@ -112,21 +97,9 @@ class Warehouse:
         except AuditLogsError:
             raise
         except Exception as error:
-            cause = told_cause_of(error)
-            if cause is None:
+            if (ours := as_ours(error, hint=self._hint)) is None:
                 raise
-            raise (cause if isinstance(cause, AuditLogsError) else self._translated(cause)) from error
-
-    def _translated(self, error: DriverError) -> AuditLogsError:
-        detail, sqlstate = message_of(error), sqlstate_of(error)
-        if sqlstate == INSUFFICIENT_PRIVILEGE:
-            hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
-            return AuditLogsError("a right is missing in the warehouse", detail=detail, hint=hint)
-        if sqlstate.startswith(NOT_AS_ASKED_FOR):
-            hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
-            return AuditLogsError("the warehouse is not as it should be", detail=detail, hint=hint)
-        kind = TemporaryError if can_pass(error) else AuditLogsError
-        return kind("the warehouse is not available", detail=detail, hint=self._hint)
+            raise ours from error
 
     @property
     def oldest_kept(self) -> datetime | None:
@@ -176,12 +149,7 @@ class Warehouse:
             return stored_states(cursor, self.dataset_name)
 
     def verify_lock(self) -> None:
-        """The lock lives as long as its connection: a lost connection may mean a successor.
-
-        Raises:
-            TemporaryError: the connection is gone.
-            AuditLogsError: the connection is another session now, or that does not hold the lock.
-        """
+        """Raises AuditLogsError if the connection is lost, which may mean a successor, or its session lost the lock."""
         with self.translated_errors():
             if self.session is None:
                 self._query("SELECT 1")
@@ -189,10 +157,7 @@ class Warehouse:
                 raise pooled()
 
     def after_load(self, client: PostgresClient) -> bool:
-        """Takes the steps that are due after a load; False if some may succeed if tried again soon.
-
-        No failure of a step undoes the load.
-        """
+        """See Store. No failure of a step undoes the load."""
         turn = f"(hashtext('steps after a load into {self.dataset_name}')::bigint)"
         try:
             if not self._is_true(f"pg_try_advisory_lock{turn}"):
@@ -280,11 +245,7 @@ class Warehouse:
 
 @contextmanager
 def open_warehouse(stores: StoreSettings, *, takes_lock: bool) -> Iterator[tuple[Warehouse, WarehouseClient]]:
-    """The warehouse with its tables, as the one writer if asked to.
-
-    Raises:
-        AuditLogsError: it is down, loaded by another process, or not ours; or dlt is another one.
-    """
+    """The warehouse with its tables, as the one writer if asked to. Raises as `Warehouse.open` and `verify_hooks`."""
     verify_hooks()
     warehouse = Warehouse.of(stores)
     client: WarehouseClient = client_of(warehouse)

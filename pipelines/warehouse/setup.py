@@ -16,16 +16,7 @@ from pipelines.settings.settings import OwnerSettings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_TABLE
 
-from .connection import (
-    INSUFFICIENT_PRIVILEGE,
-    as_owner,
-    quoted,
-    rows_of,
-    text_literal,
-    transaction,
-    transaction_on,
-    value_of,
-)
+from .connection import INSUFFICIENT_PRIVILEGE, as_owner, quoted, rows_of, transaction, transaction_on, value_of
 from .lock import one_at_a_time
 from .statements import statements_of
 from .upkeep import LOCK_TIMEOUT_SECONDS, OLDEST_COLUMNAR, Found, find
@@ -110,11 +101,7 @@ def _make_tables(
 
 
 def check_version(number: int) -> str:
-    """PostgreSQL's version as people write it, of its `server_version_num`.
-
-    Raises:
-        AuditLogsError: it is too old.
-    """
+    """PostgreSQL's version as people write it, of its `server_version_num`. Raises AuditLogsError if it is too old."""
     version = f"{number // 10_000}.{number % 10_000 // (1 if number >= _TWO_PARTS else 100)}"
     if number < OLDEST_POSTGRESQL * 10_000:
         hint = f"{OLDEST_POSTGRESQL} is the oldest that works: upgrade it, or set PG_HOST to another server"
@@ -123,11 +110,7 @@ def check_version(number: int) -> str:
 
 
 def check_encoding(cursor: Cursor) -> str:
-    """The database's encoding.
-
-    Raises:
-        AuditLogsError: it is not UTF8, which alone holds every event: LATIN1 stored `josé` as `josÃ©`.
-    """
+    """UTF8, which alone holds every event: LATIN1 stored `josé` as `josÃ©`. Raises AuditLogsError for another one."""
     names = "current_setting('server_encoding') AS server, current_setting('client_encoding') AS client"
     (found,) = rows_of(cursor, f"SELECT {names}, current_database()::text AS database")
     if found["server"] != "UTF8":
@@ -205,10 +188,7 @@ def columns_of_tables() -> tuple[Column, ...]:
 
 
 def check_columns(cursor: Cursor, schema: str, *, maker: str | None = None) -> None:
-    """Raises AuditLogsError if a table that is there lacks a column of ours. Others may stand beside them.
-
-    The maker is the role that opens the warehouse next: columns that it can add do not count.
-    """
+    """Raises AuditLogsError if a table that is there lacks a column of ours, but for those that the maker can add."""
     if lacking := _lacking_columns(cursor, schema, maker=maker):
         table = lacking[0].table
         names = ", ".join(column.name for column in lacking if column.table == table)
@@ -232,7 +212,8 @@ def _add_columns(cursor: Cursor, schema: str) -> None:
 
 def _lacking_columns(cursor: Cursor, schema: str, *, maker: str | None = None) -> list[Column]:
     """The columns that the existing tables lack, without those that the maker can add."""
-    is_makers = f"pg_has_role({text_literal(maker)}, c.relowner, 'USAGE')" if maker else "false"
+    name = (maker or "").replace("'", "''")
+    is_makers = f"pg_has_role('{name}', c.relowner, 'USAGE')" if maker else "false"
     rows = rows_of(
         cursor,
         f"SELECT c.relname::text AS name, {is_makers} AS is_makers, ARRAY(SELECT a.attname::text FROM pg_attribute a"  # noqa: S608  # names are ours

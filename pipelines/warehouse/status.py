@@ -18,20 +18,11 @@ from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Stream
 
+from . import setup
 from .connection import connect, rows_of, transaction_on, value_of
 from .destination import Warehouse
 from .lock import holders_sql
 from .measured_lag import MeasuredLag
-from .setup import (
-    VERSION_SQL,
-    check_columns,
-    check_encoding,
-    check_key,
-    check_rights,
-    check_timescale,
-    check_version,
-    missing_table,
-)
 from .statements import sections_of
 from .states import stored_states
 from .upkeep import Found, find, look_where_timescale_is
@@ -49,20 +40,16 @@ class OpenGap(NamedTuple):
 
     stream: Stream
     hour: datetime
-    counts: Mapping[str, int]
-    """Of events, by what is wrong with them."""
+    counts: Mapping[str, int]  # of events, by what is wrong with them
 
 
 class StreamHealth(NamedTuple):
     """The warehouse's numbers of a stream."""
 
-    today: int
-    """Events of this day, UTC."""
+    today: int  # events of this day, UTC
     lag: MeasuredLag
-    hours: int
-    """Compared with API and lake in the last 90 days."""
-    quarantined: int
-    """Up to 10,000 are counted."""
+    hours: int  # compared with API and lake in the last 90 days
+    quarantined: int  # up to 10,000 are counted
 
 
 class WarehouseHealth:
@@ -83,12 +70,12 @@ class WarehouseHealth:
     def check_server(self) -> tuple[str, str]:
         """PostgreSQL's version and the database's encoding, which must be ones that are supported."""
         with transaction_on(self._connection) as cursor:
-            return check_version(value_of(cursor, VERSION_SQL)), check_encoding(cursor)
+            return setup.check_version(value_of(cursor, setup.VERSION_SQL)), setup.check_encoding(cursor)
 
     def check_timescale(self) -> Found:
         """The state of TimescaleDB, which must lose no events."""
         found = find(self._connection, self._schema)
-        check_timescale(found)
+        setup.check_timescale(found)
         return found
 
     def check_rights(self, maker: str) -> bool:
@@ -102,9 +89,9 @@ class WarehouseHealth:
         with transaction_on(self._connection) as cursor:
             (may,) = rows_of(cursor, *sections["rights"])
             if tables["events"]:
-                check_rights(cursor, self._schema, user, may_make=may["may_make_tables"])
+                setup.check_rights(cursor, self._schema, user, may_make=may["may_make_tables"])
             elif not may["may_make_tables"]:
-                raise missing_table(f"{self._schema}.audit_logs", maker)
+                raise setup.missing_table(f"{self._schema}.audit_logs", maker)
         # Where an owner makes the schema, it grants the role to make dlt's tables there.
         if not tables["loads"] and not may["may_make_own"] and (tables["events"] or maker == user):
             hint = "GRANT it what pipelines/warehouse/sql/grants.sql says"
@@ -116,8 +103,8 @@ class WarehouseHealth:
         if not self.has_events:
             return False
         with transaction_on(self._connection) as cursor:
-            check_key(cursor, self._schema)
-            check_columns(cursor, self._schema, maker=maker)
+            setup.check_key(cursor, self._schema)
+            setup.check_columns(cursor, self._schema, maker=maker)
         return True
 
     def writers(self) -> list[str]:
@@ -181,19 +168,14 @@ class WarehouseHealth:
 
 
 def open_gaps(stores: StoreSettings) -> list[OpenGap] | None:
-    """See WarehouseHealth; None if nothing was ever loaded into the warehouse. Raises as `warehouse_health`."""
+    """See WarehouseHealth; None if nothing was ever loaded. Raises AuditLogsError if the warehouse is down."""
     with _connected(stores) as health:
         return health.open_gaps() if health.has_events else None
 
 
 @contextmanager
 def warehouse_health(stores: StoreSettings) -> Iterator[WarehouseHealth]:
-    """A warehouse that has its tables, to be asked; no table is made.
-
-    Raises:
-        TemporaryError: it is down.
-        AuditLogsError: nothing was ever loaded into it.
-    """
+    """The health of a warehouse that has its tables. Raises AuditLogsError if it has none, or is down."""
     with _connected(stores) as health:
         if not health.has_events:
             hint = "the first start of pipelines/run.py makes it"

@@ -43,28 +43,20 @@ _LOCK_NOT_AVAILABLE = "55P03"
 class Found(NamedTuple):
     """The state of the warehouse, as the sections `found` ask for it."""
 
-    extension: str | None = None
-    """TimescaleDB's version in this database."""
+    extension: str | None = None  # TimescaleDB's version in this database
     extension_schema: str | None = None
-    is_available: bool = False
-    """True if the server has TimescaleDB."""
-    license: str | None = None
-    """None: its library is not loaded."""
-    has_skip_scan: bool = True
-    """True if the server finds a value in an index that it is not the first column of."""
+    is_available: bool = False  # on the server
+    license: str | None = None  # None: its library is not loaded
+    has_skip_scan: bool = True  # the server finds a value in an index that it is not the first column of
     is_owner: bool = True
     indexes: tuple[str, ...] = ()
-    views: tuple[str, ...] = ()
-    """Name and comment of each: the digest of what it was made from."""
-    chunk_days: float | None = None
-    """None: the table is a plain one."""
+    views: tuple[str, ...] = ()  # name and comment of each: the digest of what it was made from
+    chunk_days: float | None = None  # None: the table is a plain one
     is_columnar: bool = False
     compress_after_days: float | None = None
     retention_days: float | None = None
-    is_continuous: bool = False
-    """True if the hourly activity is a continuous aggregate."""
-    is_refreshed: bool = False
-    """True if a policy refreshes it."""
+    is_continuous: bool = False  # the hourly activity is a continuous aggregate
+    is_refreshed: bool = False  # by a policy
 
     @property
     def has_timescale(self) -> bool:
@@ -89,8 +81,7 @@ class Step(NamedTuple):
     """One change of the warehouse: a section of the SQL file."""
 
     section: str
-    takes_long: bool = False
-    """On a large table."""
+    takes_long: bool = False  # on a large table
 
 
 _EXTENSION = Step("extension")
@@ -100,10 +91,8 @@ class Outcome(NamedTuple):
     """The result of a step."""
 
     step: str
-    reason: str | None = None
-    """Why it was not done; None: it was."""
-    is_passing: bool = False
-    """True if the reason may pass soon."""
+    reason: str | None = None  # why it was not done; None: it was
+    is_passing: bool = False  # the reason may pass soon
 
 
 def prepare(
@@ -112,10 +101,7 @@ def prepare(
     """Takes the steps that are due, and those that become due by them; each is tried once.
 
     The reader is the role that may read the views. If patient, large tables are rewritten and indexed, and locks are
-    waited for, however long it takes.
-
-    Raises:
-        adbc_driver_manager.Error: the server is down.
+    waited for, however long it takes. Raises adbc_driver_manager.Error if the server is down.
     """
     names = {"schema": schema, "reader": quoted(reader), "columns": _COLUMNS, **asdict(wanted)}
     definitions = {

@@ -165,12 +165,9 @@ def _insert_batch(cursor: Cursor, staged: _Staged, batch: pa.Table) -> None:
 
 
 def _verify_written(cursor: Cursor, staged: _Staged) -> None:
-    """Checks that each staged row is in the target, be it for its conflict.
+    """Checks that each staged row is in the target, be it for its conflict: something may drop rows without an error.
 
     `OFFSET 0` makes PostgreSQL ask the key's index, row by row, instead of reading the target for a join.
-
-    Raises:
-        AuditLogsError: something drops rows without an error.
     """
     missing = value_of(
         cursor,

@@ -10,13 +10,13 @@ RESERVE = 1.5
 LEAST_SECONDS = 300
 """Others measured up to 450 s on this API: a quiet week proves nothing shorter."""
 LEAST_EVENTS = 100
-"""Of a stream: one or two say nothing of the others."""
+"""A stream with fewer is not judged: one or two events say nothing of the others."""
 LONGEST_SECONDS = 86_400
 """Events that come later than a day are left to the sweep."""
 
 
 class MeasuredLag(NamedTuple):
-    """Of one stream, in seconds: from the event's time to when it was loaded."""
+    """The seconds from the time of a stream's events to their load."""
 
     events: int = 0  # that count
     median: float = 0.0

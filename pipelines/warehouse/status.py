@@ -63,7 +63,7 @@ class WarehouseHealth:
 
     @property
     def user(self) -> str:
-        """The role, as the server knows it: a pooler may be told `role.project`."""
+        """The role, as the server knows it: a pooler may know it as `role.project`."""
         with transaction_on(self._connection) as cursor:
             return str(value_of(cursor, "SELECT current_user::text"))
 
@@ -129,7 +129,7 @@ class WarehouseHealth:
         return self._row("last load")["at"] if self._row("tables")["loads"] else None
 
     def lag(self, stream: Stream, safety_lag_seconds: float) -> MeasuredLag:
-        """How long the stream's events took to come."""
+        """The time that the stream's events took to come."""
         return MeasuredLag(**self._row("lag", stream.account_id, stream.api_version, safety_lag_seconds))
 
     def stream(self, stream: Stream, safety_lag_seconds: float) -> StreamHealth:

@@ -25,9 +25,9 @@ from .statements import sections_of
 LARGE_TABLE_ROWS = 100_000
 """A larger table is left to `pipelines/convert.py`: to rewrite or index it takes longer than a loop may wait."""
 LOCK_TIMEOUT_SECONDS = 5
-"""How long a step waits for the table: a wait for an exclusive lock holds up all queries behind it."""
+"""A step waits so long for the table: a wait for an exclusive lock holds up all queries behind it."""
 OLDEST_COLUMNAR = "2.18.1"
-"""Of TimescaleDB, where chunks are compressed: before it, `INSERT … ON CONFLICT DO NOTHING` ended at the first conflict
+"""TimescaleDB's oldest version that may compress chunks: before it, `INSERT … ON CONFLICT DO NOTHING` ended at the first conflict
 in one, without an error (timescaledb #7672, mended by #7673). It was seen in 2.17.2; nobody says since when it was."""
 
 _FILE = "after_load.sql"

@@ -33,7 +33,7 @@ from .connection import OF_ENVIRONMENT, is_of_environment, rows_of, sqlstate_of,
 JSON_COLUMNS = ("metadata", "raw_event")
 
 PAUSE_LIMIT_SECONDS = 10
-"""How long the server lets a load's transaction stand still before it ends it."""
+"""The server ends a load's transaction that stands still for so long."""
 
 _TYPES = {pa.string(): "text", pa.binary(): "bytea", pa.int64(): "bigint", TIME: "timestamptz"}
 _OF_DATA = ("22", "23")

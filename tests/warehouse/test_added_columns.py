@@ -256,7 +256,7 @@ def test_a_table_of_an_older_release_gets_its_column_from_its_owner(
 
 
 @pytest.mark.integration
-def test_a_role_that_owns_nothing_is_told_of_the_column(
+def test_a_role_that_owns_nothing_hears_of_the_column(
     api: Api, command: Command, stores: Stores, roles: Mapping[str, str]
 ) -> None:
     """And nothing is loaded; with its owner's login it is."""

@@ -7,7 +7,7 @@ SELECT
     (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS extension,
     (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'timescaledb') AS extension_schema,
     EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') AS is_available,
-    -- Null where the extension is there but its library was not loaded at the server's start.
+    -- Null where the library was not loaded at the server's start.
     current_setting('timescaledb.license', true) AS license,
     current_setting('server_version_num')::int >= 180000 AS has_skip_scan,
     (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class

@@ -1,8 +1,8 @@
 """`python pipelines/convert.py`: the steps after a load that the loop leaves to you, because of a large table's size.
 
-Indexes a table that has grown, and makes a hypertable of it where the server has TimescaleDB: in one transaction, so it is
-done or nothing is changed. Readers wait meanwhile, and it is the one writer: the loop goes on loading the lake, and
-catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
+Indexes a table that has grown, and makes a hypertable of it where the server has TimescaleDB: in one transaction, so
+it is done or nothing is changed. Readers wait meanwhile, and it is the one writer: the loop goes on loading the lake,
+and catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it

@@ -27,7 +27,7 @@ LARGE_TABLE_ROWS = 100_000
 LOCK_TIMEOUT_SECONDS = 5
 """A step waits so long for the table: a wait for an exclusive lock holds up all queries behind it."""
 OLDEST_COLUMNAR = "2.18.1"
-"""TimescaleDB's oldest version that may compress chunks: before it, `INSERT … ON CONFLICT DO NOTHING` ended at the first
+"""TimescaleDB's oldest that may compress chunks: before it, `INSERT … ON CONFLICT DO NOTHING` ended at the first
 conflict in one, without an error (timescaledb #7672, mended by #7673). Seen in 2.17.2; its beginning is unknown."""
 
 _FILE = "after_load.sql"

@@ -188,7 +188,9 @@ def message_of(error: Error | psycopg2.Error) -> str:
     if isinstance(error, psycopg2.Error):
         words = error.diag.message_primary or ""
     else:
-        words = dict(error.details or ()).get("PG_DIAG_MESSAGE_PRIMARY", b"").decode(errors="replace")
+        # The driver's types say that the names are texts; they are bytes.
+        names = {b"PG_DIAG_MESSAGE_PRIMARY", "PG_DIAG_MESSAGE_PRIMARY"}
+        words = next((value.decode(errors="replace") for name, value in error.details or () if name in names), "")
     if not words:
         text = str(error).partition("[libpq]")[2] or str(error)
         said = re.search(r"\b(ERROR|FATAL|PANIC): .*", text, re.DOTALL)

@@ -212,12 +212,13 @@ def _add_columns(cursor: Cursor, schema: str) -> None:
 
 def _lacking_columns(cursor: Cursor, schema: str, *, maker: str | None = None) -> list[Column]:
     """The columns that the existing tables lack, without those that the maker can add."""
-    name = (maker or "").replace("'", "''")
-    is_makers = f"pg_has_role('{name}', c.relowner, 'USAGE')" if maker else "false"
+    role = (maker or "").replace("'", "''")  # may be unknown to the server, under a pooler's own names
     rows = rows_of(
         cursor,
-        f"SELECT c.relname::text AS name, {is_makers} AS is_makers, ARRAY(SELECT a.attname::text FROM pg_attribute a"  # noqa: S608  # names are ours
-        " WHERE a.attrelid = c.oid AND NOT a.attisdropped) AS columns"
+        "SELECT c.relname::text AS name, ARRAY(SELECT a.attname::text FROM pg_attribute a"  # noqa: S608  # names are ours
+        " WHERE a.attrelid = c.oid AND NOT a.attisdropped) AS columns,"
+        f" EXISTS (SELECT FROM pg_roles m WHERE m.rolname = '{role}' AND pg_has_role(m.oid, c.relowner, 'USAGE'))"
+        " AS is_makers"
         " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         f" WHERE n.nspname = '{schema}' AND c.relkind IN ('r', 'p')",
     )

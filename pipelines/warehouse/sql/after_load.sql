@@ -10,14 +10,12 @@ SELECT
     -- Null where the library was not loaded at the server's start.
     current_setting('timescaledb.license', true) AS license,
     current_setting('server_version_num')::int >= 180000 AS has_skip_scan,
-    (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
-     WHERE relname = 'audit_logs' AND relnamespace = to_regnamespace('{schema}')) AS is_owner,
+    (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE relname = 'audit_logs' AND relnamespace = to_regnamespace('{schema}')) AS is_owner,
     -- Without those of actors and resources that were B-trees, once.
     ARRAY(SELECT relname::text FROM pg_class AS i JOIN pg_am AS a ON a.oid = i.relam
           WHERE relnamespace = to_regnamespace('{schema}') AND relkind IN ('i', 'I')
               AND NOT (amname = 'btree' AND relname ~ '^audit_logs_(rehydrated_)?(actor|resource)$')) AS indexes,
-    ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class
-          WHERE relnamespace = to_regnamespace('{schema}') AND relkind = 'v') AS views;
+    ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class WHERE relnamespace = to_regnamespace('{schema}') AND relkind = 'v') AS views;
 
 -- [found in timescaledb]
 -- Another's policy may be by creation time, or there may be two: -1 differs from every setting, so that ours replaces it.

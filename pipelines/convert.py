@@ -1,8 +1,8 @@
-"""`python pipelines/convert.py`: what the step after the load leaves to you, because a large table takes it minutes.
+"""`python pipelines/convert.py`: the steps after a load that the loop leaves to you, because of a large table's size.
 
-Indexes a table that has grown, and makes a hypertable of it where TimescaleDB is there: in one transaction, so it is
-done or nothing is changed. Readers wait meanwhile, and it is the one writer: the loop goes on loading the lake, and
-catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
+Indexes a table that has grown, and makes a hypertable of it where the server has TimescaleDB: in one transaction, so
+it is done or nothing is changed. Readers wait meanwhile, and it is the one writer: the loop goes on loading the lake,
+and catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 from pipelines.cli.command import run_command
 from pipelines.settings.settings import PostgresSettings, StoreSettings
-from pipelines.warehouse.connection import rows_of, transaction
+from pipelines.warehouse.connection import transaction, value_of
 from pipelines.warehouse.destination import open_warehouse
-from pipelines.warehouse.upkeep import Outcome
 
 EVENTS_PER_SECOND = 20_000
 """Half of what was measured on two cores: docs/warehouse.md."""
@@ -25,8 +24,7 @@ EVENTS_PER_SECOND = 20_000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Takes all steps that are due, however long they take, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="convert.py", description=__doc__)
-    parser.parse_args(arguments)
+    argparse.ArgumentParser(prog="convert.py", description=__doc__).parse_args(arguments)
     return run_command(convert)
 
 
@@ -34,15 +32,14 @@ def convert(stores: StoreSettings, _: PostgresSettings) -> int:
     """The command itself."""
     with open_warehouse(stores, takes_lock=True) as (warehouse, client):
         with warehouse.translated_errors(), transaction(client.config.credentials) as cursor:
-            (size,) = rows_of(cursor, f"SELECT count(*) AS events FROM {stores.postgres_schema}.audit_logs")  # noqa: S608  # names are ours
-        minutes = size["events"] / EVENTS_PER_SECOND / 60
-        print(f"{size['events']:,} events: up to {minutes:.0f} minutes for a hypertable", file=sys.stderr)
-        begun, outcomes = time.monotonic(), list[Outcome]()
-        for outcome in warehouse.prepare(client, is_patient=True):
-            outcomes.append(outcome)
-    failed = [outcome for outcome in outcomes if outcome.reason is not None]
-    print(f"{len(outcomes) - len(failed)} steps done, {len(failed)} not, in {time.monotonic() - begun:.0f} s")
-    return 1 if failed else 0
+            events = value_of(cursor, f"SELECT count(*) FROM {stores.postgres_schema}.audit_logs")  # noqa: S608  # names are ours
+        minutes = events / EVENTS_PER_SECOND / 60
+        print(f"{events:,} events: up to {minutes:.0f} minutes for a hypertable", file=sys.stderr)
+        begun = time.monotonic()
+        are_done = [outcome.reason is None for outcome in warehouse.prepare(client, is_patient=True)]
+    done = sum(are_done)
+    print(f"{done} steps done, {len(are_done) - done} not, in {time.monotonic() - begun:.0f} s")
+    return 0 if all(are_done) else 1
 
 
 if __name__ == "__main__":

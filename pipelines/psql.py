@@ -1,6 +1,6 @@
 """`python pipelines/psql.py [psql's own arguments]`: psql on the warehouse, embedded or not, as the settings say.
 
-An embedded one that was never made is not made. Names are looked for in PG_SCHEMA, unless a pooler refuses to be told.
+It makes no embedded server. Names are looked for in PG_SCHEMA, unless a pooler refuses that startup parameter.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -45,24 +45,23 @@ def psql(arguments: Sequence[str], stores: StoreSettings) -> int:
     search_path = {"options": f"{parameters.get('options', '')} -csearch_path={stores.postgres_schema}".strip()}
     if _are_accepted(parameters | search_path):
         parameters |= search_path
-    program = shutil.which("psql") or str(BINARIES / "psql")
-    environment = os.environ | variables_of(parameters)
+    command = [shutil.which("psql") or str(BINARIES / "psql"), *arguments]
     # On a terminal psql has it to itself; elsewhere its errors go the way of ours: without secrets.
     errors = None if sys.stderr.isatty() else subprocess.PIPE
-    command = [program, *arguments]
+    environment = os.environ | variables_of(parameters)
     with subprocess.Popen(command, env=environment, stderr=errors, text=True, errors="replace") as process:
         sys.stderr.writelines(process.stderr or ())
     return process.returncode
 
 
 def variables_of(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The parameters as the variables that libpq reads; so none is seen in the list of processes."""
+    """The parameters as the variables that libpq reads, so that the list of processes shows none."""
     chosen = {name: value for name, value in parameters.items() if name not in _NOT_PSQLS}
     return {_NAMES.get(name, f"PG{name.replace('_', '').upper()}"): value for name, value in chosen.items()}
 
 
 def _are_accepted(parameters: Mapping[str, str]) -> bool:
-    """False if a pooler refuses a startup parameter; whatever else is wrong psql says in its own words."""
+    """False if a pooler refuses a startup parameter; other errors psql reports in its own words."""
     try:
         with closing(psycopg2.connect(conninfo(parameters))):
             return True

@@ -11,7 +11,7 @@ from pipelines.cli.entry import end  # first: from here on, a signal ends it qui
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
@@ -40,41 +40,36 @@ def delete_old(stores: StoreSettings, _: PostgresSettings, *, dry_run: bool, as_
     with open_warehouse(stores, takes_lock=False) as (warehouse, client), warehouse.translated_errors():
         oldest = warehouse.oldest_kept
         if oldest is None:
-            print(
-                "TIMESCALE_RETENTION_DAYS is 0: nothing is to be deleted; set it to a number of days", file=sys.stderr
-            )
+            message = "TIMESCALE_RETENTION_DAYS is 0: nothing is to be deleted; set it to a number of days"
+            print(message, file=sys.stderr)
             return 2
         with connect(as_owner(client.config.credentials, stores.postgres_owner)) as connection:
-            what, count = _delete(connection, stores.postgres_schema, oldest, dry_run=dry_run)
-    result = {"before": oldest.isoformat(), what: count, "dry_run": dry_run}
-    text = f"{count:,} {what} from before {oldest:%Y-%m-%d %H:%M} UTC {'would be' if dry_run else 'were'} deleted"
+            unit, count = _delete(connection, stores.postgres_schema, oldest, dry_run=dry_run)
+    result = {"before": oldest.isoformat(), unit: count, "dry_run": dry_run}
+    text = f"{count:,} {unit} from before {oldest:%Y-%m-%d %H:%M} UTC {'would be' if dry_run else 'were'} deleted"
     print(json.dumps(result) if as_json else text)
     return 0
 
 
 def _delete(connection: Connection, schema: str, oldest: datetime, *, dry_run: bool) -> tuple[str, int]:
-    """What was deleted, or would be, and how much of it."""
+    """Returns the unit, and how many of it were deleted, or would be."""
     sections = sections_of("retention.sql", schema=schema, oldest=oldest.isoformat())
     found = find(connection, schema)
+    unit = "events" if found.chunk_days is None else "chunks"
 
     def execute(section: str) -> int:
         with transaction_on(connection) as cursor:
             look_where_timescale_is(cursor, found)
             return int(value_of(cursor, *sections[section]))
 
-    what = "events" if found.chunk_days is None else "chunks"
-    if dry_run:
-        return what, execute(f"count {what}")
-    return what, _delete_all(partial(execute, "delete some events")) if what == "events" else execute("drop chunks")
-
-
-def _delete_all(delete_some: Callable[[], int]) -> int:
+    if dry_run or unit == "chunks":
+        return unit, execute(f"count {unit}" if dry_run else "drop chunks")
     with tqdm(unit=" events", desc="deleted", disable=not sys.stderr.isatty()) as bar:
         deleted = 0
-        while count := delete_some():
+        while count := execute("delete some events"):
             deleted += count
             bar.update(count)
-        return deleted
+    return unit, deleted
 
 
 if __name__ == "__main__":

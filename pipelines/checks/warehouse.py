@@ -12,14 +12,22 @@ from pipelines.host.side_by_side import STATEMENT_TIMEOUT_SQL
 from pipelines.load.scratch_pipeline import client_of
 from pipelines.proof.gaps import MOST_SHOWN, repairs_of, summary_of
 from pipelines.settings.settings import Settings, TimescaleSettings
-from pipelines.warehouse.columns import check_columns
 from pipelines.warehouse.connection import as_owner, connect, message_of, rows_of, transaction_on, value_of
-from pipelines.warehouse.destination import Warehouse, WarehouseClient
+from pipelines.warehouse.destination import Warehouse
+from pipelines.warehouse.dlt_client import WarehouseClient
 from pipelines.warehouse.embedded import server_if_there
 from pipelines.warehouse.lock import holders_sql, refuse_pooling
 from pipelines.warehouse.measured_lag import is_too_short, recommended_seconds, too_little
-from pipelines.warehouse.server_check import VERSION_SQL, check_encoding, check_timescale, check_version
-from pipelines.warehouse.setup import check_key, check_rights, missing_table
+from pipelines.warehouse.setup import (
+    VERSION_SQL,
+    check_columns,
+    check_encoding,
+    check_key,
+    check_rights,
+    check_timescale,
+    check_version,
+    missing_table,
+)
 from pipelines.warehouse.statements import sections_of
 from pipelines.warehouse.status import WarehouseHealth
 from pipelines.warehouse.upkeep import Found, find

@@ -1,12 +1,12 @@
-"""PostgreSQL, and TimescaleDB where it is there. Knows nothing of the lake."""
+"""PostgreSQL, and TimescaleDB where the server has it. Knows nothing of the lake."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Gives `AuditWarehouse` under the name that stored dlt states record; imported when asked for alone."""
+    """Imports `AuditWarehouse` when stored dlt states ask for it under this module's name."""
     if name != "AuditWarehouse":
         raise AttributeError(name)
-    from .destination import AuditWarehouse  # noqa: PLC0415
+    from .dlt_client import AuditWarehouse  # noqa: PLC0415
 
     return AuditWarehouse

@@ -6,7 +6,7 @@ A URL would change passwords with spaces, sockets, IPv6 addresses and `%`, and l
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any
 
 import psycopg2
 import pyarrow as pa
@@ -15,12 +15,11 @@ from adbc_driver_manager.dbapi import Connection, Cursor
 from adbc_driver_postgresql import dbapi as adbc
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
+from pipelines.host.transient import can_pass
 from pipelines.settings.settings import OwnerSettings
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 INSUFFICIENT_PRIVILEGE = "42501"
-NOT_AS_ASKED_FOR = "42"
-"""SQLSTATE, and a class of it: a table or column that is not there, or is of another type."""
 
 _SESSION = {
     "DateStyle": "ISO, MDY",
@@ -37,18 +36,17 @@ _SESSION = {
     "exit_on_error": "off",
     "idle_session_timeout": "0",
 }
-"""What our statements take for granted, and a role or a database may have set otherwise."""
+"""Settings that our statements assume, and that a role or a database may have set otherwise."""
 _WANTED = ", ".join(f"('{name}', '{value}')" for name, value in _SESSION.items())
 SESSION_SQL = (
     "SELECT pg_catalog.set_config(s.name, w.value, false) FROM pg_catalog.pg_settings AS s"  # noqa: S608  # names are ours
     f" JOIN (VALUES {_WANTED}) AS w (name, value) ON s.name = w.name"
 )
-"""Sets it, as far as the server knows it. A `SET` after the connect: PgBouncer refuses startup parameters."""
+"""Sets those that the server knows. A `SET` after the connect: PgBouncer refuses startup parameters."""
 
 
 def parameters_of(credentials: PostgresCredentials) -> dict[str, str]:
     """The credentials as libpq's parameters, each with the value that psql would take for the same."""
-    query = credentials.get_query()
     own = {
         "host": credentials.host,
         "port": credentials.port,
@@ -56,10 +54,11 @@ def parameters_of(credentials: PostgresCredentials) -> dict[str, str]:
         "user": credentials.username,
         "password": credentials.password,
     }
-    parameters = {name: str(value) for name, value in {**own, **query}.items() if value not in {None, ""}}
-    if "host" in parameters:  # in brackets it is an IPv6 address, as URLs have them
+    given = {**own, **credentials.get_query(), "client_encoding": "UTF8"}
+    parameters = {name: str(value) for name, value in given.items() if value not in {None, ""}}
+    if "host" in parameters:  # URLs have an IPv6 address in brackets
         parameters["host"] = re.sub(r"\[([0-9A-Fa-f:.]+(?:%[^\],]+)?)\]", r"\1", parameters["host"])
-    return parameters | {"client_encoding": "UTF8"}
+    return parameters
 
 
 def conninfo(parameters: Mapping[str, str]) -> str:
@@ -69,50 +68,42 @@ def conninfo(parameters: Mapping[str, str]) -> str:
 
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
-    """A connection to the warehouse, in a session as our statements take it for granted."""
+    """A connection to the warehouse, in a session with the settings above."""
     parameters = parameters_of(credentials)
-    if connection := _connected(parameters, autocommit=autocommit):
-        return connection
-    # ADBC has read the names of the types before a SET could come, and a role's quote_all_identifiers had them quoted.
-    parameters["options"] = f"{parameters.get('options', '')} -cquote_all_identifiers=off".strip()
-    if connection := _connected(parameters, autocommit=autocommit):
-        return connection
+    # ADBC reads the names of the types before a SET can come: if a role's quote_all_identifiers had them quoted, the
+    # second connection says so at its start, which PgBouncer would refuse.
+    unquoted = {"options": f"{parameters.get('options', '')} -cquote_all_identifiers=off".strip()}
+    for more in ({}, unquoted):
+        connection: Connection = adbc.connect(conninfo(parameters | more), autocommit=autocommit)
+        try:
+            with connection.cursor() as cursor:
+                is_readable = table_of(cursor, SESSION_SQL).field(0).type == pa.string()
+            if not autocommit:
+                connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        if is_readable:
+            return connection
+        connection.close()
     raise AuditLogsError("the types of the warehouse's PostgreSQL cannot be read", hint="ALTER ROLE … RESET ALL")
 
 
-def _connected(parameters: Mapping[str, str], *, autocommit: bool) -> Connection | None:
-    """The connection; None if its types are not known, so that values would come as bytes."""
-    connection: Connection = adbc.connect(conninfo(parameters), autocommit=autocommit)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(SESSION_SQL)
-            is_readable = cursor.fetch_arrow_table().field(0).type == pa.string()
-        if not autocommit:
-            connection.commit()
-    except BaseException:
-        connection.close()
-        raise
-    if is_readable:
-        return connection
-    connection.close()
-    return None
-
-
 def connect_psycopg2(credentials: PostgresCredentials) -> Any:
-    """The same by psycopg2, for dlt; the session is for the caller to set."""
+    """The same by psycopg2, for dlt; the caller sets the session."""
     return psycopg2.connect(conninfo(parameters_of(credentials)))
 
 
 @contextmanager
 def transaction(credentials: PostgresCredentials) -> Iterator[Cursor]:
-    """A connection of its own, whose work counts as a whole when the block ends."""
+    """A transaction on a connection of its own."""
     with connect(credentials) as connection, transaction_on(connection) as cursor:
         yield cursor
 
 
 @contextmanager
 def transaction_on(connection: Connection) -> Iterator[Cursor]:
-    """As `transaction`, on a connection that goes on whatever happens (one costs 40 ms: the password's hash)."""
+    """As `transaction`, on a connection that stays open whatever happens (one costs 40 ms: the password's hash)."""
     with connection.cursor() as cursor:
         try:
             yield cursor
@@ -123,15 +114,20 @@ def transaction_on(connection: Connection) -> Iterator[Cursor]:
         connection.commit()
 
 
-def rows_of(cursor: Cursor, sql: str) -> list[dict[str, Any]]:
-    """The rows that a query answers."""
-    cursor.execute(sql)
-    rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+def table_of(cursor: Cursor, sql: str, *parameters: Any) -> pa.Table:
+    """The answer to a query."""
+    cursor.execute(sql, parameters or None)
+    return cursor.fetch_arrow_table()
+
+
+def rows_of(cursor: Cursor, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+    """The rows of the answer to a query."""
+    rows: list[dict[str, Any]] = table_of(cursor, sql, *parameters).to_pylist()
     return rows
 
 
 def value_of(cursor: Cursor, sql: str) -> Any:
-    """The one value that a query answers."""
+    """The one value of the answer to a query."""
     (row,) = rows_of(cursor, sql)
     (value,) = row.values()
     return value
@@ -151,51 +147,52 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-OF_ENVIRONMENT_CLASSES = ("08", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0")
-"""Classes of SQLSTATE that no row is to blame for: connection, state of the transaction, rights and names, rollback,
-resources, locks, shutdown, the system, the configuration."""
-OF_ENVIRONMENT = ("XX001", "XX002")
-"""Corrupted files, of a class that has others, too."""
+OF_ENVIRONMENT = ("08", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX001", "XX002")
+"""Beginnings of an SQLSTATE that no row is to blame for: connection, state of the transaction, rights and names,
+rollback, resources, locks, shutdown, the system, the configuration; corrupted files."""
 
 
 def is_of_environment(sqlstate: str) -> bool:
     """True if an error says that it is not about the rows; so does a lost connection, which has no SQLSTATE."""
-    return not sqlstate or sqlstate.startswith(OF_ENVIRONMENT_CLASSES) or sqlstate in OF_ENVIRONMENT
+    return not sqlstate or sqlstate.startswith(OF_ENVIRONMENT)
 
 
-DriverError: TypeAlias = Error | psycopg2.Error
-"""What ADBC or psycopg2 raises."""
+def as_ours(error: BaseException, *, hint: str) -> AuditLogsError | None:
+    """Our error for what a driver or dlt, which wraps errors in layers of its own, raised; None if it is neither's.
+
+    The hint is for a server that is not available.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, AuditLogsError | Error | psycopg2.Error):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or isinstance(cause, AuditLogsError):
+        return cause
+    detail, sqlstate = message_of(cause), sqlstate_of(cause)
+    if sqlstate == INSUFFICIENT_PRIVILEGE:
+        hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
+        return AuditLogsError("a right is missing in the warehouse", detail=detail, hint=hint)
+    if sqlstate.startswith("42"):  # a table or column is missing, or of another type
+        hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
+        return AuditLogsError("the warehouse is not as it should be", detail=detail, hint=hint)
+    kind = TemporaryError if can_pass(cause) else AuditLogsError
+    return kind("the warehouse is not available", detail=detail, hint=hint)
 
 
-def told_cause_of(error: BaseException) -> AuditLogsError | DriverError | None:
-    """The driver's error, or ours, that is or is behind an error: dlt wraps what it meets in layers of its own."""
-    at: BaseException | None = error
-    while at is not None and not isinstance(at, AuditLogsError | DriverError):
-        at = at.__cause__ or at.__context__
-    return at
-
-
-def sqlstate_of(error: DriverError) -> str:
+def sqlstate_of(error: Error | psycopg2.Error) -> str:
     """PostgreSQL's code of the error; empty where the server said nothing, such as of a lost connection."""
     return (error.pgcode if isinstance(error, psycopg2.Error) else error.sqlstate) or ""
 
 
-def message_of(error: DriverError) -> str:
-    """PostgreSQL's own words, in one line: neither the statement that it said them of, nor a row."""
-    if words := _primary_message(error):
-        return _one_line(words)
-    text = _one_line(str(error).partition("[libpq]")[2] or str(error))
-    said = re.search(r"\b(ERROR|FATAL|PANIC): .*", text)
-    return said[0] if said else text
-
-
-def _primary_message(error: DriverError) -> str:
+def message_of(error: Error | psycopg2.Error) -> str:
+    """PostgreSQL's own words in one line, without the statement or a row."""
     if isinstance(error, psycopg2.Error):
-        return str(error.diag.message_primary or "")
-    details: dict[Any, Any] = dict(error.details or ())
-    words = details.get(b"PG_DIAG_MESSAGE_PRIMARY") or details.get("PG_DIAG_MESSAGE_PRIMARY") or b""
-    return str(words.decode(errors="replace"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+        words = error.diag.message_primary or ""
+    else:
+        # The driver's types say that the names are texts; they are bytes.
+        names = {b"PG_DIAG_MESSAGE_PRIMARY", "PG_DIAG_MESSAGE_PRIMARY"}
+        words = next((value.decode(errors="replace") for name, value in error.details or () if name in names), "")
+    if not words:
+        text = str(error).partition("[libpq]")[2] or str(error)
+        said = re.search(r"\b(ERROR|FATAL|PANIC): .*", text, re.DOTALL)
+        words = said[0] if said else text
+    return " ".join(words.split())

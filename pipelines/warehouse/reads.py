@@ -1,4 +1,4 @@
-"""What the warehouse holds of a window, and what is known of its completeness. Reads no event where its key will do."""
+"""The warehouse's events of a window, and the results of its comparisons. Reads no event where its key will do."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,30 +12,27 @@ from pipelines.load.tally import Tally
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, PRIMARY_KEY, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .connection import connect
-from .destination import Warehouse, WarehouseClient
+from .connection import connect, table_of
+from .destination import Warehouse
+from .dlt_client import WarehouseClient
 from .statements import sections_of
-
-COMPLETENESS_TABLE = "audit_completeness"
+from .write import JSON_COLUMNS
 
 
 class WarehouseReader:
-    """Asks the warehouse through a connection of its own. Errors of the driver are told as the warehouse's."""
+    """Asks the warehouse through a connection of its own. Errors of the driver are raised as the warehouse's."""
 
     def __init__(self, warehouse: Warehouse, connection: Connection) -> None:
         self._warehouse, self._connection = warehouse, connection
-        columns = ", ".join(f'"{name}"' + "::text" * (name in {"metadata", "raw_event"}) for name in EVENT_SCHEMA.names)
         schema = warehouse.dataset_name
         key = " AND ".join(f'a."{name}" = q."{name}"' for name in PRIMARY_KEY)
-        is_nowhere_else = f"NOT EXISTS (SELECT FROM {schema}.audit_logs AS a WHERE {key})"
-        quarantined = ", ".join(f'"{name}"' for name in QUARANTINE_SCHEMA.names)
-        names = {
-            "schema": schema,
-            "columns": columns,
-            "quarantined": quarantined,
-            "is_nowhere_else": is_nowhere_else,
-        }
-        self._sections = sections_of("completeness.sql", **names)
+        self._sections = sections_of(
+            "completeness.sql",
+            schema=schema,
+            columns=", ".join(f'"{name}"' + "::text" * (name in JSON_COLUMNS) for name in EVENT_SCHEMA.names),
+            quarantined=", ".join(f'"{name}"' for name in QUARANTINE_SCHEMA.names),
+            is_nowhere_else=f"NOT EXISTS (SELECT FROM {schema}.audit_logs AS a WHERE {key})",
+        )
 
     @property
     def oldest_kept(self) -> datetime | None:
@@ -48,19 +45,15 @@ class WarehouseReader:
 
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
         """The tally of each hour in which there is an event."""
-        return dict(map(Tally.of_row, self._query("tallies", stream, window.since, window.before).to_pylist()))
+        return dict(map(Tally.of_row, self._in_window("tallies", stream, window).to_pylist()))
 
     def keys(self, stream: Stream, window: Window) -> pa.Table:
         """`event_id` and `timestamp` of each event, those included that are quarantined here."""
-        return self._query("keys", stream, window.since, window.before)
+        return self._in_window("keys", stream, window)
 
     def events(self, stream: Stream, window: Window) -> pa.Table:
         """The events whole, JSON as PostgreSQL writes it."""
-        return (
-            self._query("events", stream, window.since, window.before)
-            .rename_columns(EVENT_SCHEMA.names)
-            .cast(EVENT_SCHEMA)
-        )
+        return self._in_window("events", stream, window).rename_columns(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
 
     def quarantined_digests(self, stream: Stream) -> list[str]:
         """Those of the events that could not be placed in any store, of all times."""
@@ -73,32 +66,30 @@ class WarehouseReader:
 
     def latest_checks(self, stream: Stream, window: Window) -> dict[datetime, dict[str, Any]]:
         """By hour, its newest check."""
-        return {
-            row["hour"]: row for row in self._query("latest checks", stream, window.since, window.before).to_pylist()
-        }
+        return {row["hour"]: row for row in self._in_window("latest checks", stream, window).to_pylist()}
 
     def known_events(self, stream: Stream, window: Window) -> dict[datetime, int]:
         """By hour, how many events there were when it was last found complete."""
-        return {
-            row["hour"]: row["events"]
-            for row in self._query("known events", stream, window.since, window.before).to_pylist()
-        }
+        rows = self._in_window("known events", stream, window).to_pylist()
+        return {row["hour"]: row["events"] for row in rows}
 
     def record(self, checks: pa.Table) -> None:
         """Keeps the results of checks."""
-        with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
-            cursor.adbc_ingest(COMPLETENESS_TABLE, checks, mode="append", db_schema_name=self._warehouse.dataset_name)
+        schema = self._warehouse.dataset_name
+        with self.translated_errors(), self._connection.cursor() as cursor:
+            cursor.adbc_ingest("audit_completeness", checks, mode="append", db_schema_name=schema)
+
+    def _in_window(self, section: str, stream: Stream, window: Window) -> pa.Table:
+        return self._query(section, stream, window.since, window.before)
 
     def _query(self, section: str, stream: Stream, *more: Any) -> pa.Table:
-        parameters = (stream.account_id, stream.api_version, *more)
-        with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
-            cursor.execute(self._sections[section][0], parameters)
-            return cursor.fetch_arrow_table()
+        with self.translated_errors(), self._connection.cursor() as cursor:
+            return table_of(cursor, *self._sections[section], stream.account_id, stream.api_version, *more)
 
 
 @contextmanager
 def read_warehouse(warehouse: Warehouse, client: WarehouseClient) -> Iterator[WarehouseReader]:
-    """A connection to ask a warehouse that is open."""
+    """A reader of a warehouse that is open."""
     with warehouse.translated_errors():
         connection = connect(client.config.credentials, autocommit=True)
     with connection:

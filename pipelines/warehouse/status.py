@@ -1,6 +1,6 @@
-"""What the warehouse says of its own health: cursors, delays, gaps, quarantine, size. Changes nothing.
+"""The warehouse's own account of its health, for status and doctor: server, rights, cursors, delays, gaps, size.
 
-Each question costs what lies in its window of time (`sql/health.sql`), however long the history is.
+Changes nothing. Each question costs what lies in its window of time (`sql/health.sql`), however long the history is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,21 @@ from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .connection import connect, transaction_on
+from . import setup
+from .connection import connect, rows_of, transaction_on, value_of
 from .destination import Warehouse
+from .lock import holders_sql
 from .measured_lag import MeasuredLag
 from .statements import sections_of
 from .states import stored_states
-from .upkeep import find, look_where_timescale_is
+from .upkeep import Found, find, look_where_timescale_is
+
+_WRONG = {
+    "missing_in_warehouse": "events missing in the warehouse",
+    "missing_in_lake": "events missing in the lake",
+    "doubled_in_lake": "events doubled in the lake",
+    "differing": "events that differ",
+}
 
 
 class OpenGap(NamedTuple):
@@ -31,20 +40,16 @@ class OpenGap(NamedTuple):
 
     stream: Stream
     hour: datetime
-    counts: Mapping[str, int]
-    """Of events, by what is wrong with them."""
+    counts: Mapping[str, int]  # of events, by what is wrong with them
 
 
 class StreamHealth(NamedTuple):
-    """What the warehouse holds of a stream."""
+    """The warehouse's numbers of a stream."""
 
-    today: int
-    """Events of this day, UTC."""
+    today: int  # events of this day, UTC
     lag: MeasuredLag
-    hours: int
-    """Compared with API and lake in the last 90 days."""
-    quarantined: int
-    """Up to 10,000 are counted."""
+    hours: int  # compared with API and lake in the last 90 days
+    quarantined: int  # up to 10,000 are counted
 
 
 class WarehouseHealth:
@@ -54,26 +59,81 @@ class WarehouseHealth:
         self._connection, self._schema = connection, schema
         self._sections = sections_of("health.sql", schema=schema)
 
+    # --- the server and its tables; each `check_…` raises an AuditLogsError ---
+
+    @property
+    def user(self) -> str:
+        """The role, as the server knows it: a pooler may know it as `role.project`."""
+        with transaction_on(self._connection) as cursor:
+            return str(value_of(cursor, "SELECT current_user::text"))
+
+    def check_server(self) -> tuple[str, str]:
+        """PostgreSQL's version and the database's encoding, which must be ones that are supported."""
+        with transaction_on(self._connection) as cursor:
+            return setup.check_version(value_of(cursor, setup.VERSION_SQL)), setup.check_encoding(cursor)
+
+    def check_timescale(self) -> Found:
+        """The state of TimescaleDB, which must lose no events."""
+        found = find(self._connection, self._schema)
+        setup.check_timescale(found)
+        return found
+
+    def check_rights(self, maker: str) -> bool:
+        """The role must read and insert, or the maker, which may be another role, must be able to make the tables.
+
+        Returns True if there are tables.
+        """
+        user = self.user
+        tables = self._row("tables")
+        sections = sections_of("health.sql", schema=self._schema, maker=maker.replace("'", "''"))
+        with transaction_on(self._connection) as cursor:
+            (may,) = rows_of(cursor, *sections["rights"])
+            if tables["events"]:
+                setup.check_rights(cursor, self._schema, user, may_make=may["may_make_tables"])
+            elif not may["may_make_tables"]:
+                raise setup.missing_table(f"{self._schema}.audit_logs", maker)
+        # Where an owner makes the schema, it grants the role to make dlt's tables there.
+        if not tables["loads"] and not may["may_make_own"] and (tables["events"] or maker == user):
+            hint = "GRANT it what pipelines/warehouse/sql/grants.sql says"
+            raise AuditLogsError(f"{user} may not make dlt's tables in {self._schema}", hint=hint)
+        return bool(tables["events"])
+
+    def check_table(self, maker: str) -> bool:
+        """The tables must have our key and columns, but for columns that the maker can add. False: no table."""
+        if not self.has_events:
+            return False
+        with transaction_on(self._connection) as cursor:
+            setup.check_key(cursor, self._schema)
+            setup.check_columns(cursor, self._schema, maker=maker)
+        return True
+
+    def writers(self) -> list[str]:
+        """The processes that hold the writer's lock or, of shards, the locks; on all hosts."""
+        with transaction_on(self._connection) as cursor:
+            return [row["holder"] for row in rows_of(cursor, holders_sql(self._schema))]
+
+    # --- what was loaded ---
+
     @property
     def has_events(self) -> bool:
         """True if the tables have been made."""
         return bool(self._row("tables")["events"])
 
     def positions(self) -> dict[Stream, Position]:
-        """Where each stream's cursor stands, whatever shard loads it."""
+        """The position of each stream's cursor, whatever shard loads it."""
         with transaction_on(self._connection) as cursor:
             return positions_of(*stored_states(cursor, self._schema))
 
     def last_load(self) -> datetime | None:
-        """When something was loaded last."""
+        """The time of the last load."""
         return self._row("last load")["at"] if self._row("tables")["loads"] else None
 
     def lag(self, stream: Stream, safety_lag_seconds: float) -> MeasuredLag:
-        """How long the stream's events took to come."""
+        """The time that the stream's events took to come."""
         return MeasuredLag(**self._row("lag", stream.account_id, stream.api_version, safety_lag_seconds))
 
     def stream(self, stream: Stream, safety_lag_seconds: float) -> StreamHealth:
-        """All there is to say of a stream."""
+        """All numbers of a stream."""
         of = (stream.account_id, stream.api_version)
         return StreamHealth(
             today=self._row("today", *of)["events"],
@@ -84,52 +144,38 @@ class WarehouseHealth:
 
     def open_gaps(self) -> list[OpenGap]:
         """Hours of all streams and times whose newest comparison found a gap; up to 10,000."""
-        wrong = {
-            "missing_in_warehouse": "events missing in the warehouse",
-            "missing_in_lake": "events missing in the lake",
-        }
-        wrong |= {"doubled_in_lake": "events doubled in the lake", "differing": "events that differ"}
+        with transaction_on(self._connection) as cursor:
+            rows = rows_of(cursor, *self._sections["open gaps"])
         return [
             OpenGap(
                 Stream(row["account_id"], row["api_version"]),
                 row["hour"],
-                {what: row[column] for column, what in wrong.items()},
+                {what: row[column] for column, what in _WRONG.items()},
             )
-            for row in self._rows("open gaps")
+            for row in rows
         ]
 
     def size(self) -> dict[str, int]:
-        """Bytes of the table with its indexes, and how many events PostgreSQL reckons there are."""
+        """Bytes of the table with its indexes, and PostgreSQL's estimate of the number of events."""
         found = find(self._connection, self._schema)
         with transaction_on(self._connection) as cursor:
             look_where_timescale_is(cursor, found)
-            cursor.execute(self._sections["size" if found.chunk_days is None else "size, hypertable"][0])
-            return dict(cursor.fetch_arrow_table().to_pylist()[0])
+            return rows_of(cursor, *self._sections["size" if found.chunk_days is None else "size, hypertable"])[0]
 
     def _row(self, section: str, *parameters: Any) -> dict[str, Any]:
-        return self._rows(section, *parameters)[0]
-
-    def _rows(self, section: str, *parameters: Any) -> list[dict[str, Any]]:
         with transaction_on(self._connection) as cursor:
-            cursor.execute(self._sections[section][0], parameters or None)
-            rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
-            return rows
+            return rows_of(cursor, *self._sections[section], *parameters)[0]
 
 
 def open_gaps(stores: StoreSettings) -> list[OpenGap] | None:
-    """See WarehouseHealth; None if nothing was ever loaded into the warehouse. Raises as `warehouse_health`."""
+    """See WarehouseHealth; None if nothing was ever loaded. Raises AuditLogsError if the warehouse is down."""
     with _connected(stores) as health:
         return health.open_gaps() if health.has_events else None
 
 
 @contextmanager
 def warehouse_health(stores: StoreSettings) -> Iterator[WarehouseHealth]:
-    """A warehouse that has its tables, to be asked; no table is made.
-
-    Raises:
-        TemporaryError: it is down.
-        AuditLogsError: nothing was ever loaded into it.
-    """
+    """The health of a warehouse that has its tables. Raises AuditLogsError if it has none, or is down."""
     with _connected(stores) as health:
         if not health.has_events:
             hint = "the first start of pipelines/run.py makes it"

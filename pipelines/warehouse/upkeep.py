@@ -1,8 +1,8 @@
 """The step after the load: indexes, views and TimescaleDB, done where the warehouse is not as the settings say.
 
-Each step stands alone: one that fails is told with its reason, and holds up neither the others nor the loads. What is
-due is found by comparing what the warehouse is with what it should be; so nothing is done twice, and a setting that
-was changed takes effect. The SQL is `sql/after_load.sql`, a section a step.
+Each step stands alone: one that fails is reported with its reason, and holds up neither the others nor the loads. A
+step is due where the warehouse differs from what it should be; so nothing is done twice, and a changed setting works.
+The SQL is `sql/after_load.sql`, a section a step.
 """
 
 import re
@@ -22,52 +22,41 @@ from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUA
 from .connection import connect, message_of, quoted, rows_of, transaction_on, value_of
 from .statements import sections_of
 
-_FILE = "after_load.sql"
-
 LARGE_TABLE_ROWS = 100_000
 """A larger table is left to `pipelines/convert.py`: to rewrite or index it takes longer than a loop may wait."""
-
 LOCK_TIMEOUT_SECONDS = 5
-"""How long a step of the loop waits for the table: who waits for it exclusively holds up everyone behind."""
+"""A step waits so long for the table: a wait for an exclusive lock holds up all queries behind it."""
+OLDEST_COLUMNAR = "2.18.1"
+"""TimescaleDB's oldest that may compress chunks: before it, `INSERT … ON CONFLICT DO NOTHING` ended at the first
+conflict in one, without an error (timescaledb #7672, mended by #7673). Seen in 2.17.2; its beginning is unknown."""
 
+_FILE = "after_load.sql"
 _TABLES = (EVENTS_TABLE, f"{EVENTS_TABLE}_rehydrated")
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
-_INDEXES = ("timestamp", "actor", "resource", "failure")
 _ALL_VIEW, _ACTIVITY_VIEW = "audit_logs_all", "audit_activity_hourly"
 _IS_OUR_ACTIVITY_VIEW = re.compile(rf"{_ACTIVITY_VIEW} [0-9a-f]{{16}}")
-
-# SQLSTATE of what an older TimescaleDB does not know: a function, an option.
 _UNKNOWN_FORM = {"42883", "22023"}
+"""SQLSTATE of what an older TimescaleDB does not know: a function, an option."""
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
 class Found(NamedTuple):
-    """What the warehouse is."""
+    """The state of the warehouse, as the sections `found` ask for it."""
 
-    extension: str | None = None
-    """TimescaleDB's version in this database."""
+    extension: str | None = None  # TimescaleDB's version in this database
     extension_schema: str | None = None
-    """Where its functions are."""
-    is_available: bool = False
-    """True if the server has TimescaleDB."""
-    license: str | None = None
-    """None: its library is not loaded."""
-    has_skip_scan: bool = True
-    """True if the server finds a value in an index that it is not the first column of."""
+    is_available: bool = False  # on the server
+    license: str | None = None  # None: its library is not loaded
+    has_skip_scan: bool = True  # the server finds a value in an index that it is not the first column of
     is_owner: bool = True
     indexes: tuple[str, ...] = ()
-    """Those of a kind that takes a text of any length where there may be one."""
-    views: tuple[str, ...] = ()
-    """Name and comment of each: the digest of what it was made from."""
-    chunk_days: float | None = None
-    """None: the table is a plain one."""
+    views: tuple[str, ...] = ()  # name and comment of each: the digest of what it was made from
+    chunk_days: float | None = None  # None: the table is a plain one
     is_columnar: bool = False
     compress_after_days: float | None = None
     retention_days: float | None = None
-    is_continuous: bool = False
-    """True if the hourly activity is a continuous aggregate."""
-    is_refreshed: bool = False
-    """By itself."""
+    is_continuous: bool = False  # the hourly activity is a continuous aggregate
+    is_refreshed: bool = False  # by a policy
 
     @property
     def has_timescale(self) -> bool:
@@ -77,7 +66,10 @@ class Found(NamedTuple):
     @property
     def may_compress(self) -> bool:
         """True if its version loses nothing in compressed chunks."""
-        return _numbers(self.extension or "") >= _numbers(OLDEST_COLUMNAR)
+        found, oldest = (
+            list(map(int, re.findall(r"\d+", text)[:3])) for text in (self.extension or "", OLDEST_COLUMNAR)
+        )
+        return found >= oldest
 
     @property
     def is_licensed(self) -> bool:
@@ -86,51 +78,36 @@ class Found(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One change of the warehouse."""
+    """One change of the warehouse: a section of the SQL file."""
 
     section: str
-    """In the SQL file."""
-    takes_long: bool = False
-    """On a large table."""
+    takes_long: bool = False  # on a large table
 
 
 _EXTENSION = Step("extension")
 
-OLDEST_COLUMNAR = "2.18.1"
-"""Of TimescaleDB, where chunks are compressed: before it, `INSERT … ON CONFLICT DO NOTHING` ended at the first conflict
-in one, without an error (timescaledb #7672, mended by #7673). It was seen in 2.17.2; nobody says since when it was."""
-
 
 class Outcome(NamedTuple):
-    """What became of a step."""
+    """The result of a step."""
 
     step: str
-    reason: str | None = None
-    """Why it was not done; None: it was."""
-    is_passing: bool = False
-    """True if the reason may be gone soon."""
+    reason: str | None = None  # why it was not done; None: it was
+    is_passing: bool = False  # the reason may pass soon
 
 
 def prepare(
     owner: PostgresCredentials, schema: str, wanted: TimescaleSettings, *, reader: str, is_patient: bool = False
 ) -> Iterator[Outcome]:
-    """Makes the warehouse what the settings say; yields what was done, and what was not and why.
+    """Takes the steps that are due, and those that become due by them; each is tried once.
 
-    Every step is a transaction of its own; CREATE EXTENSION has a connection of its own as well, which the server ends
-    where the library was not loaded at its start. A role that owns nothing changes nothing.
-
-    Args:
-        owner: who owns the tables.
-        schema: where they are.
-        wanted: the settings.
-        reader: the role that may read the views.
-        is_patient: a large table is rewritten and indexed, and locks are waited for, however long it takes.
-
-    Raises:
-        adbc_driver_manager.Error: the server is down.
+    The reader is the role that may read the views. If patient, large tables are rewritten and indexed, and locks are
+    waited for, however long it takes. Raises adbc_driver_manager.Error if the server is down.
     """
     names = {"schema": schema, "reader": quoted(reader), "columns": _COLUMNS, **asdict(wanted)}
-    definitions = {section: _digest(statements) for section, statements in sections_of(_FILE, **names).items()}
+    definitions = {
+        section: sha256("\n".join(statements).encode()).hexdigest()[:16]
+        for section, statements in sections_of(_FILE, **names).items()
+    }
     with connect(owner) as connection:
         found = find(connection, schema)
         tried: set[Step] = set()
@@ -141,42 +118,35 @@ def prepare(
                 return
             for step in due:
                 sections = sections_of(_FILE, **names, definition=definitions[step.section])
+                # The server ends the session of CREATE EXTENSION where the library was not loaded at its start.
                 with connect(owner) if step == _EXTENSION else nullcontext(connection) as used:
                     outcome = _take(used, schema, found, step, sections, is_patient=is_patient)
                 yield outcome
                 if outcome.is_passing:
-                    return  # whoever holds the lock holds up the other steps as well: once is long enough
+                    return  # the holder of the lock holds up the other steps as well: one wait is long enough
             tried.update(due)
             found = find(connection, schema)
     yield from _out_of_reach(found, wanted)
 
 
 def due_steps(found: Found, wanted: TimescaleSettings, definitions: Mapping[str, str]) -> Iterator[Step]:
-    """What the warehouse lacks, in the order in which the steps build on each other. Pure."""
+    """The steps that the warehouse lacks, in the order in which they build on each other. Pure."""
     # A hypertable has an index for each chunk: its new ids do not go all over the history anyway.
     by_id = "month_event_id" if found.chunk_days is None and found.has_skip_scan else "event_id"
-    for index in (*_INDEXES, by_id):
+    for index in ("timestamp", "actor", "resource", "failure", by_id):
         if not {f"{table}_{index}" for table in _TABLES} <= set(found.indexes):
             yield Step(f"index {index}", takes_long=True)
     if f"{QUARANTINE_TABLE}_timestamp" not in found.indexes:
         yield Step("index quarantine")
-    yield from _due_views(found, definitions)
-    if wanted.chunk_days:
-        if found.is_available and found.extension is None:
-            yield _EXTENSION
-        if found.has_timescale and found.chunk_days is None:
-            yield Step("hypertable", takes_long=True)
-        if found.has_timescale and found.chunk_days not in {None, wanted.chunk_days}:
-            yield Step("chunk interval")
-    if found.is_licensed:
-        yield from _due_policies(found, wanted)
-
-
-def _due_views(found: Found, definitions: Mapping[str, str]) -> Iterator[Step]:
-    wanted = [_ALL_VIEW] if found.is_licensed or found.is_continuous else [_ALL_VIEW, _ACTIVITY_VIEW]
-    for view in wanted:
+    for view in [_ALL_VIEW] if found.is_licensed or found.is_continuous else [_ALL_VIEW, _ACTIVITY_VIEW]:
         if f"{view} {definitions[f'view {view}']}" not in found.views:
             yield Step(f"view {view}")
+    if wanted.chunk_days and found.is_available and found.extension is None:
+        yield _EXTENSION
+    if wanted.chunk_days and found.has_timescale and found.chunk_days != wanted.chunk_days:
+        yield Step("chunk interval") if found.chunk_days else Step("hypertable", takes_long=True)
+    if found.is_licensed:
+        yield from _due_policies(found, wanted)
 
 
 def _due_policies(found: Found, wanted: TimescaleSettings) -> Iterator[Step]:
@@ -196,21 +166,19 @@ def _due_policies(found: Found, wanted: TimescaleSettings) -> Iterator[Step]:
 
 
 def _out_of_reach(found: Found, wanted: TimescaleSettings) -> Iterator[Outcome]:
-    """What the settings ask for, but this server does not offer."""
+    """The steps that the settings ask for, but this server does not offer."""
     if wanted.chunk_days and found.extension and found.license is None:
         yield Outcome("timescaledb", "its library is not loaded: set shared_preload_libraries and restart the server")
     if found.is_licensed and wanted.compress_after_days and not found.may_compress:
         reason = f"TimescaleDB {found.extension} loses events in it: {OLDEST_COLUMNAR} is the oldest that does not"
         yield Outcome("columnstore", reason)
     if found.chunk_days is not None and found.license not in {None, "timescale"}:
-        yield Outcome(
-            "columnstore, policies, hourly aggregate",
-            f"not with the licence {found.license}; pipelines/retention.py deletes what is too old",
-        )
+        reason = f"not with the licence {found.license}; pipelines/retention.py deletes what is too old"
+        yield Outcome("columnstore, policies, hourly aggregate", reason)
 
 
 def find(connection: Connection, schema: str) -> Found:
-    """What the warehouse is, as the catalogs say."""
+    """The state of the warehouse, by the catalogs."""
     sections = sections_of(_FILE, schema=schema)
     with transaction_on(connection) as cursor:
         found = Found(**rows_of(cursor, *sections["found"])[0])
@@ -229,8 +197,8 @@ def _take(
     is_patient: bool,
 ) -> Outcome:
     forms = [statements for title, statements in sections.items() if title.partition(", before")[0] == step.section]
-    failure = Outcome(step.section, "no such section")
-    for number, statements in enumerate(forms):
+    failures = list[Error]()
+    for statements in forms:
         try:
             with transaction_on(connection) as cursor:
                 look_where_timescale_is(cursor, found)
@@ -241,19 +209,19 @@ def _take(
                         return Outcome(step.section, reason)
                 for statement in statements:
                     cursor.execute(statement)
-                    if cursor.description:  # the driver tells what went wrong in a SELECT only when it is fetched
+                    if cursor.description:  # the driver raises the error of a SELECT only when that is fetched
                         cursor.fetch_arrow_table()
             return Outcome(step.section)
         except Error as error:
-            if number == 0:  # an older form's failure says less
-                failure = Outcome(step.section, message_of(error), is_passing=error.sqlstate == _LOCK_NOT_AVAILABLE)
+            failures.append(error)
             if error.sqlstate not in _UNKNOWN_FORM:
                 break
-    return failure
+    first = failures[0]  # an older form's failure says less
+    return Outcome(step.section, message_of(first), is_passing=first.sqlstate == _LOCK_NOT_AVAILABLE)
 
 
 def look_where_timescale_is(cursor: Cursor, found: Found) -> None:
-    """Its functions need not be where the role looks by itself."""
+    """Puts the schema of TimescaleDB's functions into the search path of the transaction."""
     if found.extension_schema is not None:
         cursor.execute(f"SET LOCAL search_path = {found.extension_schema}")
 
@@ -261,11 +229,3 @@ def look_where_timescale_is(cursor: Cursor, found: Found) -> None:
 def _is_large(cursor: Cursor, table: str) -> bool:
     some = f"SELECT FROM {table} LIMIT {LARGE_TABLE_ROWS + 1}"
     return bool(value_of(cursor, f"SELECT count(*) > {LARGE_TABLE_ROWS} FROM ({some}) AS some_rows"))  # noqa: S608  # names are ours
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
-
-
-def _digest(statements: list[str]) -> str:
-    return sha256("\n".join(statements).encode()).hexdigest()[:16]

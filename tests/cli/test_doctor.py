@@ -13,7 +13,7 @@ import pytest
 from pipelines.checks.warehouse import timescale_finding
 from pipelines.loop.report import Report
 from pipelines.settings.settings import TimescaleSettings
-from pipelines.warehouse.server_check import check_version
+from pipelines.warehouse.setup import check_version
 from pipelines.warehouse.upkeep import Found
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.errors import AuditLogsError

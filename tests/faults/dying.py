@@ -27,6 +27,7 @@ _CLIENT = "sources.cloudflare_audit_logs.client:AuditLogsClient"
 _DLT = "dlt.pipeline.pipeline:Pipeline"
 _SQL = "adbc_driver_manager.dbapi:Cursor.execute"
 _WAREHOUSE = "pipelines.warehouse.destination"
+_CLIENT_OF_DLT = "pipelines.warehouse.dlt_client:WarehouseClient"
 _LAKE = "dlt.destinations.impl.filesystem.filesystem:FilesystemClient"
 
 POINTS = {
@@ -39,8 +40,8 @@ POINTS = {
     "in the warehouse's load": Point("after", "pipelines.warehouse.write:_insert_batch"),
     "before the warehouse's commit": Point("before", _SQL, "COMMIT"),
     "after the warehouse's commit": Point("after", _SQL, "COMMIT"),
-    "before the warehouse's state counts": Point("before", f"{_WAREHOUSE}:WarehouseClient.complete_load"),
-    "after the warehouse's state counts": Point("after", f"{_WAREHOUSE}:WarehouseClient.complete_load"),
+    "before the warehouse's state counts": Point("before", f"{_CLIENT_OF_DLT}.complete_load"),
+    "after the warehouse's state counts": Point("after", f"{_CLIENT_OF_DLT}.complete_load"),
     "before an object": Point("before", "pipelines.lake.object_rows:update"),
     "after an object": Point("after", "pipelines.lake.object_rows:update"),
     "before the lake's state": Point("before", f"{_LAKE}._store_current_state"),

@@ -23,7 +23,7 @@ from pipelines.loop.report import Report
 from pipelines.proof import contents
 from pipelines.proof.contents import contents_of
 from pipelines.settings.settings import PROJECT_ROOT
-from pipelines.warehouse.columns import columns_of_tables
+from pipelines.warehouse.setup import columns_of_tables
 from pipelines.warehouse.statements import sections_of
 from simulator.api import Api
 from sources.cloudflare_audit_logs.events import decode_page
@@ -256,7 +256,7 @@ def test_a_table_of_an_older_release_gets_its_column_from_its_owner(
 
 
 @pytest.mark.integration
-def test_a_role_that_owns_nothing_is_told_of_the_column(
+def test_a_role_that_owns_nothing_hears_of_the_column(
     api: Api, command: Command, stores: Stores, roles: Mapping[str, str]
 ) -> None:
     """And nothing is loaded; with its owner's login it is."""

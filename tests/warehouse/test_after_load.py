@@ -15,8 +15,8 @@ from benchmarks.warehouse import questions
 from pipelines.load.dlt_hooks import verify_hooks
 from pipelines.loop.report import Report
 from pipelines.settings.settings import TimescaleSettings
-from pipelines.warehouse.destination import WarehouseClient
-from pipelines.warehouse.server_check import check_timescale
+from pipelines.warehouse.dlt_client import WarehouseClient
+from pipelines.warehouse.setup import check_timescale
 from pipelines.warehouse.upkeep import LARGE_TABLE_ROWS, Found, Step, due_steps
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
@@ -102,7 +102,7 @@ def test_the_second_run_changes_nothing(api: Api, poll: Poll, stores: Stores, ca
 
 
 @pytest.mark.integration
-def test_a_step_that_fails_is_told_and_holds_up_no_other(
+def test_a_step_that_fails_is_reported_and_holds_up_no_other(
     api: Api, poll: Poll, stores: Stores, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By its name, with PostgreSQL's reason."""
@@ -284,14 +284,14 @@ def test_a_large_table_is_left_to_a_command(
     stores.query("DROP INDEX {schema}.audit_logs_actor")
     api.world.add(ACCOUNT, "v1", [event_at(ago(seconds=1))])
 
-    told = poll()
+    left = poll()
     with process_of(environment, "pipelines/run.py", POLL_INTERVAL_SECONDS="60"):
         wait_until(lambda: bool(stores.query("SELECT 1 AS one FROM pg_locks WHERE locktype = 'advisory'")))
         refused = command("pipelines/convert.py")
     done = command("pipelines/convert.py")
     again = command("pipelines/convert.py")
 
-    assert told.new["warehouse"] == 1
+    assert left.new["warehouse"] == 1
     assert re.search(
         r'step="index actor" reason="a table has more than 100,000 rows: run pipelines/convert.py', caplog.text
     )
@@ -343,7 +343,7 @@ def test_a_first_start_loads_what_the_warehouse_is_to_keep(api: Api, poll: Poll,
 
 @pytest.mark.integration
 @pytest.mark.parametrize("program", [("pipelines/run.py", "--once"), ("pipelines/retention.py",)])
-def test_a_schema_that_is_a_word_of_sql_is_told(command: Command, program: tuple[str, ...]) -> None:
+def test_a_schema_that_is_a_word_of_sql_is_refused(command: Command, program: tuple[str, ...]) -> None:
     """By the server's own word; it never passes by itself."""
     done = command(*program, PG_SCHEMA="order", TIMESCALE_RETENTION_DAYS="5")
 

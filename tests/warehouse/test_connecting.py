@@ -49,7 +49,7 @@ def _quoted(name: str) -> str:
 
 @pytest.fixture
 def reached(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
-    """Who and where the drivers say that they are, on the settings of `environment` and what a test adds."""
+    """The user and database that the drivers report, on the settings of `environment` and what a test adds."""
 
     def reached(**changes: str) -> list[dict[str, Any]]:
         for name, value in {**environment, **changes}.items():
@@ -151,7 +151,7 @@ def test_dlts_own_names_win(reached: Callable[..., Any], postgres: PostgresSetti
     "command_line", [("pipelines/run.py", "--once"), ("pipelines/doctor.py",), ("pipelines/status.py",)]
 )
 @pytest.mark.parametrize("url", ["postgresql://u:canary pw@[::1/d", "u:canary-pw@h"])
-def test_a_url_that_dlt_cannot_read_is_told_without_it(
+def test_a_url_that_dlt_cannot_read_is_reported_without_it(
     command: Command, command_line: tuple[str, ...], url: str
 ) -> None:
     """In one line: libpq and dlt print what they cannot parse."""

@@ -65,7 +65,7 @@ def test_it_starts_as_root_without_the_capability_to_read_everything(server_dir:
 
 
 def test_a_server_that_was_killed_comes_back_at_its_port_or_says_who_is_there(server_dir: Path) -> None:
-    """Whoever uses it knows it by its port: at another one it would never be found."""
+    """Its users know it by its port: at another one they would never find it."""
     folder = server_dir / "postgres-killed"
     with embedded_postgres(folder) as server:
         os.kill(int((folder / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)

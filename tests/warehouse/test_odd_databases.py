@@ -1,4 +1,4 @@
-"""What a database or a role may be set to: encodings, settings, policies, rights. One line each, never a traceback."""
+"""A database or a role may have odd encodings, settings, policies, rights. One line each, never a traceback."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -132,7 +132,7 @@ COMMANDS = [
 
 
 def _set_all(stores: Stores, held: Stores, settings: dict[str, str]) -> list[str]:
-    """What this PostgreSQL knows of them."""
+    """The settings that this PostgreSQL knows."""
     known = {row["name"] for row in stores.query("SELECT lower(name) AS name FROM pg_settings")}
     names = [name for name in settings if name.strip().lower() in known]
     for name in names:
@@ -174,7 +174,7 @@ def test_settings_of_a_database_change_nothing(
         ("local_preload_libraries", "no_such_library", ""),
     ],
 )
-def test_settings_that_stop_us_are_told_in_postgresqls_words(
+def test_settings_that_stop_us_are_reported_in_postgresqls_words(
     api: Api, command: Command, stores: Stores, database: Callable[[], Stores], name: str, value: str, told: str
 ) -> None:
     """Or do not stop us."""
@@ -201,7 +201,7 @@ def test_settings_that_stop_us_are_told_in_postgresqls_words(
 
 
 def _set_role(stores: Stores, role: str, name: str, value: str) -> None:
-    """What cannot be set because it is not there is not set."""
+    """Settings that the server lacks are not set."""
     try:
         stores.query(f"ALTER ROLE {role} SET {name} = '{value}'")
     except Exception as error:  # noqa: BLE001  # of any driver: an older or newer server does not know it
@@ -221,7 +221,7 @@ def _set_role(stores: Stores, role: str, name: str, value: str) -> None:
         ("REVOKE USAGE ON SCHEMA {schema} FROM {role}", "may not read and insert"),
     ],
 )
-def test_what_is_refused_is_told_in_postgresqls_words(
+def test_a_refusal_is_reported_in_postgresqls_words(
     api: Api, command: Command, stores: Stores, sql: str, words: str
 ) -> None:
     """Its words first, and no statement."""

@@ -64,7 +64,7 @@ def test_a_pool_of_sessions_serves_every_command(api: Api, command: Command, sto
 
 
 def test_a_pool_of_sessions_goes_on_cycle_after_cycle(api: Api, command: Command, stores: Stores, pool: Pool) -> None:
-    """What a session had set is gone with it: the next one begins anew."""
+    """The settings of a session end with it: the next one begins anew."""
     pool("session", default_pool_size="3")
     events = []
     for _ in range(3):

@@ -132,7 +132,7 @@ def test_one_refused_row_of_many_costs_bounded_work(connection: Connection, stor
 
 
 def test_a_batch_that_is_refused_whole_is_refused_in_bounded_work(connection: Connection, stores: Stores) -> None:
-    """Of 10,000 rows one is accepted, wherever it stands; nothing is lost."""
+    """One of 10,000 rows is accepted, wherever it stands; nothing is lost."""
     events = _events(10_000, event_id=lambda n: f"{n}\0" if n != 7_777 else "fine")
 
     begun = time.monotonic()

@@ -1,21 +1,18 @@
--- What pipelines/proof/compare.py asks of the warehouse. {schema} is PG_SCHEMA. Parameters: account, version, since, before.
--- What PostgreSQL refused of an hour lies in the quarantine, and counts once; {is_nowhere_else} sees to that.
+-- The questions of pipelines/warehouse/reads.py. {schema} is PG_SCHEMA. Parameters: account, version, since, before.
+-- Events that PostgreSQL refused lie in the quarantine; with {is_nowhere_else}, each counts once.
 
 -- [tallies]
 -- The sum is that of pipelines/proof/contents.py. By the key's index alone: no event is read.
-SELECT hour, count(*) AS events, sum(('x0' || left(md5(event_id || ' ' || us), 15))::bit(64)::bigint)::text AS digest
+SELECT floor(extract(epoch FROM "timestamp") / 3600)::bigint AS hour, count(*) AS events, sum(('x0' || left(
+    md5(event_id || ' ' || (extract(epoch FROM "timestamp") * 1000000)::bigint), 15))::bit(64)::bigint)::text AS digest
 FROM (
-    SELECT event_id, floor(extract(epoch FROM "timestamp") / 3600)::bigint AS hour,
-        (extract(epoch FROM "timestamp") * 1000000)::bigint AS us
-    FROM (
-        SELECT event_id, "timestamp" FROM {schema}.audit_logs
-        WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4
-        UNION ALL
-        SELECT event_id, "timestamp" FROM {schema}.audit_logs_quarantine AS q
-        WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4 AND {is_nowhere_else}
-    ) AS keys
+    SELECT event_id, "timestamp" FROM {schema}.audit_logs
+    WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4
+    UNION ALL
+    SELECT event_id, "timestamp" FROM {schema}.audit_logs_quarantine AS q
+    WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4 AND {is_nowhere_else}
 ) AS keys
-GROUP BY hour;
+GROUP BY 1;
 
 -- [keys]
 SELECT event_id, "timestamp" FROM {schema}.audit_logs
@@ -29,7 +26,7 @@ SELECT {columns} FROM {schema}.audit_logs
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4;
 
 -- [quarantined digests]
--- Of an account and version, without what PostgreSQL alone refused.
+-- Without those that PostgreSQL alone refused: they have a time.
 SELECT digest FROM {schema}.audit_logs_quarantine
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" IS NULL;
 
@@ -44,7 +41,6 @@ WHERE account_id = $1 AND api_version = $2 AND hour >= $3 AND hour < $4 AND stat
 ORDER BY hour, checked_at DESC;
 
 -- [latest checks]
--- Of each hour the newest check that is in the table.
 SELECT DISTINCT ON (hour) hour, checked_at, status, api_events, api_digest FROM {schema}.audit_completeness
 WHERE account_id = $1 AND api_version = $2 AND hour >= $3 AND hour < $4
 ORDER BY hour, checked_at DESC;

@@ -1,6 +1,5 @@
--- What the loading role may do where PG_OWNER_USER owns the tables, each statement safe to repeat.
+-- The loading role's rights where PG_OWNER_USER owns the tables (roles.sql makes both), each statement safe to repeat.
 -- {schema} is PG_SCHEMA, {ingest} is PG_USER. No UPDATE, DELETE, TRUNCATE or DROP on events: what is loaded, stays.
--- The roles themselves: roles.sql.
 
 -- CREATE is for dlt's own tables, _dlt_…, which are that role's.
 GRANT USAGE, CREATE ON SCHEMA {schema} TO {ingest};

@@ -1,5 +1,5 @@
--- What pipelines/status.py and pipelines/doctor.py ask of the warehouse. {schema} is PG_SCHEMA, {pipelines} a
--- regular expression of dlt's names of the warehouse's pipelines. Each costs what lies in its window of time, however long the history is.
+-- The questions of pipelines/warehouse/status.py. {schema} is PG_SCHEMA, {pipelines} a regular expression of dlt's names
+-- of the warehouse's pipelines. Each costs what lies in its window of time, however long the history is.
 
 -- [tables]
 -- By the catalog, which everyone may read: to_regclass asks for the right to use the schema.
@@ -8,7 +8,7 @@ SELECT count(*) FILTER (WHERE relname = 'audit_logs') > 0 AS events, count(*) FI
 FROM pg_class WHERE relnamespace = to_regnamespace('{schema}');
 
 -- [states]
--- Of each pipeline the newest one that counts, as dlt takes it. dlt prunes neither; we do: a few states of each are here.
+-- Of each pipeline the newest one whose load is complete, as dlt takes it. pruning.sql keeps them few.
 SELECT DISTINCT ON (s.pipeline_name) s.state FROM {schema}._dlt_pipeline_state AS s
 JOIN {schema}._dlt_loads AS l ON l.load_id = s._dlt_load_id AND l.status = 0
 WHERE s.pipeline_name ~ '{pipelines}' ORDER BY s.pipeline_name, l.load_id DESC;
@@ -17,15 +17,13 @@ WHERE s.pipeline_name ~ '{pipelines}' ORDER BY s.pipeline_name, l.load_id DESC;
 SELECT max(inserted_at) AS at FROM {schema}._dlt_loads WHERE status = 0;
 
 -- [lag]
--- Parameters: account, version, the safety lag in seconds. How long events took to come, of the newest 10,000 of the
--- last 7 days. `reached` is how far the events went that were there a minute before: the cursor that an event found.
--- Counted is what can be told from a catch-up, a first start and a backfill:
---   not what happened before anything was loaded (the first start, and a backfill of what was before it);
---   an event that the cursor had passed: it was looked for, and not there;
---   any other only if it came within 15 minutes: else whoever loads may have been down for as long;
---   how long it took, beyond 15 minutes only if something was loaded in the 15 minutes before: else that was down, and what
---   had not come when it stopped came when it was back.
--- The minute is for a reading that goes backwards (CLOUDFLARE_DIRECTION=desc), and for its pages, which pass no one.
+-- Parameters: account, version, the safety lag in seconds. The time that events took to come, of the newest 10,000 of the
+-- last 7 days. `reached` is the newest event that was loaded a minute before: the cursor that an event found. The minute
+-- is for windows that are read backwards (CLOUDFLARE_DIRECTION=desc). A catch-up, a first start and a backfill must not count:
+--   no event counts that happened before the first load;
+--   an event that the cursor had passed counts: it was looked for, and not there;
+--   any other counts only if it came within 15 minutes: the loader may have been down;
+--   a time beyond 15 minutes counts only if something was loaded in the 15 minutes before: else the loader was down.
 SELECT count(delay) AS events,
     coalesce(percentile_disc(0.5) WITHIN GROUP (ORDER BY delay), 0) AS median,
     coalesce(percentile_disc(0.999) WITHIN GROUP (ORDER BY delay), 0) AS nearly_all,
@@ -54,13 +52,11 @@ SELECT count(*) AS events FROM {schema}.audit_logs
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= date_trunc('day', now(), 'UTC');
 
 -- [compared]
--- Hours of the last 90 days.
 SELECT count(DISTINCT hour) AS hours FROM {schema}.audit_completeness
 WHERE account_id = $1 AND api_version = $2 AND hour >= now() - INTERVAL '90 days';
 
 -- [open gaps]
--- Hours of all times that were found wrong when they were compared last, the newest 10,000. Reads the checks that found
--- a gap by their own index, and of each such hour the newest check by the key.
+-- Reads the checks that found a gap by their own index, and of each such hour the newest check by the key.
 SELECT account_id, api_version, hour, missing_in_warehouse, missing_in_lake, doubled_in_lake, coalesce(differing, 0) AS differing
 FROM {schema}.audit_completeness AS gap
 WHERE status = 'gap' AND checked_at = (
@@ -70,7 +66,6 @@ WHERE status = 'gap' AND checked_at = (
 ORDER BY hour DESC LIMIT 10000;
 
 -- [quarantined]
--- 10,000 is as far as it counts.
 SELECT count(*) AS events FROM (
     SELECT FROM {schema}.audit_logs_quarantine WHERE account_id = $1 AND api_version = $2 LIMIT 10000
 ) AS quarantined;
@@ -83,9 +78,8 @@ FROM pg_class WHERE oid = '{schema}.audit_logs'::regclass;
 SELECT hypertable_size('{schema}.audit_logs') AS bytes, approximate_row_count('{schema}.audit_logs') AS estimated_events;
 
 -- [rights]
--- Who makes tables ({maker}) may do so in the schema, or make that; the loading role makes dlt's.
-SELECT
-    CASE WHEN n.oid IS NULL THEN has_database_privilege('{maker}', current_database(), 'CREATE')
+-- The maker of tables needs the right to do so in the schema, or to make that; the loading role makes dlt's.
+SELECT CASE WHEN n.oid IS NULL THEN has_database_privilege('{maker}', current_database(), 'CREATE')
         ELSE has_schema_privilege('{maker}', n.oid, 'CREATE') END AS may_make_tables,
     n.oid IS NULL OR has_schema_privilege(n.oid, 'CREATE') AS may_make_own
 FROM (SELECT to_regnamespace('{schema}')::oid AS oid) AS n;

@@ -1,4 +1,4 @@
--- What pipelines/rehydrate.py --drop does. {schema} is PG_SCHEMA. Parameters: account, since, before.
+-- The deletion of pipelines/rehydrate.py --drop. {schema} is PG_SCHEMA. Parameters: account, since, before.
 
 -- [delete some events]
 WITH deleted AS (

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_logs (
 
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs_rehydrated (LIKE {schema}.audit_logs INCLUDING ALL);
 
--- What a comparison of API, warehouse and lake found, an hour of an account and version each.
+-- The results of comparing API, warehouse and lake, an hour of an account and version each.
 CREATE TABLE IF NOT EXISTS {schema}.audit_completeness (
     account_id           text        NOT NULL,
     api_version          text        NOT NULL,
@@ -46,7 +46,6 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_completeness (
     PRIMARY KEY (account_id, api_version, hour, checked_at)
 );
 
--- Which hours have a gap is asked every minute, and by doctor and status.
 CREATE INDEX IF NOT EXISTS audit_completeness_gaps ON {schema}.audit_completeness (hour) WHERE status = 'gap';
 
 CREATE TABLE IF NOT EXISTS {schema}.audit_logs_quarantine (

@@ -34,7 +34,7 @@ from pipelines.lake.objects import lock_path
 from pipelines.load.loader import Destination
 from pipelines.load.sidecar import Sidecar
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
-from pipelines.warehouse.destination import WarehouseClient
+from pipelines.warehouse.dlt_client import WarehouseClient
 from simulator.api import Api
 from simulator.server import serving
 from simulator.world import SimulatedEvent, World

@@ -1,4 +1,4 @@
-"""What an administrator does to the warehouse, or has set, stops nothing and hides nothing."""
+"""An administrator's changes and settings of the warehouse stop nothing and hide nothing."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ def test_a_table_that_was_dropped_is_filled_again(api: Api, poll: Poll, stores: 
 
 
 def test_a_unique_index_of_others_makes_no_event_vanish(api: Api, poll: Poll, stores: Stores) -> None:
-    """What it refuses is quarantined, with its reason."""
+    """The event that it refuses is quarantined, with its reason."""
     poll()
     stores.query("CREATE UNIQUE INDEX ON {schema}.audit_logs (event_id)")
     api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=minutes), id="twice") for minutes in (2, 3)])
@@ -70,10 +70,10 @@ def test_a_column_of_others_is_left_alone(api: Api, poll: Poll, stores: Stores) 
     assert stores.query("SELECT count(*) AS n FROM {schema}.audit_logs_all") == [{"n": 2}]
 
 
-def test_who_reads_for_long_holds_up_no_load(
+def test_a_long_reader_holds_up_no_load(
     api: Api, poll: Poll, stores: Stores, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A step after the load that would wait for the reader is given up in time, told, and taken later."""
+    """A step after the load that would wait for the reader is given up in time, reported, and taken later."""
     monkeypatch.setattr(after_load, "LOCK_TIMEOUT_SECONDS", 0.2)
     poll()
     stores.query("DROP INDEX {schema}.audit_logs_actor")

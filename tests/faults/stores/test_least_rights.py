@@ -106,7 +106,7 @@ def test_with_an_owner_the_loading_role_reads_and_inserts_alone(
 def test_without_ownership_the_set_up_looks_and_alters_nothing(
     api: Api, command: Command, stores: Stores, roles: dict[str, str], environment: dict[str, str]
 ) -> None:
-    """Tables made by an administrator are used as they are; missing ones are told, with what to do."""
+    """Tables made by an administrator are used as they are; missing ones are reported, with a hint."""
     del environment["PG_OWNER_USER"], environment["PG_OWNER_PASSWORD"]
     missing = command(*ONCE)
     assert command(*ONCE, PG_OWNER_USER=roles["PG_OWNER_USER"], PG_OWNER_PASSWORD=roles["PG_OWNER_PASSWORD"]).code == 0
@@ -176,7 +176,7 @@ def test_the_lake_works_under_the_policy_that_it_asks_for(
 def test_the_doctor_and_the_status_work_with_the_loading_roles_rights(
     api: Api, command: Command, stores: Stores, roles: dict[str, str]
 ) -> None:
-    """Before the first start, after it, and where the owner is not named; a right that is missing is told."""
+    """Before the first start, after it, and where the owner is not named; a missing right is reported."""
     api.world.add(ACCOUNT, "v1", spread(3, ago(minutes=5), ago(minutes=1)))
     no_owner: dict[str, str | None] = {"PG_OWNER_USER": None, "PG_OWNER_PASSWORD": None}
     new, not_its = command("pipelines/doctor.py"), command("pipelines/doctor.py", **no_owner)

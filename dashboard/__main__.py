@@ -43,7 +43,7 @@ def main() -> int:
         print(f"The dashboard's packages are not installed ({error.name}): run make dashboard", file=sys.stderr)
         return 1
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
         return 2
     except (AuditLogsError, OSError) as error:
         print(error, file=sys.stderr)

@@ -10,6 +10,7 @@ from pipelines.host.transient import WrongUsageError, exit_code_of
 from pipelines.settings.settings import (
     PostgresSettings,
     Settings,
+    SettingsError,
     StoreSettings,
     read_environment,
     read_settings,
@@ -56,7 +57,8 @@ def run_lake_command(work: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except WrongUsageError as error:
-        print(error, file=sys.stderr)
+        heading = ["The settings are not right; nothing was touched:"] if isinstance(error, SettingsError) else []
+        print(*heading, *str(error).splitlines(), sep="\n  ", file=sys.stderr)
         return exit_code_of(error)
     except (AuditLogsError, OSError) as error:
         log.error("command.failed", error=error)

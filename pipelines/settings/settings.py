@@ -25,7 +25,7 @@ class SettingsError(WrongUsageError):
     """Everything that is wrong with the settings, one line each (exit 2)."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n  ".join(["The settings are not right; nothing was touched:", *problems]))
+        super().__init__("\n".join(problems))
         self.problems = problems
 
 

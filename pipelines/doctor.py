@@ -9,6 +9,7 @@ from pipelines.cli.entry import end  # first: from here on, a signal ends it qui
 # isort: split
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -35,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _examine(seconds: float, *, as_json: bool) -> int:
     settings = read_settings(read_environment(), now=datetime.now(UTC))
+    out = sys.stdout  # dlt, in another thread, has its own in that place while it reads its configuration
     has_failed = False
     for finding in check_all(settings, seconds):
-        print(json.dumps(finding._asdict()) if as_json else finding, flush=True)
+        print(json.dumps(finding._asdict()) if as_json else finding, file=out, flush=True)
         has_failed = has_failed or finding.status == "fail"
     return int(has_failed)
 

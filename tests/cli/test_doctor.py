@@ -1,5 +1,7 @@
 """The doctor looks at everything, changes nothing, and says what to do."""
 
+import contextlib
+import io
 import json
 import os
 import socket
@@ -10,6 +12,7 @@ from threading import Thread
 
 import pytest
 
+import pipelines.doctor
 from pipelines.checks.finding import Finding, complete
 from pipelines.checks.warehouse import timescale_finding
 from pipelines.host.side_by_side import SilentError
@@ -334,3 +337,21 @@ def test_a_check_that_is_not_answered_and_those_after_it_have_a_line_each() -> N
         ("warn", "account", "not checked, because token failed"),
     ]
     assert failed == [("fail", "api", "down"), ("warn", "token", "not checked, because api failed")]
+
+
+def test_no_line_is_lost_where_a_thread_puts_its_own_stream_in_place_of_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dlt does, each time that it reads its configuration."""
+
+    def findings(*_: object) -> Iterator[Finding]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield Finding("ok", "token", "known")
+
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "token")
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+    monkeypatch.setattr(pipelines.doctor, "check_all", findings)
+
+    code = pipelines.doctor.main([])
+
+    assert (code, capsys.readouterr().out) == (0, "ok    token        known\n")

@@ -1,4 +1,4 @@
-"""`python pipelines/doctor.py [--json]`: is everything as the loop needs it? One line a check, with a hint where not.
+"""`python pipelines/doctor.py [--json] [--patience SECONDS]`: is all as the loop needs it? A line for each check.
 
 Changes nothing in the stores: an object that it writes in a bucket to see whether it may, it removes again (or leaves
 that one, where it may not). Exit codes: 0 nothing fails, 1 something does, 2 the settings are wrong.
@@ -9,11 +9,13 @@ from pipelines.cli.entry import end  # first: from here on, a signal ends it qui
 # isort: split
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pipelines.checks.all_checks import check_all
 from pipelines.cli.command import run_lake_command
+from pipelines.host.side_by_side import PATIENCE_SECONDS
 from pipelines.settings.settings import read_environment, read_settings
 
 
@@ -21,16 +23,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Checks, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="doctor.py", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE_SECONDS,
+        metavar="SECONDS",
+        help=f"how long API, warehouse and lake may each take to answer; default: {PATIENCE_SECONDS}",
+    )
     options = parser.parse_args(arguments)
-    return run_lake_command(lambda: examine(as_json=options.json))
+    return run_lake_command(lambda: _examine(options.patience, as_json=options.json))
 
 
-def examine(*, as_json: bool) -> int:
-    """The command itself."""
+def _examine(seconds: float, *, as_json: bool) -> int:
     settings = read_settings(read_environment(), now=datetime.now(UTC))
+    out = sys.stdout  # dlt, in another thread, has its own in that place while it reads its configuration
     has_failed = False
-    for finding in check_all(settings):
-        print(json.dumps(finding._asdict()) if as_json else finding, flush=True)
+    for finding in check_all(settings, seconds):
+        print(json.dumps(finding._asdict()) if as_json else finding, file=out, flush=True)
         has_failed = has_failed or finding.status == "fail"
     return int(has_failed)
 

@@ -9,25 +9,15 @@ from pipelines.cli.entry import end  # first: from here on, a signal ends it qui
 # isort: split
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from pipelines.cli.command import run_lake_command
+from pipelines.cli.status_report import status_of
 from pipelines.cli.status_text import print_status
-from pipelines.host.side_by_side import answers_of
-from pipelines.lake.reads import LakeHealth, lake_health
-from pipelines.proof.gaps import Repair, repairs_of, summary_of
-from pipelines.settings.settings import PostgresSettings, Settings, read_environment, read_settings
-from pipelines.warehouse.embedded import server_if_there
-from pipelines.warehouse.measured_lag import recommended_seconds
-from pipelines.warehouse.status import OpenGap, StreamHealth, warehouse_health
-from sources.cloudflare_audit_logs import Position
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
-from sources.cloudflare_audit_logs.streams import Stream
-
-T = TypeVar("T")
+from pipelines.host.transient import exit_code_of
+from pipelines.settings.settings import read_environment, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,102 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="status.py", description=__doc__)
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     options = parser.parse_args(arguments)
-    return run_lake_command(lambda: show(as_json=options.json))
+    return run_lake_command(lambda: _show(as_json=options.json))
 
 
-def show(*, as_json: bool) -> int:
-    """The command itself."""
-    now = datetime.now(UTC)
-    settings = read_settings(read_environment(), now=now, asks_api=False)
-    with ExitStack() as stack:
-        # Before both: dlt reads its configuration once, with the port of an embedded server in it.
-        server = _said(lambda: stack.enter_context(server_if_there(settings.stores)))
-        answers = answers_of(
-            {
-                "warehouse": lambda: _said(lambda: _warehouse(settings, now, server)),
-                "lake": lambda: _said(lambda: _lake(lake_health(settings.account_ids, now), now)),
-            }
-        )
-    errors = [answer for answer in answers.values() if isinstance(answer, AuditLogsError)]
-    status: dict[str, Any] = {"at": now.isoformat(), "safety_lag_seconds": settings.defaults.safety_lag_seconds}
-    for name, answer in answers.items():
-        status[name] = {"error": str(answer)} if isinstance(answer, AuditLogsError) else answer
+def _show(*, as_json: bool) -> int:
+    now, out = datetime.now(UTC), sys.stdout  # dlt, in another thread, may have its own in that place later
+    status, errors = status_of(read_settings(read_environment(), now=now, asks_api=False), now)
     if as_json:
-        print(json.dumps(status))
+        print(json.dumps(status), file=out, flush=True)
     else:
-        print_status(status)
-    if any(isinstance(error, TemporaryError) for error in errors):
-        return 75
-    return 1 if errors else 0
-
-
-def _said(read: Callable[[], T]) -> T | AuditLogsError:
-    """What is answered, or why nothing is."""
-    try:
-        return read()
-    except AuditLogsError as error:
-        return error
-
-
-def _warehouse(settings: Settings, now: datetime, server: PostgresSettings | AuditLogsError | None) -> dict[str, Any]:
-    stores = settings.stores
-    if isinstance(server, AuditLogsError):
-        raise server
-    if server is None:
-        raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
-    with warehouse_health(stores) as health:
-        positions = health.positions()
-        streams = sorted({*settings.streams, *positions})
-        found = {stream: health.stream(stream, settings.safety_lag(stream).total_seconds()) for stream in streams}
-        gaps = health.open_gaps()
-        return {
-            "last_load": _time(health.last_load()),
-            "recommended_lag_seconds": recommended_seconds(one.lag for one in found.values()),
-            **health.size(),
-            "streams": [
-                _stream(stream, positions.get(stream), now) | _health(found[stream], stream, gaps) for stream in streams
-            ],
-            "gaps": summary_of(gaps) if gaps else None,
-            "repairs": [_repair(repair) for repair in repairs_of(gaps, settings.accounts.__contains__)],
-        }
-
-
-def _repair(repair: Repair) -> dict[str, Any]:
-    return repair._asdict() | {"since": _time(repair.since), "before": _time(repair.before)}
-
-
-def _lake(health: LakeHealth, now: datetime) -> dict[str, Any]:
-    return {
-        "last_load": _time(health.last_load),
-        "objects_of_last_days": health.objects,
-        "bytes_of_last_days": health.bytes,
-        "streams": [_stream(stream, position, now) for stream, position in health.positions.items()],
-    }
-
-
-def _stream(stream: Stream, position: Position | None, now: datetime) -> dict[str, Any]:
-    return {
-        "account_id": stream.account_id,
-        "api_version": stream.api_version,
-        "cursor": _time(position.cursor if position else None),
-        "age_seconds": round((now - position.cursor).total_seconds()) if position else None,
-    }
-
-
-def _health(health: StreamHealth, stream: Stream, gaps: Sequence[OpenGap]) -> dict[str, Any]:
-    return {
-        "events_today": health.today,
-        "events_measured": health.lag.events,
-        "delay_seconds": {"median": round(health.lag.median, 1), "nearly_all": round(health.lag.nearly_all, 1)},
-        "late": health.lag.late,
-        "hours_compared": health.hours,
-        "hours_with_gaps": sum(gap.stream == stream for gap in gaps),
-        "quarantined": health.quarantined,
-    }
-
-
-def _time(time: datetime | None) -> str | None:
-    return time.astimezone(UTC).isoformat() if time else None
+        print_status(status, out)
+    return max(map(exit_code_of, errors), default=0)
 
 
 if __name__ == "__main__":

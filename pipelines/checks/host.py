@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -20,23 +20,24 @@ from pipelines.watch.health_server import address_of
 from pipelines.watch.metrics import PROGRAM
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .finding import Finding, guarded, ok
+from .finding import Finding, Result, finding_of
 
 PROBE_BYTES = 1_000_000
-"""About what an object of the lake has."""
+"""About the size of an object of the lake."""
 ANSWER_SECONDS = 5
 LEAST_FREE_BYTES = 1_000_000_000
-"""A day of a large account, in both embedded stores."""
+"""Room for a day of a large account, in both embedded stores."""
 
 
 def check_host(settings: Settings) -> Iterator[Finding]:
-    """What can be said without asking anyone else."""
+    """The findings for which nobody else need be asked."""
     yield _settings(settings)
-    yield guarded("disk", lambda: _disk(settings.stores))
+    yield finding_of("disk", lambda: _disk(settings.stores))
     holders = _holders(settings.stores)
-    yield _runner(holders)
+    found = f"the job runs here: {', '.join(holders)}; a second one would be refused" if holders else "none runs here"
+    yield Finding("ok", "runner", found)
     if settings.metrics_port:
-        yield guarded("port", lambda: _port(settings.metrics_host, settings.metrics_port or 0, holders))
+        yield _port(settings.metrics_host, settings.metrics_port, is_job_here=bool(holders))
 
 
 def _settings(settings: Settings) -> Finding:
@@ -44,17 +45,16 @@ def _settings(settings: Settings) -> Finding:
     if settings.warnings:
         return Finding("warn", "settings", "; ".join(settings.warnings))
     versions = ",".join(sorted({stream.api_version for stream in settings.streams}))
-    return ok("settings", f"{len(settings.account_ids)} accounts, {versions}")
+    return Finding("ok", "settings", f"{len(settings.account_ids)} accounts, {versions}")
 
 
-def _disk(stores: StoreSettings) -> Finding:
+def _disk(stores: StoreSettings) -> Result:
     """The data folder can be written, and has space left."""
-    folder = try_out_folder(stores.data_dir / "dlt" / "pipelines")
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(try_out_folder(stores.data_dir / "dlt" / "pipelines")).free
     found = f"{free / 1e9:,.1f} GB free for {stores.data_dir}"
     if free < LEAST_FREE_BYTES:
         return Finding("warn", "disk", found, "make room, or set DATA_DIR to another disk")
-    return ok("disk", found)
+    return found
 
 
 def try_out_folder(folder: Path) -> Path:
@@ -82,7 +82,7 @@ def nearest(folder: Path) -> Path:
 
 
 def _holders(stores: StoreSettings) -> list[str]:
-    """Who has the locks on this host."""
+    """The holders of the locks on this host."""
     is_loop = re.compile(sibling_pattern(warehouse_states.PIPELINE_NAME, LAKE_PIPELINE))
     locks = [lock for lock in (stores.data_dir / "dlt" / "pipelines").glob("*.lock") if is_loop.match(lock.stem)]
     if stores.s3 is None:
@@ -90,25 +90,18 @@ def _holders(stores: StoreSettings) -> list[str]:
     return sorted({holder for lock in locks if (holder := holder_of(lock))})
 
 
-def _runner(holders: Sequence[str]) -> Finding:
-    """Nobody, or the loop that is meant to run; a second one is refused by it."""
-    found = f"the job runs here: {', '.join(holders)}; a second one would be refused" if holders else "none runs here"
-    return ok("runner", found)
-
-
-def _port(host: str, port: int, holders: Sequence[str]) -> Finding:
-    """Free for the loop's metrics, or the running loop's already."""
+def _port(host: str, port: int, *, is_job_here: bool) -> Finding:
+    """The port is free for the loop's metrics, or the running loop's already."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        if holders and _is_ours(host, port):
-            return ok("port", f"{port} is in use, as it should be by the job that runs")
+        if is_job_here and _is_ours(host, port):
+            return Finding("ok", "port", f"{port} is in use, as it should be by the job that runs")
         found = f"cannot listen on {address_of(host, port)} (METRICS_HOST, METRICS_PORT): {error.strerror or error}"
-        return Finding(
-            "fail", "port", found, "set METRICS_PORT to a free port, METRICS_HOST to an address of this host"
-        )
-    return ok("port", f"{address_of(host, port)} is free for the metrics")
+        hint = "set METRICS_PORT to a free port, METRICS_HOST to an address of this host"
+        return Finding("fail", "port", found, hint)
+    return Finding("ok", "port", f"{address_of(host, port)} is free for the metrics")
 
 
 def _is_ours(host: str, port: int) -> bool:

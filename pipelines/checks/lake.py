@@ -18,12 +18,11 @@ from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Window
 
-from .finding import Finding, failed, ok
+from .finding import Finding, failed
 from .host import nearest, try_out_folder
 
 PROBE = "_dlt_doctor_probe"
 """Under a name that the policy lets us delete (`pipelines/s3_policy.py`); where it does not, this one stays."""
-
 
 _LOOKED_AT = timedelta(days=2)
 """Of a quarantine: polls and sweeps look at no older objects."""
@@ -41,9 +40,8 @@ def check_lake(settings: Settings) -> Iterator[Finding]:
                 yield from _bucket(objects, client.config.bucket_url)
             else:
                 yield _folder(Path(client.bucket_path), Path(client.dataset_path), settings.account_ids, utc_now())
-        broken = LakeReader(lake, client).broken_quarantines(
-            settings.account_ids, Window(utc_now() - _LOOKED_AT, utc_now())
-        )
+        window = Window(utc_now() - _LOOKED_AT, utc_now())
+        broken = LakeReader(lake, client).broken_quarantines(settings.account_ids, window)
         for error in chain.from_iterable(errors.values() for errors in broken.values()):
             yield failed("quarantine", error)
     except (AuditLogsError, OSError) as error:
@@ -53,8 +51,9 @@ def check_lake(settings: Settings) -> Iterator[Finding]:
 def _bucket(objects: Bucket, url: str) -> Iterator[Finding]:
     """An object is written there, in each of the loop's ways."""
     dialect = objects.try_out(PROBE)
-    yield ok("lake", f"{url} can be written")
-    yield ok("conditions", str(dialect)) if dialect.is_safe else Finding("warn", "conditions", str(dialect), ONE_WRITER)
+    yield Finding("ok", "lake", f"{url} can be written")
+    is_safe = dialect.is_safe
+    yield Finding("ok" if is_safe else "warn", "conditions", str(dialect), "" if is_safe else ONE_WRITER)
 
 
 def _folder(root: Path, dataset: Path, account_ids: tuple[str, ...], now: datetime) -> Finding:
@@ -66,4 +65,4 @@ def _folder(root: Path, dataset: Path, account_ids: tuple[str, ...], now: dateti
         if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             hint = "give it to the user of the loop: was it made by another one, as root say?"
             raise AuditLogsError(f"{there} may not be written", hint=hint)
-    return ok("lake", f"{root} can be written; conditions are a lock on this host")
+    return Finding("ok", "lake", f"{root} can be written; conditions are a lock on this host")

@@ -6,12 +6,12 @@ from functools import partial
 from typing import NamedTuple
 
 import adbc_driver_manager
-from adbc_driver_manager.dbapi import Connection
+from adbc_driver_manager.dbapi import Connection, Cursor
 
 from pipelines.host.side_by_side import STATEMENT_TIMEOUT_SQL
 from pipelines.load.scratch_pipeline import client_of
 from pipelines.proof.gaps import MOST_SHOWN, repairs_of, summary_of
-from pipelines.settings.settings import Settings, TimescaleSettings
+from pipelines.settings.settings import OwnerSettings, Settings, TimescaleSettings
 from pipelines.warehouse.connection import as_owner, connect, message_of, rows_of, transaction_on, value_of
 from pipelines.warehouse.destination import Warehouse
 from pipelines.warehouse.dlt_client import WarehouseClient
@@ -33,200 +33,177 @@ from pipelines.warehouse.status import WarehouseHealth
 from pipelines.warehouse.upkeep import Found, find
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .finding import Finding, failed, guarded, ok
+from .finding import Finding, Result, failed, finding_of, skipped
+
+_USER = "SELECT current_user::text"
 
 
 class Subject(NamedTuple):
-    """What the checks look at."""
+    """A warehouse that can be reached."""
 
     settings: Settings
     client: WarehouseClient
     connection: Connection
     user: str
     """The role that loads, as the server knows it: a pooler may be told `role.project`."""
-
-    @property
-    def schema(self) -> str:
-        """Where the tables are, or will be."""
-        return self.settings.stores.postgres_schema
-
-    @property
-    def health(self) -> WarehouseHealth:
-        """What it says of itself."""
-        return WarehouseHealth(self.connection, self.schema)
+    schema: str
+    owner: OwnerSettings | None
+    health: WarehouseHealth
 
 
-def check_warehouse(settings: Settings, stack: ExitStack) -> Iterator[Finding]:
-    """One that can be reached is looked at from all sides; an embedded one runs as long as the stack."""
-    stores = settings.stores
-    warehouse = Warehouse.of(stores)
-    try:
-        if stack.enter_context(server_if_there(stores)) is None:
-            yield ok("warehouse", f"an embedded PostgreSQL, which the first start makes in {stores.postgres_dir}")
+def check_warehouse(settings: Settings) -> Iterator[Finding]:
+    """Findings of all sides of a warehouse that can be reached. An embedded one runs as long as it is checked."""
+    stores, warehouse = settings.stores, Warehouse.of(settings.stores)
+    with ExitStack() as stack:
+        try:
+            if stack.enter_context(server_if_there(stores)) is None:
+                found = f"an embedded PostgreSQL, which the first start makes in {stores.postgres_dir}"
+                yield Finding("ok", "warehouse", found)
+                return
+            client: WarehouseClient = client_of(warehouse)
+            with warehouse.translated_errors():
+                connection = stack.enter_context(connect(client.config.credentials))
+                with transaction_on(connection) as cursor:
+                    cursor.execute(STATEMENT_TIMEOUT_SQL)
+                    user = str(value_of(cursor, _USER))
+        except (AuditLogsError, OSError) as error:
+            yield failed("warehouse", error)
             return
-        client: WarehouseClient = client_of(warehouse)
-        with warehouse.translated_errors():
-            connection = stack.enter_context(connect(client.config.credentials))
-            with transaction_on(connection) as cursor:
-                cursor.execute(STATEMENT_TIMEOUT_SQL)
-            user = _user_of(connection)
-    except (AuditLogsError, OSError) as error:
-        yield failed("warehouse", error)
-        return
-    subject = Subject(settings, client, connection, user)
-    yield ok("warehouse", f"login as {subject.user} works")
-    failed_ones = set()
+        schema = stores.postgres_schema
+        health = WarehouseHealth(connection, schema)
+        subject = Subject(settings, client, connection, user, schema, stores.postgres_owner, health)
+        yield Finding("ok", "warehouse", f"login as {user} works")
+        yield from _check(warehouse, subject)
+
+
+def _check(warehouse: Warehouse, subject: Subject) -> Iterator[Finding]:
+    def look(check: Callable[[Subject, Cursor], Result]) -> Result:
+        with warehouse.translated_errors(), transaction_on(subject.connection) as cursor:
+            return check(subject, cursor)
+
+    failures = dict[str, str]()
     for name, check in CHECKS.items():
-        if NEEDS.get(name) in failed_ones:
-            failed_ones.add(name)
-            continue
-        finding = guarded(name, partial(_translated, warehouse, partial(check, subject)))
+        needed = NEEDS.get(name, "")
+        if needed in failures:
+            finding, failures[name] = skipped(name, [failures[needed]]), failures[needed]
+        else:
+            finding = finding_of(name, partial(look, check))
         if finding.status == "fail":
-            failed_ones.add(name)
+            failures[name] = name
         yield finding
 
 
-def _translated(warehouse: Warehouse, check: Callable[[], Finding]) -> Finding:
-    with warehouse.translated_errors():
-        return check()
-
-
-def _user_of(connection: Connection) -> str:
-    with transaction_on(connection) as cursor:
-        return str(value_of(cursor, "SELECT current_user::text"))
-
-
-def _version(subject: Subject) -> Finding:
-    """PostgreSQL's, which may be too old."""
-    with transaction_on(subject.connection) as cursor:
-        return ok("postgresql", check_version(value_of(cursor, VERSION_SQL)))
-
-
-def _encoding(subject: Subject) -> Finding:
-    """UTF8 alone holds every event."""
-    with transaction_on(subject.connection) as cursor:
-        return ok("encoding", check_encoding(cursor))
-
-
-def _pooling(subject: Subject) -> Finding:
-    """A session that lasts, as the writer's lock needs it."""
+def _pooling(subject: Subject, _: Cursor) -> Result:
+    """A session lasts, as the writer's lock needs it."""
     refuse_pooling(subject.connection, subject.client.config.credentials)
-    return ok("pooling", "a session lasts as long as its connection")
+    return "a session lasts as long as its connection"
 
 
-def _owner(subject: Subject) -> Finding:
+def _owner(subject: Subject, _: Cursor) -> Result:
     """The role that makes the tables, where it is another one, can log in as well."""
-    owner = subject.settings.stores.postgres_owner
-    if owner is None:
-        return ok("owner", f"{subject.user} makes the tables, unless they are there")
+    if subject.owner is None:
+        return f"{subject.user} makes the tables, unless they are there"
     try:
-        connect(as_owner(subject.client.config.credentials, owner)).close()
+        connect(as_owner(subject.client.config.credentials, subject.owner)).close()
     except adbc_driver_manager.Error as error:
         return Finding("fail", "owner", message_of(error), "check PG_OWNER_USER and PG_OWNER_PASSWORD")
-    return ok("owner", f"login as {owner.user} works")
+    return f"login as {subject.owner.user} works"
 
 
-def _rights(subject: Subject) -> Finding:
+def _rights(subject: Subject, cursor: Cursor) -> Result:
     """The loading role reads and inserts, or the tables can be made; dlt's own it makes itself."""
-    owner = subject.settings.stores.postgres_owner
-    maker = subject.user
-    if owner:
-        with connect(as_owner(subject.client.config.credentials, owner)) as connection:
-            maker = _user_of(connection)
-    sections = sections_of("health.sql", schema=subject.schema, maker=maker.replace("'", "''"))
-    with transaction_on(subject.connection) as cursor:
-        (tables,), (may,) = rows_of(cursor, *sections["tables"]), rows_of(cursor, *sections["rights"])
-        if tables["events"]:
-            check_rights(cursor, subject.schema, subject.user, may_make=may["may_make_tables"])
-        elif not may["may_make_tables"]:
-            raise missing_table(f"{subject.schema}.audit_logs", maker)
-    if not tables["loads"] and not may["may_make_own"] and (tables["events"] or owner is None):
+    user, schema, maker = subject.user, subject.schema, subject.user
+    if subject.owner:
+        owner = as_owner(subject.client.config.credentials, subject.owner)
+        with connect(owner) as connection, transaction_on(connection) as as_maker:
+            maker = str(value_of(as_maker, _USER))
+    sections = sections_of("health.sql", schema=schema, maker=maker.replace("'", "''"))
+    (tables,), (may,) = rows_of(cursor, *sections["tables"]), rows_of(cursor, *sections["rights"])
+    if tables["events"]:
+        check_rights(cursor, schema, user, may_make=may["may_make_tables"])
+    elif not may["may_make_tables"]:
+        raise missing_table(f"{schema}.audit_logs", maker)
+    if not tables["loads"] and not may["may_make_own"] and (tables["events"] or subject.owner is None):
         hint = "GRANT it what pipelines/warehouse/sql/grants.sql says"
-        raise AuditLogsError(f"{subject.user} may not make dlt's tables in {subject.schema}", hint=hint)
-    return ok("rights", f"{subject.user} may {'read and insert' if tables['events'] else 'have the tables made'}")
+        raise AuditLogsError(f"{user} may not make dlt's tables in {schema}", hint=hint)
+    return f"{user} may {'read and insert' if tables['events'] else 'have the tables made'}"
 
 
-def _key(subject: Subject) -> Finding:
-    """Ours, so that an event is there once, in a table with our columns."""
+def _key(subject: Subject, cursor: Cursor) -> Result:
+    """The table's key is ours, so that an event is there once; and so are its columns."""
     if not subject.health.has_events:
-        return ok("key", f"no table {subject.schema}.audit_logs yet: the first start makes it")
-    owner = subject.settings.stores.postgres_owner
-    with transaction_on(subject.connection) as cursor:
-        check_key(cursor, subject.schema)
-        check_columns(cursor, subject.schema, maker=owner.user if owner else subject.user)
-    return ok("key", f"{subject.schema}.audit_logs has the one that it should")
+        return f"no table {subject.schema}.audit_logs yet: the first start makes it"
+    check_key(cursor, subject.schema)
+    check_columns(cursor, subject.schema, maker=subject.owner.user if subject.owner else subject.user)
+    return f"{subject.schema}.audit_logs has the one that it should"
 
 
-def _timescale(subject: Subject) -> Finding:
-    """What there is of it, against what the settings ask for."""
+def _timescale(subject: Subject, _: Cursor) -> Result:
     found = find(subject.connection, subject.schema)
     check_timescale(found)
     return timescale_finding(found, subject.settings.stores.timescale)
 
 
 def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
-    """What to say of a server. Pure."""
+    """The finding about a server's TimescaleDB, against the settings. Pure."""
+    version = f"{found.extension}, licence {found.license}"
     if not wanted.chunk_days:
-        return ok("timescaledb", "not asked for (TIMESCALE_CHUNK_DAYS=0)")
+        return Finding("ok", "timescaledb", "not asked for (TIMESCALE_CHUNK_DAYS=0)")
     if found.extension is None:
         there = "the first load makes it" if found.is_available else "this server has none, the tables are plain ones"
-        return ok("timescaledb", there)
+        return Finding("ok", "timescaledb", there)
     if found.license is None:
         hint = "set shared_preload_libraries = 'timescaledb' and restart the server"
         return Finding("warn", "timescaledb", f"{found.extension}, but its library is not loaded", hint)
     if found.license != "timescale":
         hint = "pipelines/retention.py deletes what is too old"
-        return Finding(
-            "warn", "timescaledb", f"{found.extension}, licence {found.license}: no columnstore, no policies", hint
-        )
+        return Finding("warn", "timescaledb", f"{version}: no columnstore, no policies", hint)
     table = "a plain table yet" if found.chunk_days is None else f"chunks of {found.chunk_days:g} days"
-    return ok("timescaledb", f"{found.extension}, licence {found.license}, {table}")
+    return Finding("ok", "timescaledb", f"{version}, {table}")
 
 
-def _writer(subject: Subject) -> Finding:
-    """Who holds the warehouse's lock or, of shards, the locks; on whatever host."""
-    with transaction_on(subject.connection) as cursor:
-        holders = [row["holder"] for row in rows_of(cursor, holders_sql(subject.schema))]
-    found = f"loaded by {', '.join(holders)}; a second one would be refused" if holders else "nobody loads it now"
-    return ok("writer", found)
+def _writer(subject: Subject, cursor: Cursor) -> Result:
+    """Names the holders of the warehouse's lock or, of shards, the locks; on whatever host."""
+    holders = [row["holder"] for row in rows_of(cursor, holders_sql(subject.schema))]
+    return f"loaded by {', '.join(holders)}; a second one would be refused" if holders else "nobody loads it now"
 
 
-def _lag(subject: Subject) -> Finding:
-    """The safety lag against how long events took to come."""
+def _lag(subject: Subject, _: Cursor) -> Result:
+    """Compares the safety lag with how long events took to come."""
     settings, health = subject.settings, subject.health
     lags = {stream: settings.safety_lag(stream) for stream in settings.streams}
     shown = " to ".join(dict.fromkeys(f"{end(lags.values()).total_seconds():g} s" for end in (min, max)))
     if not health.has_events:
-        return ok("safety lag", f"{shown}; nothing was measured yet")
+        return f"{shown}; nothing was measured yet"
     measured = {stream: health.lag(stream, lag.total_seconds()) for stream, lag in lags.items()}
     wanted = recommended_seconds(measured.values())
     events = sum(lag.events for lag in measured.values())
     if wanted is None:
-        return ok("safety lag", f"{shown}; {too_little(events)}")
+        return f"{shown}; {too_little(events)}"
     longest = max(lag.nearly_all for lag in measured.values())
     found = f"{shown}; 99.9 % of {events:,} events came within {longest:.0f} s"
     short = sorted({stream.account_id for stream, lag in lags.items() if is_too_short(lag, measured[stream])})
-    if short:
-        hint = f"set CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS to {wanted} for {', '.join(short):.200}"
-        return Finding("warn", "safety lag", found, hint)
-    return ok("safety lag", found)
+    if not short:
+        return found
+    hint = f"set CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS to {wanted} for {', '.join(short):.200}"
+    return Finding("warn", "safety lag", found, hint)
 
 
-def _gaps(subject: Subject) -> Finding:
+def _gaps(subject: Subject, _: Cursor) -> Result:
     """Hours that a comparison found wrong and none has found right since."""
     if not subject.health.has_events:
-        return ok("gaps", "nothing was compared yet")
+        return "nothing was compared yet"
     gaps = subject.health.open_gaps()
     if not gaps:
-        return ok("gaps", "no hour that was compared has one")
+        return "no hour that was compared has one"
     repairs = repairs_of(gaps, subject.settings.accounts.__contains__)
     more = f"; then {len(repairs) - MOST_SHOWN} more: pipelines/status.py --json" if len(repairs) > MOST_SHOWN else ""
     return Finding("fail", "gaps", summary_of(gaps), "; ".join(one.command for one in repairs[:MOST_SHOWN]) + more)
 
 
-CHECKS: dict[str, Callable[[Subject], Finding]] = {
-    "postgresql": _version,
-    "encoding": _encoding,
+CHECKS: dict[str, Callable[[Subject, Cursor], Result]] = {
+    "postgresql": lambda _, cursor: check_version(value_of(cursor, VERSION_SQL)),
+    "encoding": lambda _, cursor: check_encoding(cursor),
     "pooling": _pooling,
     "owner": _owner,
     "rights": _rights,
@@ -236,5 +213,6 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "safety lag": _lag,
     "gaps": _gaps,
 }
+WAREHOUSE_CHECKS = ("warehouse", *CHECKS)
 NEEDS = {"rights": "owner", "key": "rights", "safety lag": "key", "gaps": "key"}
-"""What cannot be looked at where that fails; the others stand alone."""
+"""The check that has to succeed before another one can be made; the others stand alone."""

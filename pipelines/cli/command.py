@@ -1,4 +1,4 @@
-"""What the commands have in common: settings, a running warehouse, errors as one line, exit codes."""
+"""What the commands share: settings, a running warehouse, errors as one line, exit codes."""
 
 import os
 import sys
@@ -6,19 +6,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pipelines.host.logs import configure_logs, log
-from pipelines.host.transient import can_pass
+from pipelines.host.transient import WrongUsageError, exit_code_of
 from pipelines.settings.settings import (
     PostgresSettings,
     Settings,
     SettingsError,
     StoreSettings,
-    UsageError,
     read_environment,
     read_settings,
     read_store_settings,
 )
 from pipelines.warehouse.embedded import server_of
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .entry import INTERRUPTED, end_quietly_on_signals, interrupt_on_signals
 
@@ -31,7 +30,7 @@ def run_command(work: Callable[[StoreSettings, PostgresSettings], int]) -> int:
         with server_of(stores) as server:
             return work(stores, server)
 
-    return _run(run)
+    return run_lake_command(run)
 
 
 def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> int:
@@ -42,31 +41,28 @@ def run_window_command(work: Callable[[Settings], int], *, asks_api: bool) -> in
         with server_of(settings.stores):
             return work(settings)
 
-    return _run(run)
+    return run_lake_command(run)
 
 
 def run_lake_command(work: Callable[[], int]) -> int:
-    """Runs work that needs the lake alone, or that opens what it needs by itself."""
-    return _run(work)
+    """Runs work that needs the lake alone, or that opens what it needs by itself; returns its or the error's exit code.
 
-
-def _run(run: Callable[[], int]) -> int:
+    Errors are one line on stderr.
+    """
     configure_logs()
     try:
         interrupt_on_signals()
-        return run()
+        return work()
     except BrokenPipeError:  # `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except SettingsError as error:
-        print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
-        return 2
+    except WrongUsageError as error:
+        heading = ["The settings are not right; nothing was touched:"] if isinstance(error, SettingsError) else []
+        print(*heading, *str(error).splitlines(), sep="\n  ", file=sys.stderr)
+        return exit_code_of(error)
     except (AuditLogsError, OSError) as error:
         log.error("command.failed", error=error)
-        return 75 if isinstance(error, TemporaryError) or (isinstance(error, OSError) and can_pass(error)) else 1
+        return exit_code_of(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:

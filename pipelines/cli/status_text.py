@@ -1,9 +1,8 @@
 """The status for people: a table with colours on a terminal, or a list where it is too narrow; elsewhere plain text."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,9 +22,10 @@ _COLUMNS = (
 )
 
 
-def print_status(status: Mapping[str, Any]) -> None:
-    """Prints it on stdout."""
-    show_status(status, Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH))
+def print_status(status: Mapping[str, Any], out: TextIO) -> None:
+    """Prints the status on a stream."""
+    show_status(status, Console(file=out, highlight=False, width=None if out.isatty() else _PLAIN_WIDTH))
+    out.flush()
 
 
 def show_status(status: Mapping[str, Any], console: Console) -> None:

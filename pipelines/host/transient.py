@@ -1,11 +1,13 @@
-"""Tells errors that can pass by themselves (exit 75) from those that need an operator (exit 1). Decided here alone.
+"""Errors that can pass by themselves (exit 75), and those that need an operator (exit 1). Decided here alone.
 
-By what the system, PostgreSQL or the S3 store calls it, never by its words. Who cannot be told apart counts as passing:
-a connection that PostgreSQL refuses has no SQLSTATE in libpq, be it for a wrong password or for a restart.
+An error is judged by what the system, PostgreSQL or the S3 store calls it, never by its words. An error that cannot be
+told apart counts as passing: libpq gives no SQLSTATE for a refused connection, be it a wrong password or a restart.
 """
 
 import errno
 from typing import Any
+
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 _LASTING_ERRNOS = {
     errno.EACCES,
@@ -34,6 +36,23 @@ _PASSING_S3_CODES = {
 """In spite of their status."""
 
 _LASTING_BOTOCORE = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
+
+
+class WrongUsageError(Exception):
+    """The settings are wrong, or what was asked for makes no sense (exit 2). Nothing was touched."""
+
+
+def exit_code_of(*errors: BaseException) -> int:
+    """A command's exit code after these errors: 0 none, 2 wrong usage or settings, 75 all can pass, 1 otherwise."""
+    if not errors:
+        return 0
+    if any(isinstance(error, WrongUsageError) for error in errors):
+        return 2
+    return 75 if all(_is_temporary(error) for error in errors) else 1
+
+
+def _is_temporary(error: BaseException) -> bool:
+    return isinstance(error, TemporaryError) if isinstance(error, AuditLogsError) else can_pass(error)
 
 
 def can_pass(error: BaseException) -> bool:

@@ -1,52 +1,90 @@
-"""Reads single settings from names and texts, and collects what is wrong with them. Knows no setting by name."""
+"""Reads settings from names and texts, and collects what is wrong with them. Knows no setting by name.
+
+A frozen object says at each of its fields which setting it is and what values that has: `setting`, then `filled`.
+"""
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import field, fields, replace
+from datetime import datetime
 from difflib import get_close_matches
-from typing import TypeVar
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from .secret_files import FILE_NAMES
+from dotenv.parser import parse_stream
+
+from .secret_files import FILE_NAMES, SECRETS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OWN_PREFIXES = ("ACCOUNTS_", "CLOUDFLARE_", "METRICS_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
 
-_SECRET = re.compile("TOKEN|PASSWORD|SECRET")
 MAY_BE_SECRET = re.compile(r"[@?]|passw|token|secret|[A-Za-z0-9_-]{40}", re.IGNORECASE)
 """A value that is not shown: a URL with a password, a token in the wrong place."""
 
 T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
+
+
+def setting(name: str, parse: Callable[[str], T], default: T) -> T:
+    """A field that holds the value of a setting. A secret does not show in the object's `repr`."""
+    return field(default=default, repr=name not in SECRETS, metadata={"name": name, "parse": parse})
+
+
+def names_of(kind: "type[DataclassInstance]") -> tuple[str, ...]:
+    """The settings that an object's fields are read from."""
+    return tuple(one.metadata["name"] for one in fields(kind) if one.metadata)
 
 
 class SettingReader:
-    """Reads single settings and collects what is wrong with them."""
+    """Reads settings and collects what is wrong with them; `where` begins each problem, no time may be after `now`."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, environment: Mapping[str, str], *, where: str = "", now: datetime | None = None) -> None:
+        self._environment, self.where, self.now = environment, where, now
         self.names: set[str] = set(FILE_NAMES.values())
-        """Of settings, and others that mean something here."""
+        """Names of settings, and others that mean something here."""
         self.problems: list[str] = []
 
     def problem(self, text: str) -> None:
         """Notes what is wrong."""
-        self.problems.append(text)
+        self.problems.append(self.where + text)
 
-    def optional(self, name: str, parse: Callable[[str], T], default: T | None) -> T:
-        """The value of a setting, or the default if it is not set or wrong, which is a problem then."""
+    def optional(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        """The value of a setting, or the default if it is not set or wrong; a wrong value is a problem."""
         self.names.add(name)
         text = self._environment.get(name)
-        if text:
-            try:
-                return parse(text)
-            except ValueError as error:
-                shown = "" if _SECRET.search(name) or MAY_BE_SECRET.search(text) else f" ({text!r:.80})"
-                self.problem(f"{name}{shown} {error}")
-        return default  # type: ignore[return-value]  # as above, or the default is of type T
+        if not text:
+            return default
+        try:
+            value = parse(text)
+            if self.now and isinstance(value, datetime) and value > self.now:
+                raise ValueError("is in the future: the events before it would never be read")
+        except ValueError as error:
+            shown = "" if name in SECRETS or MAY_BE_SECRET.search(text) else f" ({text!r:.80})"
+            self.problem(f"{name}{shown} {error}")
+            return default
+        return value
 
-    def refuse_without(self, other: str, names: tuple[str, ...], why: str) -> None:
-        """Settings that mean nothing without another one: a problem for each that is set if that is not."""
-        self.names.update(names)
-        for name in names:
-            if self._environment.get(name) and not self._environment.get(other):
-                self.problem(f"{name} {why}")
+    def filled(self, found: D) -> D:
+        """The object with the values of the settings that are set; its own stay where none is."""
+        read = {
+            one.name: self.optional(one.metadata["name"], one.metadata["parse"], getattr(found, one.name))
+            for one in fields(found)
+            if one.metadata
+        }
+        return replace(found, **read)
+
+    def filled_if(self, key: str, found: D, why: str, *more: str) -> D | None:
+        """As `filled` where the setting `key` is set. Else None; the object's settings and `more` may not be set."""
+        if self._environment.get(key):
+            return self.filled(found)
+        for name in (*names_of(type(found)), *more):
+            self.names.add(name)
+            if self._environment.get(name):
+                self.problem(f"{name} has no effect without {key}: {why}")
+        return None
 
     def unknown_names(self) -> list[str]:
         """Warnings of names that look like settings and are none."""
@@ -56,3 +94,21 @@ class SettingReader:
     def _suggestion(self, name: str) -> str:
         close = get_close_matches(name, self.names, n=1)
         return f": did you mean {close[0]}?" if close else ""
+
+
+def read_env_file(file: Path) -> tuple[dict[str, str | None], list[str]]:
+    """The variables of a `.env`, if it is there, and what is wrong with it.
+
+    No variable is put into another one's value: a password may have `${` in it. A wrong line is not shown: there may be
+    a secret in it.
+    """
+    try:
+        lines = list(parse_stream(StringIO(file.read_text(encoding="utf-8")))) if file.exists() else []
+    except UnicodeDecodeError as error:
+        return {}, [f"{file} is not UTF-8 text: {error}; save it as that"]
+    except OSError as error:
+        return {}, [f"{file} cannot be read: {error.strerror}; see what it is, and its rights"]
+    wrong = [line for line in lines if line.error or (line.key is not None and line.value is None)]
+    how = "write it as NAME=value, a quote that is opened closed again, a comment after #"
+    problems = [f"{file}, line {line.original.line}: {how}" for line in wrong]
+    return {line.key: line.value for line in lines if line.key is not None}, problems

@@ -1,30 +1,27 @@
-"""The settings: read once from the environment and `.env`, checked all at once, frozen. Touches nothing else.
+"""The settings: read once from the environment and `.env`, checked all at once, frozen. Touches nothing else."""
 
-The names, defaults and meanings are the contract; `.env.example` and `config.example.env` carry each with a comment.
-"""
+# ruff: noqa: RUF009  # setting() is dataclasses.field()
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
-
 from pipelines.host.masking import learn_environment, learn_files, learn_shown
+from pipelines.host.transient import WrongUsageError
 from sources.cloudflare_audit_logs.streams import Stream
 
 from . import values
-from .accounts import Account, read_accounts, read_defaults, token_files
-from .reader import SettingReader
+from .accounts import Account, read_accounts, token_files
+from .reader import SettingReader, names_of, read_env_file, setting
 from .secret_files import read_secrets, readable_by_others
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_HISTORY = timedelta(days=30)
 
 
-class SettingsError(Exception):
+class SettingsError(WrongUsageError):
     """Everything that is wrong with the settings, one line each (exit 2)."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -32,7 +29,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class UsageError(Exception):
+class UsageError(WrongUsageError):
     """What a command was asked for makes no sense here (exit 2). Nothing was touched."""
 
 
@@ -40,13 +37,13 @@ class UsageError(Exception):
 class PostgresSettings:
     """How to reach the warehouse's PostgreSQL."""
 
-    host: str
+    host: str = setting("PG_HOST", values.postgres_hosts, "")
     """As libpq takes it: a name, an address, a socket (`/folder`, `@name`), or several, comma separated."""
-    port: int
-    database: str
-    user: str
-    password: str = field(repr=False)
-    sslmode: str = "prefer"
+    port: int = 5432
+    database: str = setting("PG_DATABASE", values.plain_name, "postgres")
+    user: str = setting("PG_USER", values.plain_name, "postgres")
+    password: str = setting("PG_PASSWORD", values.postgres_text, "")
+    sslmode: str = setting("PG_SSLMODE", values.sslmode, "prefer")
     ports: str = ""
     """One for each of several hosts, comma separated, where there are several."""
 
@@ -55,19 +52,19 @@ class PostgresSettings:
 class OwnerSettings:
     """The role that makes the tables, where the one that loads does not own them."""
 
-    user: str
-    password: str = field(repr=False)
+    user: str = setting("PG_OWNER_USER", values.plain_name, "")
+    password: str = setting("PG_OWNER_PASSWORD", values.postgres_text, "")
 
 
 @dataclass(frozen=True)
 class TimescaleSettings:
     """What TimescaleDB makes of the warehouse's table, where it is there."""
 
-    chunk_days: int = 7
+    chunk_days: int = setting("TIMESCALE_CHUNK_DAYS", values.whole(0, 36_500), 7)
     """Zero: the table stays a plain one."""
-    compress_after_days: int = 30
+    compress_after_days: int = setting("TIMESCALE_COMPRESS_AFTER_DAYS", values.whole(0, 36_500), 30)
     """Zero: never."""
-    retention_days: int = 0
+    retention_days: int = setting("TIMESCALE_RETENTION_DAYS", values.whole(0, 36_500), 0)
     """Zero: nothing is deleted. Also how old an event may be to be loaded into the warehouse, TimescaleDB or not."""
 
 
@@ -75,11 +72,11 @@ class TimescaleSettings:
 class S3Settings:
     """How to reach the lake's bucket. Without keys, the usual AWS chain is asked."""
 
-    bucket: str
-    endpoint: str | None
-    access_key: str | None
-    secret_key: str | None = field(repr=False)
-    region: str | None = None
+    bucket: str = setting("S3_BUCKET", values.bucket, "")
+    endpoint: str | None = setting("S3_ENDPOINT", values.url, None)
+    access_key: str | None = setting("S3_ACCESS_KEY", str, None)
+    secret_key: str | None = setting("S3_SECRET_KEY", str, None)
+    region: str | None = setting("S3_REGION", str, None)
 
 
 @dataclass(frozen=True)
@@ -89,12 +86,12 @@ class StoreSettings:
     postgres: PostgresSettings | None
     """None: the embedded PostgreSQL."""
     postgres_owner: OwnerSettings | None
-    postgres_schema: str
     timescale: TimescaleSettings
     s3: S3Settings | None
     """None: the folder `data/lake`."""
-    lake_prefix: str
-    data_dir: Path
+    postgres_schema: str = setting("PG_SCHEMA", values.identifier, "public")
+    lake_prefix: str = setting("S3_PREFIX", values.prefix, "")
+    data_dir: Path = setting("DATA_DIR", lambda text: PROJECT_ROOT / values.folder(text), PROJECT_ROOT / "data")
 
     @property
     def postgres_dir(self) -> Path:
@@ -115,20 +112,20 @@ class Settings:
     accounts: Mapping[str, Account]
     """By id."""
     defaults: Account
-    """What an account has that says nothing else."""
-    api_url: str
-    poll_interval_seconds: float
-    request_timeout_seconds: float
-    max_retries: int
-    backoff_seconds: float
-    backoff_max_seconds: float
-    sweep_interval_seconds: float
-    sweep_window_hours: float
-    reconcile_after_hours: tuple[float, ...]
-    metrics_port: int | None
-    """None: metrics and health are not served. Zero: at a free port."""
-    metrics_host: str
+    """What an account has whose table says nothing else."""
     stores: StoreSettings
+    api_url: str = setting("CLOUDFLARE_API_URL", values.url, "https://api.cloudflare.com/client/v4")
+    poll_interval_seconds: float = setting("POLL_INTERVAL_SECONDS", values.seconds(0.1, 86_400), 30.0)
+    request_timeout_seconds: float = setting("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", values.seconds(0.1, 3600), 30.0)
+    max_retries: int = setting("CLOUDFLARE_MAX_RETRIES", values.whole(0, 100), 3)
+    backoff_seconds: float = setting("CLOUDFLARE_BACKOFF_SECONDS", values.seconds(0, 3600), 1.0)
+    backoff_max_seconds: float = setting("CLOUDFLARE_BACKOFF_MAX_SECONDS", values.seconds(0, 3600), 300.0)
+    sweep_interval_seconds: float = setting("SWEEP_INTERVAL_SECONDS", values.seconds(0, 30 * 86_400), 3600.0)
+    sweep_window_hours: float = setting("SWEEP_WINDOW_HOURS", values.hours, 24.0)
+    reconcile_after_hours: tuple[float, ...] = setting("RECONCILE_AFTER_HOURS", values.ages, (24.0, 168.0, 720.0))
+    metrics_port: int | None = setting("METRICS_PORT", values.whole(0, 65_535), None)
+    """None: metrics and health are not served. Zero: at a free port."""
+    metrics_host: str = setting("METRICS_HOST", values.hostname, "127.0.0.1")
     warnings: tuple[str, ...] = ()
     """Of what does no harm at once: names that are no settings, files that others may read."""
 
@@ -143,7 +140,7 @@ class Settings:
         return self.streams_of(self.account_ids)
 
     def streams_of(self, account_ids: Sequence[str]) -> list[Stream]:
-        """Some accounts in every version that is read."""
+        """The same of some accounts."""
         return [stream for account_id in account_ids for stream in self.account(account_id).streams]
 
     def account(self, account_id: str) -> Account:
@@ -193,35 +190,15 @@ def read_environment(root: Path = PROJECT_ROOT) -> dict[str, str]:
     Raises:
         SettingsError: `.env` is not text or has a line that sets nothing, or a secret's file gives none.
     """
-    try:
-        if problems := _lines_without_value(root / ".env"):
-            raise SettingsError(problems)
-        # Without interpolation: a password may have `${` in it.
-        merged = {**dotenv_values(root / ".env", interpolate=False), **os.environ}
-    except UnicodeDecodeError as error:
-        raise SettingsError([f"{root / '.env'} is not UTF-8 text: {error}; save it as that"]) from error
-    except OSError as error:
-        raise SettingsError(
-            [f"{root / '.env'} cannot be read: {error.strerror}; see what it is, and its rights"]
-        ) from error
-    environment = {name: value for name, value in merged.items() if value}
-    secrets, problems = read_secrets(environment, root)
-    if problems:
-        raise SettingsError(problems)
+    given, problems = read_env_file(root / ".env")
+    environment = {name: value for name, value in {**given, **os.environ}.items() if value}
+    secrets, more_problems = read_secrets(environment, root)
+    if problems or more_problems:
+        raise SettingsError(problems + more_problems)
     environment |= secrets
     learn_environment(environment)
     learn_files(Path(environment.get("DLT_PROJECT_DIR", root), ".dlt"), Path.home() / ".dlt")
     return environment
-
-
-def _lines_without_value(file: Path) -> list[str]:
-    """What `dotenv` would leave out; not shown, because there may be a secret in it."""
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8") as text:
-        wrong = [line for line in parse_stream(text) if line.error or (line.key is not None and line.value is None)]
-    how = "write it as NAME=value, a quote that is opened closed again, a comment after #"
-    return [f"{file}, line {line.original.line}: {how}" for line in wrong]
 
 
 def read_settings(
@@ -232,37 +209,18 @@ def read_settings(
     Raises:
         SettingsError: with every problem at once, each with what to write instead.
     """
-    read = SettingReader(environment)
-    defaults = read_defaults(read, now)
-    settings = Settings(
-        accounts=read_accounts(read, environment, root, defaults, now=now, asks_api=asks_api),
-        defaults=defaults,
-        api_url=read.optional("CLOUDFLARE_API_URL", values.url, "https://api.cloudflare.com/client/v4"),
-        poll_interval_seconds=read.optional("POLL_INTERVAL_SECONDS", values.seconds(0.1, 86_400), 30.0),
-        request_timeout_seconds=read.optional("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", values.seconds(0.1, 3600), 30.0),
-        sweep_interval_seconds=read.optional("SWEEP_INTERVAL_SECONDS", values.seconds(0, 30 * 86_400), 3600.0),
-        sweep_window_hours=read.optional(
-            "SWEEP_WINDOW_HOURS", values.number(float, 0, 24 * 548, "a number of hours"), 24.0
-        ),
-        reconcile_after_hours=read.optional("RECONCILE_AFTER_HOURS", values.ages, (24.0, 168.0, 720.0)),
-        max_retries=read.optional("CLOUDFLARE_MAX_RETRIES", values.whole(0, 100), 3),
-        backoff_seconds=read.optional("CLOUDFLARE_BACKOFF_SECONDS", values.seconds(0, 3600), 1.0),
-        backoff_max_seconds=read.optional("CLOUDFLARE_BACKOFF_MAX_SECONDS", values.seconds(0, 3600), 300.0),
-        metrics_port=read.optional("METRICS_PORT", values.whole(0, 65_535), None),
-        metrics_host=read.optional("METRICS_HOST", values.hostname, "127.0.0.1"),
-        stores=_read_stores(read),
-        # Last: by now every name that is a setting has been asked for.
-        warnings=(
-            *read.unknown_names(),
-            *readable_by_others(environment, root, token_files(environment, root)),
-        ),
-    )
+    read = SettingReader(environment, now=now)
+    defaults = read.filled(Account())
+    accounts = read_accounts(read, environment, root, defaults, asks_api=asks_api)
+    settings = read.filled(Settings(accounts, defaults, _read_stores(read)))
     if settings.backoff_seconds > settings.backoff_max_seconds:
         read.problem("CLOUDFLARE_BACKOFF_SECONDS is larger than CLOUDFLARE_BACKOFF_MAX_SECONDS: swap or lower it")
     if read.problems:
         raise SettingsError(read.problems)
     learn_shown(*settings.accounts)
-    return settings
+    # By now every name that is a setting has been asked for.
+    files = readable_by_others(environment, root, token_files(environment, root))
+    return replace(settings, warnings=(*read.unknown_names(), *files))
 
 
 def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
@@ -279,68 +237,13 @@ def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
 
 
 def _read_stores(read: SettingReader) -> StoreSettings:
-    return StoreSettings(
-        postgres=_read_postgres(read),
-        postgres_owner=_read_owner(read),
-        postgres_schema=read.optional("PG_SCHEMA", values.identifier, "public"),
-        timescale=_read_timescale(read),
-        s3=_read_s3(read),
-        lake_prefix=read.optional("S3_PREFIX", values.prefix, ""),
-        data_dir=PROJECT_ROOT / read.optional("DATA_DIR", values.folder, Path("data")),
-    )
-
-
-def _read_postgres(read: SettingReader) -> PostgresSettings | None:
-    host = read.optional("PG_HOST", values.postgres_hosts, None)
-    details = ("PG_PORT", "PG_DATABASE", "PG_USER", "PG_PASSWORD", "PG_SSLMODE", "PG_OWNER_USER", "PG_OWNER_PASSWORD")
-    if host is None:
-        why = "has no effect without PG_HOST: set PG_HOST, or remove it to use the embedded PostgreSQL"
-        read.refuse_without("PG_HOST", details, why)
-        return None
-    ports = read.optional("PG_PORT", values.postgres_ports, None) or (5432,)
-    return PostgresSettings(
-        host=host,
-        port=ports[0],
-        ports=",".join(map(str, ports)) if len(ports) > 1 else "",
-        database=read.optional("PG_DATABASE", values.plain_name, "postgres"),
-        user=read.optional("PG_USER", values.plain_name, "postgres"),
-        password=read.optional("PG_PASSWORD", values.postgres_text, ""),
-        sslmode=read.optional("PG_SSLMODE", values.choice(*values.SSLMODES), "prefer"),
-    )
-
-
-def _read_owner(read: SettingReader) -> OwnerSettings | None:
-    user = read.optional("PG_OWNER_USER", values.plain_name, None)
-    if user is None:
-        why = "has no effect without PG_OWNER_USER: set that as well, or remove it"
-        read.refuse_without("PG_OWNER_USER", ("PG_OWNER_PASSWORD",), why)
-        return None
-    return OwnerSettings(user, read.optional("PG_OWNER_PASSWORD", values.postgres_text, ""))
-
-
-def _read_timescale(read: SettingReader) -> TimescaleSettings:
-    days = values.whole(0, 36_500)
-    return TimescaleSettings(
-        chunk_days=read.optional("TIMESCALE_CHUNK_DAYS", days, TimescaleSettings.chunk_days),
-        compress_after_days=read.optional("TIMESCALE_COMPRESS_AFTER_DAYS", days, TimescaleSettings.compress_after_days),
-        retention_days=read.optional("TIMESCALE_RETENTION_DAYS", days, TimescaleSettings.retention_days),
-    )
-
-
-def _read_s3(read: SettingReader) -> S3Settings | None:
-    bucket = read.optional("S3_BUCKET", values.bucket, None)
-    if bucket is None:
-        details = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION")
-        why = "has no effect without S3_BUCKET: set S3_BUCKET, or remove it to use the folder data/lake"
-        read.refuse_without("S3_BUCKET", details, why)
-        return None
-    settings = S3Settings(
-        bucket=bucket,
-        endpoint=read.optional("S3_ENDPOINT", values.url, None),
-        access_key=read.optional("S3_ACCESS_KEY", str, None),
-        secret_key=read.optional("S3_SECRET_KEY", str, None),
-        region=read.optional("S3_REGION", str, None),
-    )
-    if (settings.access_key is None) != (settings.secret_key is None):
+    why = "set PG_HOST, or remove it to use the embedded PostgreSQL"
+    postgres = read.filled_if("PG_HOST", PostgresSettings(), why, "PG_PORT", *names_of(OwnerSettings))
+    if postgres:
+        ports = read.optional("PG_PORT", values.postgres_ports, None) or (postgres.port,)
+        postgres = replace(postgres, port=ports[0], ports=",".join(map(str, ports)) if len(ports) > 1 else "")
+    owner = read.filled_if("PG_OWNER_USER", OwnerSettings(), "set that as well, or remove it")
+    s3 = read.filled_if("S3_BUCKET", S3Settings(), "set S3_BUCKET, or remove it to use the folder data/lake")
+    if s3 and (s3.access_key is None) != (s3.secret_key is None):
         read.problem("S3_ACCESS_KEY and S3_SECRET_KEY belong together: set both, or neither")
-    return settings
+    return read.filled(StoreSettings(postgres, owner, read.filled(TimescaleSettings()), s3))

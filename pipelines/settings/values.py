@@ -5,7 +5,7 @@ The error's text goes on from the setting's name: "PG_PORT ('x') is not a whole 
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -15,31 +15,84 @@ from sources.cloudflare_audit_logs.streams import API_VERSIONS
 
 N = TypeVar("N", int, float)
 
-SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-"""How strictly PostgreSQL's certificate is checked, least first."""
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,39}")
+_ACCOUNT_ID = r"[A-Za-z0-9_-]{1,39}"
 """Cloudflare's have 32 characters, its tokens 40 and more: one in the wrong place would be logged as an account."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
-def token(text: str) -> str:
-    """A string that can be an HTTP bearer token."""
-    if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("has spaces or characters that no token has: copy it again")
-    return text
+def matching(pattern: str, otherwise: str) -> Callable[[str], str]:
+    """A text that the pattern matches whole; `otherwise` is said of any other."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(otherwise)
+        return text
+
+    return parse
 
 
-def account_id(text: str) -> str:
-    """One account id; nothing in it that a path or a query could read as more."""
-    if not _ACCOUNT_ID.fullmatch(text):
-        raise ValueError("is not an account id: 32 letters and digits")
-    return text
+def choice(*choices: str) -> Callable[[str], str]:
+    """One of the words, in small or capital letters."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def number(kind: Callable[[str], N], low: float, high: float, what: str) -> Callable[[str], N]:
+    """A number from `low` to `high`; `what` names it in the error."""
+
+    def parse(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            msg = f"is not {what} from {low} to {high}"
+            raise ValueError(msg)
+        return value
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """A number of seconds from `low` to `high`."""
+    return number(float, low, high, "a number of seconds")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from `low` to `high`."""
+    return number(int, low, high, "a whole number")
+
+
+token = matching(r"[!-~]+", "has spaces or characters that no token has: copy it again")
+"""A string that can be an HTTP bearer token."""
+account_id = matching(_ACCOUNT_ID, "is not an account id: 32 letters and digits")
+"""Nothing in it that a path or a query could read as more."""
+identifier = matching(
+    r"(?!pg_)(?=.{1,63}$)[a-z][a-z0-9]*(_[a-z0-9]+)*",
+    "is not a schema name: small letters and digits, words joined by single _, a letter first",
+)
+"""A schema that needs no quotes and that dlt does not rename: it folds `__`, and an `_` at the end."""
+bucket = matching(
+    r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+    "is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX",
+)
+sslmode = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+"""How strictly PostgreSQL's certificate is checked, least first."""
+postgres_text = matching(r"[^\0]*", "has a NUL in it, which PostgreSQL cannot be given: write it again")
+"""What libpq can be given: it would end at a NUL."""
+port = whole(1, 65_535)
+hours = number(float, 0, 24 * 548, "a number of hours")
 
 
 def account_ids(text: str) -> tuple[str, ...]:
-    """Several account ids, comma separated, each once; nothing in them that a path or a query could read as more."""
+    """Several account ids, comma separated, each once."""
     ids = [part.strip() for part in text.split(",") if part.strip()]
-    if not ids or not all(_ACCOUNT_ID.fullmatch(part) for part in ids):
+    if not ids or not all(re.fullmatch(_ACCOUNT_ID, part) for part in ids):
         raise ValueError("is not a list of account ids: 32 letters and digits each, comma separated")
     return tuple(dict.fromkeys(ids))
 
@@ -69,10 +122,10 @@ def plain_name(text: str) -> str:
     return postgres_text(text)
 
 
-def postgres_text(text: str) -> str:
-    """What libpq can be given: anything but a NUL, at which it would end."""
-    if "\0" in text:
-        raise ValueError("has a NUL in it, which PostgreSQL cannot be given: write it again")
+def hostname(text: str) -> str:
+    """A host name or address alone."""
+    if "://" in text or "@" in text or any(char.isspace() for char in text):
+        raise ValueError("is not a host name: write the name or address alone; the port is a setting of its own")
     return text
 
 
@@ -86,57 +139,13 @@ def postgres_hosts(text: str) -> str:
 
 def postgres_ports(text: str) -> tuple[int, ...]:
     """A port, or one for each of several hosts, comma separated."""
-    return tuple(whole(1, 65_535)(part.strip()) for part in text.split(","))
-
-
-def hostname(text: str) -> str:
-    """A host name or address alone."""
-    if "://" in text or "@" in text or any(char.isspace() for char in text):
-        raise ValueError("is not a host name: write the name or address alone; the port is a setting of its own")
-    return text
-
-
-def seconds(low: float, high: float) -> Callable[[str], float]:
-    """A number of seconds from `low` to `high`."""
-    return number(float, low, high, "a number of seconds")
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """A whole number from `low` to `high`."""
-    return number(int, low, high, "a whole number")
-
-
-def number(kind: Callable[[str], N], low: float, high: float, what: str) -> Callable[[str], N]:
-    """A number from `low` to `high`; `what` names it in the error."""
-
-    def parse(text: str) -> N:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            msg = f"is not {what} from {low} to {high}"
-            raise ValueError(msg)
-        return value
-
-    return parse
+    return tuple(port(part.strip()) for part in text.split(","))
 
 
 def ages(text: str) -> tuple[float, ...]:
     """Numbers of hours, comma separated, each once, least first; 0 is none."""
     one = number(float, 0, 24 * 548, "a number of hours, or several, comma separated,")
     return tuple(sorted({one(part.strip()) for part in text.split(",")} - {0.0}))
-
-
-def choice(*choices: str) -> Callable[[str], str]:
-    """One of the words, in small or capital letters."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError(f"is not one of {', '.join(choices)}")
-        return text.lower()
-
-    return parse
 
 
 def boolean(text: str) -> bool:
@@ -146,21 +155,15 @@ def boolean(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-def past(now: datetime) -> Callable[[str], datetime]:
-    """A time (RFC 3339) or a day that is not after `now`."""
-
-    def parse(text: str) -> datetime:
-        is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
-        time = parse_time(f"{text}T00:00:00Z" if is_day else text)
-        if time is None:
-            raise ValueError("is not a time: write it as 2026-01-31T00:00:00Z")
-        if time < EARLIEST:
-            raise ValueError("is before 1900: no event is as old")
-        if time > now.astimezone(UTC):
-            raise ValueError("is in the future: the events before it would never be read")
-        return time
-
-    return parse
+def time(text: str) -> datetime:
+    """A time (RFC 3339), or a day for its beginning in UTC."""
+    is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
+    found = parse_time(f"{text}T00:00:00Z" if is_day else text)
+    if found is None:
+        raise ValueError("is not a time: write it as 2026-01-31T00:00:00Z")
+    if found < EARLIEST:
+        raise ValueError("is before 1900: no event is as old")
+    return found
 
 
 def folder(text: str) -> Path:
@@ -168,22 +171,6 @@ def folder(text: str) -> Path:
     if re.search(r"[%$\x00-\x1f]", text):
         raise ValueError("is not a folder to use: % and $ in its name mean something else to dlt and to PostgreSQL")
     return Path(text)
-
-
-def identifier(text: str) -> str:
-    """The name of a schema that needs no quotes and that dlt does not rename: it folds `__`, and an `_` at the end."""
-    if not re.fullmatch(r"(?!pg_)(?=.{1,63}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", text):
-        raise ValueError("is not a schema name: small letters and digits, words joined by single _, a letter first")
-    return text
-
-
-def bucket(text: str) -> str:
-    """The name of a bucket."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
-        raise ValueError(
-            "is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX"
-        )
-    return text
 
 
 def prefix(text: str) -> str:

@@ -1,16 +1,21 @@
 """The doctor looks at everything, changes nothing, and says what to do."""
 
+import contextlib
+import io
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+import pipelines.doctor
+from pipelines.checks.finding import Finding, complete
 from pipelines.checks.warehouse import timescale_finding
+from pipelines.host.side_by_side import SilentError
 from pipelines.loop.report import Report
 from pipelines.settings.settings import TimescaleSettings
 from pipelines.warehouse.setup import check_version
@@ -23,7 +28,8 @@ from tests.watching import watched_loop
 
 Command = Callable[..., Finished]
 Poll = Callable[..., Report]
-DOCTOR = "pipelines/doctor.py"
+DOCTOR = ("pipelines/doctor.py", "--patience", "120")
+"""Nothing hangs here but where a test says so: the limit is for that alone, not for a machine with much to do."""
 ALL = [
     "settings",
     "disk",
@@ -63,12 +69,12 @@ def test_where_all_is_well_every_line_is_ok_and_nothing_is_changed(
     """Before the first start as after it; no secret in sight."""
     api.world.add(ACCOUNT, "v1", spread(20, ago(hours=1), ago(minutes=1)))
     untouched = _contents(stores)
-    new = command(DOCTOR, "--json")
+    new = command(*DOCTOR, "--json")
     still_untouched = _contents(stores)
     poll()
     loaded = _contents(stores)
 
-    done = command(DOCTOR, "--json")
+    done = command(*DOCTOR, "--json")
 
     assert (new.code, done.code) == (0, 0), new.out + done.out
     assert _checks(new, "ok") == _checks(done, "ok") == ALL, new.out + done.out
@@ -82,7 +88,9 @@ def test_every_account_has_a_line(api: Api, command: Command) -> None:
     """One that is refused is named, and fails nothing but itself."""
     unknown = "f" * 32
 
-    done = command(DOCTOR, CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{unknown},{OTHER_ACCOUNT}", CLOUDFLARE_API_VERSION="v1,v2")
+    done = command(
+        *DOCTOR, CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{unknown},{OTHER_ACCOUNT}", CLOUDFLARE_API_VERSION="v1,v2"
+    )
 
     lines = [line for line in done.out.splitlines() if "account" in line.split()[1]]
     assert done.code == 1
@@ -104,7 +112,7 @@ def test_a_port_is_the_jobs_only_if_the_job_answers_there(
     ):
         Thread(target=elsewhere.serve_forever, daemon=True).start()
         ports = (loop.port, elsewhere.server_port, silent.getsockname()[1])
-        found = [command(DOCTOR, "--json", METRICS_PORT=str(port)) for port in ports]
+        found = [command(*DOCTOR, "--json", METRICS_PORT=str(port)) for port in ports]
         elsewhere.shutdown()
 
     assert ["port" in _checks(done, "ok") for done in found] == [True, False, False]
@@ -117,7 +125,7 @@ def test_one_failure_hides_no_other(command: Command, stores: Stores) -> None:
     Path(stores.environment["DATA_DIR"]).mkdir()
     stores.lake.write_text("not a folder")
 
-    done = command(DOCTOR, "--json", CLOUDFLARE_API_TOKEN="wrong", PG_PASSWORD="wrong")
+    done = command(*DOCTOR, "--json", CLOUDFLARE_API_TOKEN="wrong", PG_PASSWORD="wrong")
 
     assert (done.code, _checks(done, "fail")) == (1, ["token", "warehouse", "lake"])
 
@@ -129,7 +137,7 @@ def test_a_warehouse_that_lacks_a_column_is_told_by_all_alike(command: Command, 
     stores.query("ALTER TABLE {schema}.audit_logs DROP COLUMN ingestion_time CASCADE")
 
     doctor, loop, status = (
-        command(DOCTOR, "--json"),
+        command(*DOCTOR, "--json"),
         command("pipelines/run.py", "--once"),
         command("pipelines/status.py"),
     )
@@ -148,7 +156,7 @@ def test_a_table_of_others_is_told_by_all_alike(command: Command, stores: Stores
     stores.query("CREATE SCHEMA {schema}")
     stores.query("CREATE TABLE {schema}.audit_logs (id int)")
 
-    doctor, status = command(DOCTOR, "--json"), command("pipelines/status.py")
+    doctor, status = command(*DOCTOR, "--json"), command("pipelines/status.py")
     loop = command("pipelines/run.py", "--once")
 
     assert (doctor.code, loop.code, status.code) == (1, 1, 1)
@@ -163,7 +171,7 @@ def test_a_bucket_is_tried_out_and_left_as_it_was(command: Command, stores: Stor
     """Conditions included."""
     prefix = bucket.settings(prefix=stores.schema)
 
-    done = command(DOCTOR, "--json", **prefix)
+    done = command(*DOCTOR, "--json", **prefix)
 
     left = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=f"{stores.schema}/")
     assert done.code == 0, done.out
@@ -181,7 +189,7 @@ def test_a_safety_lag_that_is_too_short_is_told_with_a_better_one(command: Comma
         FROM generate_series(now() - INTERVAL '4990 seconds', now(), INTERVAL '10 seconds') AS t
     """)
 
-    done, longer = (command(DOCTOR, CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS=lag) for lag in ("60", "900"))
+    done, longer = (command(*DOCTOR, CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS=lag) for lag in ("60", "900"))
 
     (line,) = [line for line in done.out.splitlines() if "safety lag" in line]
     assert done.code == 0
@@ -195,7 +203,7 @@ def test_a_clock_that_drifts_is_warned_of_before_it_stops_the_loop(api: Api, com
     """Two minutes: the loop goes on until five."""
     api.behaviour.clock_offset_seconds = 120
 
-    done = command(DOCTOR)
+    done = command(*DOCTOR)
 
     assert done.code == 0
     assert "warn  clock        1" in done.out
@@ -205,7 +213,7 @@ def test_a_clock_that_drifts_is_warned_of_before_it_stops_the_loop(api: Api, com
 @pytest.mark.integration
 def test_names_that_are_no_settings_are_warned_of(command: Command) -> None:
     """With the one that was probably meant."""
-    done = command(DOCTOR, PG_PASWORD="x")
+    done = command(*DOCTOR, PG_PASWORD="x")
 
     assert "warn  settings     PG_PASWORD is not a setting and is ignored: did you mean PG_PASSWORD?" in done.out
 
@@ -215,12 +223,12 @@ def test_the_embedded_server_is_started_if_it_is_there_and_never_made(command: C
     """It is left as it was found; by psql.py, too."""
     own: dict[str, str | None] = {"PG_HOST": None, "PG_PORT": None, "PG_PASSWORD": None, "PG_SCHEMA": None}
     own |= {"DATA_DIR": str(server_dir / f"doctor-{os.getpid()}")}
-    new = command(DOCTOR, **own)
+    new = command(*DOCTOR, **own)
     asked = command("pipelines/psql.py", "-c", "SELECT 1", **own)
     made = (server_dir / f"doctor-{os.getpid()}").exists()
     assert command("pipelines/run.py", "--once", **own).code == 0
 
-    done = command(DOCTOR, "--json", **own)
+    done = command(*DOCTOR, "--json", **own)
 
     assert (new.code, asked.code, made, done.code) == (0, 1, False, 0), done.out
     assert "nothing is in" in asked.err
@@ -267,9 +275,9 @@ def test_an_account_without_answers_hides_no_other_check(
     """It is named; the API is there for the others."""
     api.faults.append(Fault(account_id=ACCOUNT, status=500, times=None))
 
-    done = command(DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
+    done = command(*DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
     api.faults[:] = [Fault(status=500, times=None)]
-    nobody = command(DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
+    nobody = command(*DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
 
     assert (done.code, _checks(done, "fail")) == (1, ["account"]), done.out
     assert {"api", "clock", "token", "account"} <= set(_checks(done, "ok"))
@@ -280,7 +288,7 @@ def test_an_account_without_answers_hides_no_other_check(
 @pytest.mark.integration
 def test_a_wrong_path_of_the_api_is_no_wrong_token(command: Command, environment: dict[str, str]) -> None:
     """Where nothing of the API is found, the address is named."""
-    done = command(DOCTOR, CLOUDFLARE_API_URL=environment["CLOUDFLARE_API_URL"].replace("/v4", "/v5"))
+    done = command(*DOCTOR, CLOUDFLARE_API_URL=environment["CLOUDFLARE_API_URL"].replace("/v4", "/v5"))
 
     assert "nothing of the API is at this address (check CLOUDFLARE_API_URL)" in done.out
 
@@ -290,7 +298,7 @@ def test_a_token_with_too_many_accounts_is_told(command: Command) -> None:
     """What polls would need of its budget, and the interval that leaves room."""
     ids = ",".join(f"{number:032x}" for number in range(100))
 
-    done = command(DOCTOR, CLOUDFLARE_ACCOUNT_ID=ids, POLL_INTERVAL_SECONDS="30")
+    done = command(*DOCTOR, CLOUDFLARE_ACCOUNT_ID=ids, POLL_INTERVAL_SECONDS="30")
 
     assert "CLOUDFLARE_API_TOKEN: 1,000 requests in 5 minutes to poll 100 accounts and versions, of 1,200" in done.out
     assert "(POLL_INTERVAL_SECONDS=36 or more, or tokens of their own: docs/scale/README.md)" in done.out
@@ -303,7 +311,7 @@ def test_accounts_that_do_not_answer_hide_none_that_does(command: Command, api: 
     api.faults += [Fault(account_id=account, latency_seconds=60, times=None) for account in hanging]
 
     done = command(
-        DOCTOR,
+        *DOCTOR,
         "--json",
         CLOUDFLARE_ACCOUNT_ID=",".join([*hanging, ACCOUNT]),
         CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="1",
@@ -311,3 +319,39 @@ def test_accounts_that_do_not_answer_hide_none_that_does(command: Command, api: 
 
     assert (done.code, _checks(done, "fail")) == (1, ["account"] * 7), done.out
     assert {"api", "clock", "token", "account"} <= set(_checks(done, "ok"))
+
+
+def test_a_check_that_is_not_answered_and_those_after_it_have_a_line_each() -> None:
+    """Never silence, whatever has failed or hangs."""
+
+    def findings() -> Iterator[Finding]:
+        yield Finding("ok", "api", "there")
+        raise SilentError("no answer in 10 s")
+
+    lines = [finding[:3] for finding in complete(["api", "token", "account"], findings())]
+    failed = [finding[:3] for finding in complete(["api", "token"], [Finding("fail", "api", "down")])]
+
+    assert lines == [
+        ("ok", "api", "there"),
+        ("fail", "token", "no answer in 10 s"),
+        ("warn", "account", "not checked, because token failed"),
+    ]
+    assert failed == [("fail", "api", "down"), ("warn", "token", "not checked, because api failed")]
+
+
+def test_no_line_is_lost_where_a_thread_puts_its_own_stream_in_place_of_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dlt does, each time that it reads its configuration."""
+
+    def findings(*_: object) -> Iterator[Finding]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield Finding("ok", "token", "known")
+
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "token")
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+    monkeypatch.setattr(pipelines.doctor, "check_all", findings)
+
+    code = pipelines.doctor.main([])
+
+    assert (code, capsys.readouterr().out) == (0, "ok    token        known\n")

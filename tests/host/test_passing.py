@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
-from pipelines.host.transient import can_pass
+from pipelines.host.transient import WrongUsageError, can_pass, exit_code_of
 from pipelines.settings.settings import PostgresSettings
 from simulator.api import Api
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, ago, spread
 from tests.faults.s3_gate import Refusal, gate_before
@@ -145,3 +146,19 @@ def test_a_folder_in_the_way_of_the_lake_is_no_matter_of_time(
 
     assert (told.code, again.code) == (1, 0), told.err
     assert len(stores.lake_ids()) == 5  # as above
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [
+        ([], 0),
+        ([TemporaryError("down"), OSError(errno.ENOSPC, "No space left on device")], 75),
+        ([TemporaryError("down"), AuditLogsError("refused")], 1),
+        ([PermissionError(errno.EACCES, "Permission denied")], 1),
+        ([KeyError("a defect")], 1),
+        ([AuditLogsError("refused"), WrongUsageError("no account")], 2),
+    ],
+)
+def test_a_command_tries_later_only_if_all_its_errors_can_pass(errors: list[Exception], code: int) -> None:
+    """One function says so for all commands."""
+    assert exit_code_of(*errors) == code

@@ -28,7 +28,7 @@ from pipelines.host.memory import keep_small
 from pipelines.host.transient import can_pass
 from pipelines.lake.destination import Lake
 from pipelines.load.dlt_hooks import verify_hooks
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, open_spool
 from pipelines.loop.loop import Loop
 from pipelines.loop.measurements import Measurements
@@ -178,14 +178,14 @@ def _log_start(settings: Settings, shard: Shard) -> None:
 
 
 @contextmanager
-def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) -> Iterator[list[Destination]]:
+def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) -> Iterator[list[Loader]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
     pipelines_dir = settings.stores.data_dir / "dlt" / "pipelines"
     is_embedded = settings.stores.postgres is None
     revive = partial(ensure_running, settings.stores.postgres_dir) if is_embedded else _leave_alone
     warehouse = Warehouse.of(settings.stores, shard=shard, ensure_server=revive, on_others=_warner(), clock=clock)
     stores = (warehouse, Lake(shard))
-    destinations = [Destination(store, spool, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in stores]
+    destinations = [Loader(store, spool, pipelines_dir=pipelines_dir, lag=settings.safety_lag) for store in stores]
     try:
         yield destinations
     finally:

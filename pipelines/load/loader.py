@@ -22,7 +22,7 @@ from sources.cloudflare_audit_logs import Batch, Position, cloudflare_audit_logs
 from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .held_keys import Known
+from .held_keys import HeldKeys
 from .positions import positions_of
 from .scratch_pipeline import ScratchPipeline
 from .sidecar import Sidecar
@@ -32,7 +32,7 @@ from .store import Store, batch_of, lacking, note_refused
 LOADS_BETWEEN_PRUNINGS = 50
 
 
-class Destination:
+class Loader:
     """A store as the loop sees it: where it stands, and how it is loaded. Used by one thread at a time."""
 
     def __init__(self, store: Store, spool: Spool, *, pipelines_dir: Path, lag: Callable[[Stream], timedelta]) -> None:
@@ -44,7 +44,7 @@ class Destination:
         """The pipeline's state as last seen in the store."""
         self._inherited: dict[Stream, Position] = {}
         """Where the store holds more of a stream than our own state says, by other shards; until we load it."""
-        self._known: dict[Stream, Known] = {}
+        self._known: dict[Stream, HeldKeys] = {}
         self._loads = 0
         self._is_settled = False
         """True if the steps after the load have been taken, since it was opened."""
@@ -118,7 +118,7 @@ class Destination:
 
     def _batch(self, stream: Stream, part: Part) -> Batch:
         """What the store lacks of the part."""
-        known = self._known.setdefault(stream, Known())
+        known = self._known.setdefault(stream, HeldKeys())
         position = self.position(stream) or Position(part.window.since, part.window.since)
         found = [
             lacking(self._store, stream, page, known, since=part.window.since, spool=self._spool) for page in part.pages

@@ -14,7 +14,7 @@ from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.files import PageFile
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .held_keys import Known
+from .held_keys import HeldKeys
 from .scratch_pipeline import ScratchPipeline
 from .spool import Spool
 from .store import Lacking, Store, batch_of, lacking, note_refused
@@ -26,7 +26,7 @@ class Sidecar:
     def __init__(self, store: Store, spool: Spool, purpose: str, *, pipelines_dir: Path) -> None:
         self._store, self._spool = store, spool
         self._pipeline = ScratchPipeline(store, f"{store.pipeline_name}_{purpose}", pipelines_dir, is_stateful=False)
-        self._known: dict[Stream, Known] = {}
+        self._known: dict[Stream, HeldKeys] = {}
 
     def open(self) -> None:
         """Opens the store as well, where no loop in this process has.
@@ -64,7 +64,7 @@ class Sidecar:
 
     def _lacking(self, stream: Stream, page: Page | PageFile, since: datetime) -> Lacking:
         """What the store lacks of the page; of the hours before it nothing needs to be known any more."""
-        known, times = self._known.setdefault(stream, Known()), page.keys["timestamp"]
+        known, times = self._known.setdefault(stream, HeldKeys()), page.keys["timestamp"]
         if len(times):
             known.forget_before(pc.min(times).as_py())
         return lacking(self._store, stream, page, known, since=since, spool=self._spool)

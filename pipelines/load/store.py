@@ -14,7 +14,7 @@ from sources.cloudflare_audit_logs.files import PageFile, RowFile
 from sources.cloudflare_audit_logs.schema import QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .held_keys import EventKey, Known
+from .held_keys import EventKey, HeldKeys
 from .spool import Spool
 
 Refused = Mapping[Stream, int]
@@ -82,7 +82,7 @@ def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
 
 
 def lacking(
-    store: Store, stream: Stream, page: Page | PageFile, known: Known, *, since: datetime, spool: Spool
+    store: Store, stream: Stream, page: Page | PageFile, known: HeldKeys, *, since: datetime, spool: Spool
 ) -> Lacking:
     """The part of a page that the store does not hold, which counts as known from then on.
 
@@ -111,7 +111,7 @@ def batch_of(lacking: Iterable[Lacking], since: datetime, cursor: datetime) -> B
     return batch
 
 
-def _are_new(store: Store, stream: Stream, quarantined: pa.Table, known: Known, since: datetime) -> pa.Array:
+def _are_new(store: Store, stream: Stream, quarantined: pa.Table, known: HeldKeys, since: datetime) -> pa.Array:
     """The same; who has nothing quarantined is not held up by a quarantine that cannot be read."""
 
     def held(digests: list[str]) -> set[str]:

@@ -9,7 +9,7 @@ from functools import partial
 
 from pipelines.fetch.api import FetchUntil
 from pipelines.fetch.reading import Part, Step, StepLimits, StreamReading
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, SpooledReading
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs import Batch, Stream
@@ -36,7 +36,7 @@ class Pass:
         fetch_pages: FetchUntil,
         spool: Spool,
         settings: Settings,
-        loads: dict[Destination, Load],
+        loads: dict[Loader, Load],
         *,
         queue_of: Callable[[Stream], str],
         limits: StepLimits,

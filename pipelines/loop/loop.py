@@ -17,7 +17,7 @@ from pipelines.fetch.api import FetchUntil, StopRequestedError
 from pipelines.fetch.reading import DEFAULT_LIMITS, Step, StepLimits
 from pipelines.host.aside import aside
 from pipelines.host.logs import log
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool
 from pipelines.proof.reconciler import Reconciler
 from pipelines.settings.settings import Settings
@@ -54,7 +54,7 @@ class Loop:
         self,
         settings: Settings,
         fetch_pages: FetchUntil,
-        destinations: Sequence[Destination],
+        destinations: Sequence[Loader],
         report: Report,
         *,
         spool: Spool,
@@ -73,11 +73,11 @@ class Loop:
         self._plan = PassPlan(settings, destinations, clock())
         self._pauses = Pauses(settings, monotonic)
         self._reconciler = Reconciler(settings, clock, report.traffic, budgets, monotonic)
-        self._workers: Workers[Destination, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS, monotonic)
+        self._workers: Workers[Loader, tuple[Pass, Step] | None] = Workers(TASK_DEADLINE_SECONDS, monotonic)
         self._readers: Readers[tuple[Pass, Stream]] = Readers(monotonic)
         self._passes: list[Pass] = []
         self._called_at = self._next_poll = monotonic()
-        self._due: set[Destination] = set()
+        self._due: set[Loader] = set()
         """Called to a poll that they have not begun yet."""
         self._sweep_is_due = self._sweep_may_step = self._reconcile_is_due = False
         self._unswept: set[Stream] = set()
@@ -194,7 +194,7 @@ class Loop:
         self._report.add_gaps(gaps or [])
         return bool(ended) or gaps is not None
 
-    def _submit(self, destination: Destination, subject: tuple[Pass, Step] | None, task: Callable[[], Any]) -> None:
+    def _submit(self, destination: Loader, subject: tuple[Pass, Step] | None, task: Callable[[], Any]) -> None:
         def run() -> tuple[Any, float]:
             begun = self._monotonic()
             try:
@@ -222,7 +222,7 @@ class Loop:
         self._unswept = set(self._settings.streams)
         self._reconcile_is_due = self._reconciler.is_due
 
-    def _cannot_begin(self, destination: Destination) -> bool:
+    def _cannot_begin(self, destination: Loader) -> bool:
         """True if it is being opened, or loads what is the last of a pass, or has done so for long; it may hang.
 
         In the middle of a long pass it can begin another one: for the accounts that are not in that.
@@ -248,14 +248,14 @@ class Loop:
             self._sweep_is_due = self._next_poll == math.inf and bool(self._unswept)
             self._begin(self._plan.sweeps(streams, now), now, is_sweep=True)
 
-    def _lets_wait(self, destination: Destination) -> bool:
+    def _lets_wait(self, destination: Loader) -> bool:
         """True if it is being opened, or still loads what the only poll brought it."""
         if not self._workers.is_busy(destination):
             return False
         return self._workers.subject_of(destination) is None or self._next_poll == math.inf
 
     @property
-    def _in_poll(self) -> set[tuple[Destination, Stream]]:
+    def _in_poll(self) -> set[tuple[Loader, Stream]]:
         """What is being polled: an account that is slow goes on in its pass, and the others begin a new one."""
         polls = [entry for entry in self._passes if not entry.is_sweep]
         return {(destination, stream) for entry in polls for destination in entry.loads for stream in entry.streams}
@@ -279,7 +279,7 @@ class Loop:
     def _begin(self, windows: Mapping[Group, Mapping[Stream, Window]], now: datetime, *, is_sweep: bool) -> None:
         """One pass for each group of destinations that share a reading."""
         for group, its_windows in windows.items():
-            loads: dict[Destination, Load] = {d: d.load_late if is_sweep else d.load for d in group}
+            loads: dict[Loader, Load] = {d: d.load_late if is_sweep else d.load for d in group}
             entry = Pass(
                 its_windows,
                 self._fetch_pages,
@@ -309,7 +309,7 @@ class Loop:
 
     # --- what went wrong --------------------------------------------------------------------------------------------
 
-    def _fail(self, destination: Destination, error: AuditLogsError) -> None:
+    def _fail(self, destination: Loader, error: AuditLogsError) -> None:
         """Leaves a destination alone for a while, each time longer; then it is opened again."""
         self._due.discard(destination)
         for entry in self._passes:
@@ -359,7 +359,7 @@ class Loop:
     # --- what went well ---------------------------------------------------------------------------------------------
 
     def _note_load(
-        self, destination: Destination, entry: Pass, step: Step, new: Mapping[Stream, Batch], seconds: float
+        self, destination: Loader, entry: Pass, step: Step, new: Mapping[Stream, Batch], seconds: float
     ) -> None:
         self._pauses.after_success(destination)
         self._plan.note_loaded(destination, step, entry.begun, is_sweep=entry.is_sweep)

@@ -46,7 +46,7 @@ POINTS = {
     "before the lake's state": Point("before", f"{_LAKE}._store_current_state"),
     "before the lake's state counts": Point("before", f"{_LAKE}._store_load"),
     "after the lake's state counts": Point("after", f"{_LAKE}._store_load"),
-    "between the two destinations": Point("after", "pipelines.load.loader:Destination.load"),
+    "between the two destinations": Point("after", "pipelines.load.loader:Loader.load"),
     "with a part in the spool": Point("after", "pipelines.load.spool:SpooledReading.read"),
     "after one of a load's jobs in the warehouse": Point("after", f"{_WAREHOUSE}:Warehouse.load_events"),
     "after one of a load's jobs in the lake": Point("after", "pipelines.lake.destination:LakeLoadJob.run"),

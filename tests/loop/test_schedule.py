@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.fetch.reading import Part, StepLimits
 from pipelines.host.aside import TOLD_AGAIN_SECONDS, aside
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool
 from pipelines.loop.account_failures import GATHERING_SECONDS as FAILURES_GATHER_SECONDS
 from pipelines.loop.account_failures import AccountFailures
@@ -210,7 +210,7 @@ def _error_of(ended: "Future[int] | Future[None] | None") -> BaseException | Non
 
 
 def _pass(settings: Settings, clock: Clock) -> Pass:
-    loads: dict[Destination, Callable[..., Mapping[Stream, object]]] = {}
+    loads: dict[Loader, Callable[..., Mapping[Stream, object]]] = {}
     return Pass(
         dict.fromkeys(STREAMS, WINDOW),
         _fetch_nothing,

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from pipelines.lake.destination import lock_path
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.sidecar import Sidecar
 from pipelines.run import run
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
@@ -53,8 +53,8 @@ IN_TIME = st.integers(0, 14 * 60).map(lambda seconds: timedelta(seconds=seconds)
 LATE = st.integers(20, 20 * 60).map(lambda minutes: timedelta(minutes=minutes))
 STREAMS = [Stream(ACCOUNT, "v1"), Stream(ACCOUNT, "v2")]
 STEPS: dict[str, tuple[Any, str]] = {
-    "open": (Destination, "open"),
-    "load": (Destination, "load"),
+    "open": (Loader, "open"),
+    "load": (Loader, "load"),
     "sweep": (Sidecar, "load"),
     "extract": (Pipeline, "extract"),
     "normalize": (Pipeline, "normalize"),

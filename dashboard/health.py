@@ -9,8 +9,7 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from pipelines.ask import lake_database
 from pipelines.lake.destination import Lake, LakeClient
 from pipelines.lake.reads import read_lake
-from pipelines.load.positions import positions_of
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of, positions_of
 from sources.cloudflare_audit_logs.schema import QUARANTINE_TABLE
 
 from .questions import Filters

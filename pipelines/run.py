@@ -27,7 +27,7 @@ from pipelines.host.logs import configure_logs, log
 from pipelines.host.memory import keep_small
 from pipelines.host.transient import can_pass
 from pipelines.lake.destination import Lake
-from pipelines.load.dlt_hooks import verify_hooks
+from pipelines.load.dlt_settings import verify_hooks
 from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, open_spool
 from pipelines.loop.loop import Loop

@@ -4,7 +4,7 @@ import socket
 from hashlib import sha256
 
 from pipelines.lake.destination import Lake
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.settings.settings import Settings
 from pipelines.warehouse.destination import Warehouse
 

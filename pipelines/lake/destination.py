@@ -26,8 +26,8 @@ from pipelines.host.file_lock import take_file_lock
 from pipelines.host.logs import log
 from pipelines.host.memory import give_back
 from pipelines.host.transient import can_pass
+from pipelines.load.dlt_settings import OwnDestination
 from pipelines.load.held_keys import EventKey, event_keys, microseconds
-from pipelines.load.own_destination import OwnDestination
 from pipelines.load.store import Refused
 from pipelines.settings.shards import WHOLE, Shard, sibling_pattern
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError

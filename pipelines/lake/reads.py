@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.fetch.reading import within
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
 from sources.cloudflare_audit_logs.events import EARLIEST, LATEST
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 
-from pipelines.load.positions import positions_of
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of, positions_of
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.streams import Stream
 

@@ -22,7 +22,7 @@ from pipelines.lake.objects import update
 from pipelines.lake.partitions import HOUR, Partition, merge_events, only_of, replace_events, share_out, split
 from pipelines.lake.reads import LakeReader
 from pipelines.load.held_keys import EventKey, event_keys
-from pipelines.load.sidecar import Sidecar
+from pipelines.load.loader import Sidecar
 from pipelines.warehouse.connection import connect
 from pipelines.warehouse.reads import WarehouseReader
 from pipelines.warehouse.write import update_events

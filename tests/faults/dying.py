@@ -50,8 +50,8 @@ POINTS = {
     "with a part in the spool": Point("after", "pipelines.load.spool:SpooledReading.read"),
     "after one of a load's jobs in the warehouse": Point("after", f"{_WAREHOUSE}:Warehouse.load_events"),
     "after one of a load's jobs in the lake": Point("after", "pipelines.lake.destination:LakeLoadJob.run"),
-    "before a sweep's load": Point("before", "pipelines.load.sidecar:Sidecar.load"),
-    "after a sweep's load": Point("after", "pipelines.load.sidecar:Sidecar.load"),
+    "before a sweep's load": Point("before", "pipelines.load.loader:Sidecar.load"),
+    "after a sweep's load": Point("after", "pipelines.load.loader:Sidecar.load"),
 }
 FOLDER_POINTS = {"with a file half in place": Point("before", "pathlib:Path.replace")}
 BUCKET_POINTS = {

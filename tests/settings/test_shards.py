@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.load.positions import joined
+from pipelines.load.store import joined
 from pipelines.run import budgets_of
 from pipelines.settings.settings import read_settings
 from pipelines.settings.shards import WHOLE, Shard, sibling_pattern

@@ -30,8 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from pipelines.lake.destination import lock_path
-from pipelines.load.loader import Loader
-from pipelines.load.sidecar import Sidecar
+from pipelines.load.loader import Loader, Sidecar
 from pipelines.run import run
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from pipelines.warehouse.destination import WarehouseClient

@@ -10,8 +10,7 @@ from pipelines.lake.database import lake_database
 from pipelines.lake.destination import Lake
 from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.reads import read_lake
-from pipelines.load.positions import positions_of
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of, positions_of
 from sources.cloudflare_audit_logs.schema import QUARANTINE_TABLE
 
 from .questions import Filters

@@ -19,7 +19,7 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 from pipelines.lake.database import lake_database
 from pipelines.lake.destination import Lake
 from pipelines.lake.reads import LakeReader, read_lake
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.settings.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
 from pipelines.warehouse.connection import connect
 from pipelines.warehouse.destination import Warehouse

@@ -17,7 +17,7 @@ from functools import partial
 import psycopg2
 
 from pipelines.cli.command import run_lake_command
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.settings.settings import StoreSettings, read_environment, read_store_settings
 from pipelines.warehouse.connection import conninfo, message_of, parameters_of
 from pipelines.warehouse.destination import Warehouse

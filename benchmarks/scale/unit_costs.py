@@ -16,7 +16,7 @@ from benchmarks.lake import ACCOUNTS, SINCE, Texts
 from benchmarks.watched_loop import Reading, Watched, give_up_after, looping
 from pipelines.lake.object_format import encode
 from pipelines.lake.partitions import add_events
-from pipelines.load.held_keys import Known
+from pipelines.load.held_keys import HeldKeys
 from pipelines.warehouse.embedded import embedded_postgres
 from tests.conftest import seaweed
 from tests.faults.s3_gate import Gate, gate_before
@@ -178,7 +178,7 @@ def _known_event_memory() -> float:
     """Measures the bytes per event for both destinations, each of which remembers the keys."""
     events = Texts.make(10_000).events
     tracemalloc.start()
-    known = Known()
+    known = HeldKeys()
     for _ in range(2):  # the second time looks at each key
         known.lacking(events, lambda *_: set())
     size, _ = tracemalloc.get_traced_memory()

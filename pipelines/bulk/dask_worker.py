@@ -23,7 +23,7 @@ from pipelines.host.file_lock import free_number
 from pipelines.host.logs import configure_logs
 from pipelines.host.masking import mask_error
 from pipelines.lake.destination import Lake
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.settings.settings import PROJECT_ROOT, Settings, SettingsError, read_environment, read_settings
 from pipelines.warehouse.destination import Warehouse
 from sources.cloudflare_audit_logs.errors import AuditLogsError

@@ -13,7 +13,7 @@ from pipelines.lake.dialects import ONE_WRITER
 from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.partitions import day_folder
 from pipelines.lake.reads import LakeReader
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Window

@@ -9,7 +9,7 @@ import adbc_driver_manager
 from adbc_driver_manager.dbapi import Connection, Cursor
 
 from pipelines.host.side_by_side import STATEMENT_TIMEOUT_SQL
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.proof.gaps import MOST_SHOWN, repairs_of, summary_of
 from pipelines.settings.settings import OwnerSettings, Settings, TimescaleSettings
 from pipelines.warehouse.connection import as_owner, connect, message_of, rows_of, transaction_on, value_of

@@ -16,8 +16,8 @@ from pipelines.fetch.reading import DEFAULT_LIMITS, StepLimits
 from pipelines.host.aside import aside
 from pipelines.host.logs import log
 from pipelines.lake.destination import Lake, lake_url
-from pipelines.load.dlt_hooks import verify_hooks
-from pipelines.load.loader import Destination
+from pipelines.load.dlt_settings import verify_hooks
+from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, open_spool
 from pipelines.loop.background import Background, BackgroundTask
 from pipelines.loop.cycle import Cycle
@@ -89,7 +89,7 @@ def run(
         return report
 
 
-def _schedule(settings: Settings, *, is_once: bool) -> Schedule[Destination, Stream, BackgroundTask]:
+def _schedule(settings: Settings, *, is_once: bool) -> Schedule[Loader, Stream, BackgroundTask]:
     poll_seconds, has_sweeps = settings.poll_interval_seconds, bool(settings.sweep_interval)
     return Schedule(settings.streams, poll_seconds=poll_seconds, has_sweeps=has_sweeps, is_once=is_once)
 
@@ -122,7 +122,7 @@ def _part_of(settings: Settings, shard: Shard) -> Settings:
 
 
 @contextmanager
-def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) -> Iterator[list[Destination]]:
+def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) -> Iterator[list[Loader]]:
     """The warehouse and the lake, not opened yet: one that is down must not stop the other."""
     stores, pipelines_dir = settings.stores, settings.stores.data_dir / "dlt" / "pipelines"
     # A server of the user's own is not ours to start.
@@ -130,9 +130,7 @@ def _destinations(settings: Settings, spool: Spool, shard: Shard, clock: Clock) 
     warehouse = Warehouse.of(stores, shard=shard, ensure_server=revive, on_others=_warner(), clock=clock)
     with ExitStack() as stack:
         yield [
-            stack.enter_context(
-                closing(Destination(store, spool, pipelines_dir=pipelines_dir, lag=settings.safety_lag))
-            )
+            stack.enter_context(closing(Loader(store, spool, pipelines_dir=pipelines_dir, lag=settings.safety_lag)))
             for store in (warehouse, Lake(shard))
         ]
 

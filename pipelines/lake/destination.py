@@ -12,10 +12,9 @@ from dlt.destinations import filesystem
 
 from pipelines.host.file_lock import take_file_lock
 from pipelines.host.transient import can_pass
+from pipelines.load.dlt_settings import OwnDestination
 from pipelines.load.held_keys import EventKey, event_keys, microseconds
-from pipelines.load.own_destination import OwnDestination
-from pipelines.load.scratch_pipeline import client_of
-from pipelines.load.store import Refused
+from pipelines.load.store import Refused, client_of
 from pipelines.settings.shards import WHOLE, Shard
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.fetch.reading import within
-from pipelines.load.positions import positions_of
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of, positions_of
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
 from sources.cloudflare_audit_logs.events import EARLIEST, LATEST

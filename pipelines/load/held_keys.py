@@ -45,7 +45,7 @@ def microseconds(time: datetime) -> int:
 
 
 @dataclass
-class Known:
+class HeldKeys:
     """The keys that one destination holds of one stream, in the hours that were asked for."""
 
     digests: set[str] = field(default_factory=set)

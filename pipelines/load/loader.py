@@ -1,50 +1,106 @@
-"""One of the two pipelines: a store, the dlt pipeline that loads it, and what is remembered of both.
+"""Loads steps into a store: the loader for the loop, with cursors, and the sidecar beside it, without.
 
-The destination is the checkpoint. What we remember of it and the pipeline's working directory are thrown away at every
-opening, which happens at the start, after a failed load, and when the destination's newest state is not the one last
-seen (restored from a backup). So nothing that a crash leaves behind, and nothing that we remember, can make it skip an
-event.
+The destination is the checkpoint. What a loader remembers of it and the pipeline's working directory are thrown away at
+every opening, which happens at the start, after a failed load, and when the destination's newest state is not the one
+last seen (restored from a backup). So nothing that a crash leaves behind, and nothing that is remembered, can make it
+skip an event.
 """
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlt.common.destination.client import StateInfo
+import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.versioned_state import decompress_state
 
 from pipelines.fetch.reading import Part, Step
 from pipelines.host.aside import aside
-from sources.cloudflare_audit_logs import Batch, Position, cloudflare_audit_logs, stored_position
+from sources.cloudflare_audit_logs import Batch, Position, stored_position
 from sources.cloudflare_audit_logs.errors import TemporaryError
-from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.events import Page
+from sources.cloudflare_audit_logs.files import PageFile
+from sources.cloudflare_audit_logs.schema import QUARANTINE_SCHEMA
+from sources.cloudflare_audit_logs.streams import Stream, Window
 
-from .held_keys import Known
-from .positions import positions_of
-from .scratch_pipeline import ScratchPipeline
-from .sidecar import Sidecar
+from .held_keys import HeldKeys
+from .pipeline import ScratchPipeline
 from .spool import Spool
-from .store import Store, batch_of, lacking, note_refused
+from .store import Store, positions_of
 
 LOADS_BETWEEN_PRUNINGS = 50
+_ROW = "row"
 
 
-class Destination:
-    """A store as the loop sees it: where it stands, and how it is loaded. Used by one thread at a time."""
+class Sidecar:
+    """Loads events beside the loop: no cursor, no state, no writer's lock. For sweep, backfill and repair.
+
+    Safe next to the loop and other sidecars, because both writes are idempotent and ask before they overwrite. Has a
+    pipeline name of its own. Used by one thread at a time.
+    """
+
+    def __init__(self, store: Store, spool: Spool, purpose: str, *, pipelines_dir: Path) -> None:
+        self._store, self._spool = store, spool
+        self._pipeline = ScratchPipeline(store, f"{store.pipeline_name}_{purpose}", pipelines_dir)
+        self._held: dict[Stream, HeldKeys] = {}
+
+    def open(self) -> None:
+        """Opens the store as well, where no loop in this process has.
+
+        Raises:
+            AuditLogsError: the store is down, or not ours.
+        """
+        with self._pipeline.client() as client:
+            self._store.open(client, takes_lock=False)
+
+    def load(self, step: Step) -> dict[Stream, Batch]:
+        """Writes what the store lacks of the step, and returns that.
+
+        Raises:
+            AuditLogsError: nothing counts as loaded.
+        """
+        batches = {}
+        for stream, part in step.parts.items():
+            held = self._held.setdefault(stream, HeldKeys())
+            batch = Batch(part.window.since, part.reached or part.window.since)
+            for page in part.pages:
+                if len(times := page.keys["timestamp"]):
+                    held.forget_before(pc.min(times).as_py())  # no later page asks for the hours before
+                _add_lacking(batch, page, self._store, stream, held, since=part.window.since, spool=self._spool)
+            if batch.events or batch.quarantined:
+                batches[stream] = batch
+            if part.is_last:
+                del self._held[stream]
+        if batches:
+            if not self._pipeline.is_open:
+                self._pipeline.open()
+            self._pipeline.load(batches, None)
+        return batches
+
+    def close(self) -> None:
+        """Forgets everything. What was loaded stays loaded."""
+        self._held.clear()
+        self._pipeline.close()
+
+
+class Loader:
+    """A store as the loop sees it: its positions, and its loads. Used by one thread at a time."""
 
     def __init__(self, store: Store, spool: Spool, *, pipelines_dir: Path, lag: Callable[[Stream], timedelta]) -> None:
         self.name = store.name
         self._store, self._spool, self._lag = store, spool, lag
-        self._pipeline = ScratchPipeline(store, store.pipeline_name, pipelines_dir, is_stateful=True)
+        self._pipeline = ScratchPipeline(store, store.pipeline_name, pipelines_dir)
         self._sidecar = Sidecar(store, spool, "sweep", pipelines_dir=pipelines_dir)
         self._state: Mapping[str, Any] = {}
         """The pipeline's state as last seen in the store."""
         self._inherited: dict[Stream, Position] = {}
         """Where the store holds more of a stream than our own state says, by other shards; until we load it."""
-        self._known: dict[Stream, Known] = {}
+        self._held: dict[Stream, HeldKeys] = {}
         self._loads = 0
         self._is_settled = False
         """True if the steps after the load have been taken, since it was opened."""
@@ -60,15 +116,15 @@ class Destination:
         Raises:
             AuditLogsError: the store is down, locked by another process, or not ours.
         """
-        self._known.clear()
+        self._held.clear()
         self._is_settled = False
         with self._pipeline.client() as client:
             self._pipeline.take_lock()
             self._store.open(client, takes_lock=True)
-            held = positions_of(*self._store.states(client))
+            stored = positions_of(*self._store.states(client))
         self._pipeline.open()
         self._state = self._pipeline.state
-        self._inherited = {s: p for s, p in held.items() if p != stored_position(self._state, s)}
+        self._inherited = {s: p for s, p in stored.items() if p != stored_position(self._state, s)}
 
     def close(self) -> None:
         """Gives the lock back and forgets everything. What was loaded stays loaded."""
@@ -93,86 +149,97 @@ class Destination:
         if new:
             self._commit(new)
         for stream, part in step.parts.items():
-            self._known[stream].forget_before(_reached(part) - self._lag(stream))
+            self._held[stream].forget_before((part.reached or part.window.since) - self._lag(stream))
             if part.is_last:
-                self._known[stream].complete(part.window.since)
+                self._held[stream].complete(part.window.since)
         if not self._is_settled:
             with aside("after_load"), self._pipeline.client() as client:
                 self._is_settled = self._store.after_load(client)
         return new
-
-    def _commit(self, new: Mapping[Stream, Batch]) -> None:
-        """Loads events and cursors in one run of dlt."""
-        self._store.verify_lock()
-        self._verify_state(new.keys() & self._inherited.keys())
-        lags = {stream: self._lag(stream).total_seconds() for stream in new}
-        note_refused(new, self._pipeline.run(cloudflare_audit_logs(new, lags)))
-        self._state = self._pipeline.state
-        for stream in new:
-            self._inherited.pop(stream, None)
-        self._prune_now_and_then()
 
     def load_late(self, step: Step) -> dict[Stream, Batch]:
         """Writes what the store lacks of a step of the sweep; no cursor moves. As `load` otherwise."""
         return self._sidecar.load(step)
 
     def _batch(self, stream: Stream, part: Part) -> Batch:
-        """What the store lacks of the part."""
-        known = self._known.setdefault(stream, Known())
-        position = self.position(stream) or Position(part.window.since, part.window.since)
-        found = [
-            lacking(self._store, stream, page, known, since=part.window.since, spool=self._spool) for page in part.pages
-        ]
-        return batch_of(found, position.begin, max(position.cursor, _reached(part)))
+        held, since = self._held.setdefault(stream, HeldKeys()), part.window.since
+        position = self.position(stream) or Position(since, since)
+        batch = Batch(position.begin, max(position.cursor, part.reached or since))
+        for page in part.pages:
+            _add_lacking(batch, page, self._store, stream, held, since=since, spool=self._spool)
+        return batch
 
     def _is_new(self, stream: Stream, batch: Batch) -> bool:
         moved = Position(batch.since, batch.cursor) != stored_position(self._state, stream)
         return moved or bool(batch.events or batch.quarantined)
 
+    def _commit(self, new: Mapping[Stream, Batch]) -> None:
+        """Loads events and cursors in one run of dlt."""
+        self._store.verify_lock()
+        self._verify_state(new.keys() & self._inherited.keys())
+        self._pipeline.load(new, {stream: self._lag(stream).total_seconds() for stream in new})
+        self._state = self._pipeline.state
+        for stream in new:
+            self._inherited.pop(stream, None)
+        self._loads += 1
+        if self._loads % LOADS_BETWEEN_PRUNINGS == 0:
+            with aside("prune"), self._pipeline.client() as client, client:
+                self._store.prune(client)
+
     def _verify_state(self, inherited: Collection[Stream]) -> None:
-        """The newest state in the destination must be the one last seen: otherwise its data are not those we know.
+        """Raises unless the newest state in the destination is the one last seen: else its data are not those we know.
 
-        So must be, of the streams that are inherited, what the other shards' states say.
-
-        What dlt takes for the newest is told by the clock of the host that loaded it, so ours must be past that.
+        The positions of the inherited streams, in the other shards' states, must not have gone back either. dlt takes
+        the state for the newest that has the latest time of its host, so our clock must be past that.
         """
+        newest, stored = None, {}
         with self._pipeline.client() as client, client:
-            newest = _newest_state(client, self._store.pipeline_name)
-            held = positions_of(*self._store.states(client)) if inherited else {}
+            with suppress(DestinationUndefinedEntity):
+                newest = client.get_stored_state(self._store.pipeline_name)
+            if inherited:
+                stored = positions_of(*self._store.states(client))
         ahead = float(newest._dlt_load_id or 0) - time.time() if newest else -1.0  # noqa: SLF001  # a field of dlt's
         if ahead >= 0:
             raise TemporaryError(
                 f"the newest load of the {self.name} is {ahead:.0f} s ahead of this host's clock",
                 hint="the clock jumped back, or another host's is ahead: it goes on when that time has passed",
             )
-        stored = decompress_state(newest.state) if newest else {}
+        known = decompress_state(newest.state) if newest else {}
         seen = self._state if self._state.get("sources") else {}
-        is_lost = any(not _covers(held.get(stream), self._inherited[stream]) for stream in inherited)
-        if is_lost or stored.get("_version_hash") != seen.get("_version_hash"):
+        is_lost = any(not _covers(stored.get(stream), self._inherited[stream]) for stream in inherited)
+        if is_lost or known.get("_version_hash") != seen.get("_version_hash"):
             raise TemporaryError(
                 f"the {self.name} is not as it was last seen",
                 detail="its newest pipeline state is another one",
                 hint="restored from a backup, or loaded by someone else; it is read again from where it stands now",
             )
 
-    def _prune_now_and_then(self) -> None:
-        self._loads += 1
-        if self._loads % LOADS_BETWEEN_PRUNINGS == 0:
-            with aside("prune"), self._pipeline.client() as client, client:
-                self._store.prune(client)
-
-
-def _reached(part: Part) -> datetime:
-    return part.reached or part.window.since
-
 
 def _covers(position: Position | None, wanted: Position) -> bool:
     return position is not None and position.begin <= wanted.begin and wanted.cursor <= position.cursor
 
 
-def _newest_state(client: Any, pipeline_name: str) -> StateInfo | None:
-    try:
-        newest: StateInfo | None = client.get_stored_state(pipeline_name)
-    except DestinationUndefinedEntity:
-        return None
-    return newest
+def _add_lacking(
+    batch: Batch, page: Page | PageFile, store: Store, stream: Stream, held: HeldKeys, *, since: datetime, spool: Spool
+) -> None:
+    """Adds the part of a page to the batch that the store does not hold; it counts as held from then on.
+
+    The page is of a window that begins at `since`. The store is asked for hours that are not known yet. Should the load
+    fail, `held` is to be thrown away. Events older than was asked for are kept: what the API shows is not for us to
+    drop; only the store's retention is.
+    """
+    with store.translated_errors():
+        keys = page.keys
+        keys = keys.append_column(_ROW, pa.array(range(keys.num_rows), pa.int64()))
+        if (oldest := store.oldest_kept) is not None:
+            keys = keys.filter(pc.greater_equal(keys["timestamp"], oldest))
+        fresh = held.lacking(keys, lambda since, before: store.event_keys(stream, since, before))
+        with spool.writing(QUARANTINE_SCHEMA) as quarantined:
+            for group in page.quarantine_groups():  # none: a quarantine that cannot be read does not matter
+                # An event of this window was not received before the window began.
+                received = Window(since, pc.max(group["received_at"]).as_py())
+                ask_store = partial(store.held_digests, stream, received=received)
+                is_new = held.are_new(group["digest"].to_pylist(), since, ask_store)
+                quarantined.write(group.filter(pa.array(is_new, pa.bool_())))
+        batch.event_files += spool.files_of(page, fresh[_ROW])
+        batch.quarantine_files += quarantined.files

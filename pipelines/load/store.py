@@ -1,30 +1,30 @@
-"""What PostgreSQL and the lake have in common: asked what they hold, locked for one writer, loaded by dlt."""
+"""The protocol that PostgreSQL and the lake share: asked what they hold, locked for one writer, loaded by dlt.
+
+A pipeline's position says that its store holds `[begin, cursor)` of a stream. The positions of all pipelines of a store
+count, so that the number of shards can be changed: a pipeline that never loaded a stream goes on where others ended.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from dlt.common.configuration.exceptions import ConfigFieldMissingException, ConfigurationException
+from dlt.common.schema import Schema
 
-from sources.cloudflare_audit_logs import Batch
-from sources.cloudflare_audit_logs.events import Page
-from sources.cloudflare_audit_logs.files import PageFile, RowFile
-from sources.cloudflare_audit_logs.schema import QUARANTINE_SCHEMA
-from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs import SOURCE_NAME, Position, stored_position
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 
-from .held_keys import EventKey, Known
-from .spool import Spool
+from .dlt_settings import settle_configuration
+from .held_keys import EventKey
 
 Refused = Mapping[Stream, int]
-"""How many events of a load a store refused and quarantined, by stream."""
-
-ROW = "row"
+"""The number of events of a load that a store refused and quarantined, by stream."""
 
 
 class Store(Protocol):
-    """The warehouse or the lake. Whatever it raises inside `translated_errors` is one of our errors."""
+    """The warehouse or the lake. All errors inside `translated_errors` are raised as ours."""
 
     name: str
     pipeline_name: str
@@ -32,7 +32,7 @@ class Store(Protocol):
 
     @property
     def oldest_kept(self) -> datetime | None:
-        """Events before this time are not to be loaded: they were deleted for their age. None: all are kept."""
+        """Events before this time were deleted for their age, and are not loaded. None: all are kept."""
 
     def destination(self) -> Any:
         """The dlt destination."""
@@ -41,7 +41,7 @@ class Store(Protocol):
         """A block that raises the store's errors as ours."""
 
     def open(self, client: Any, *, takes_lock: bool) -> None:
-        """Prepares the store, for the loop with the writer's lock, for whoever works beside it without; repeatable."""
+        """Prepares the store: for the loop with the writer's lock, for others without. Repeatable."""
 
     def states(self, client: Any) -> list[Any]:
         """Of each pipeline that loads the store or a shard of its accounts, the newest state that counts, as dlt's."""
@@ -50,13 +50,13 @@ class Store(Protocol):
         """Raises if the lock may be lost."""
 
     def after_load(self, client: Any) -> bool:
-        """After an opening's first load: brings up to date what is around the events; False: to be called again."""
+        """Brings up to date what is around the events, after an opening's first load. False: call it again."""
 
     def take_refused(self) -> Refused:
-        """The events that were refused and quarantined by the loads since the last call."""
+        """The events that the loads since the last call refused and quarantined."""
 
     def prune(self, client: Any) -> None:
-        """Removes what dlt keeps of loads that nobody needs any more, so that its own tables do not grow for ever."""
+        """Removes what dlt keeps of old loads, so that its own tables do not grow for ever."""
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -68,54 +68,44 @@ class Store(Protocol):
         """Those of the digests whose events are quarantined; `received` is when they can have been received."""
 
 
-class Lacking(NamedTuple):
-    """What a store lacks of a page."""
+def client_of(store: Store, destination: Any = None) -> Any:
+    """Dlt's client of a store, by a destination of its that is in use already, or by a new one.
 
-    events: list[RowFile]
-    quarantined: list[RowFile]
-
-
-def note_refused(batches: Mapping[Stream, Batch], refused: Refused) -> None:
-    """Notes in the batches what their load has shown."""
-    for stream, events in refused.items():
-        batches[stream].refused = events
-
-
-def lacking(
-    store: Store, stream: Stream, page: Page | PageFile, known: Known, *, since: datetime, spool: Spool
-) -> Lacking:
-    """The part of a page that the store does not hold, which counts as known from then on.
-
-    The page is of a window that begins at `since`. The store is asked for hours that are not known yet. Should the load
-    fail, `known` is to be thrown away. Events older than was asked for are kept: what the API shows is not for us to
-    drop; only the store's retention is.
+    Raises:
+        AuditLogsError: there are no credentials for it, in the settings or where AWS keeps them.
     """
-    with store.translated_errors():
-        keys = page.keys
-        keys = keys.append_column(ROW, pa.array(range(keys.num_rows), pa.int64()))
-        if (oldest := store.oldest_kept) is not None:
-            keys = keys.filter(pc.greater_equal(keys["timestamp"], oldest))
-        fresh = known.lacking(keys, lambda since, before: store.event_keys(stream, since, before))
-        with spool.writing(QUARANTINE_SCHEMA) as quarantined:
-            for group in page.quarantine_groups():
-                quarantined.write(group.filter(_are_new(store, stream, group, known, since)))
-        return Lacking(spool.files_of(page, fresh[ROW]), quarantined.files)
+    settle_configuration()
+    destination = destination or store.destination()
+    bound = destination.spec()._bind_dataset_name(store.dataset_name)  # noqa: SLF001  # as dlt does
+    try:
+        return destination.client(Schema(SOURCE_NAME), bound)
+    except ConfigFieldMissingException as error:
+        hint = "set S3_ACCESS_KEY and S3_SECRET_KEY" if store.name == "lake" else "set PG_HOST, PG_USER and PG_PASSWORD"
+        raise AuditLogsError(f"there are no credentials for the {store.name}", hint=hint) from error
+    except (ConfigurationException, TypeError) as error:  # whose text may have the value, and a password in it
+        hint = "see DESTINATION__… in the environment and .dlt/secrets.toml"
+        raise AuditLogsError(f"dlt cannot read its settings of the {store.name}", hint=hint) from error
 
 
-def batch_of(lacking: Iterable[Lacking], since: datetime, cursor: datetime) -> Batch:
-    """What a store lacks of a stream, as its load takes it."""
-    batch = Batch(since, cursor)
-    for of_page in lacking:
-        batch.event_files += of_page.events
-        batch.quarantine_files += of_page.quarantined
-    return batch
+def positions_of(*states: Any) -> dict[Stream, Position]:
+    """The positions in the states of a store's pipelines, joined."""
+    found: dict[Stream, list[Position]] = {}
+    prefixes = {version: Stream("", version).name for version in API_VERSIONS}
+    for state in states:
+        for name in (state or {}).get("sources", {}).get(SOURCE_NAME, {}).get("resources", {}):
+            for version, prefix in prefixes.items():
+                stream = Stream(name.removeprefix(prefix), version)
+                if name.startswith(prefix) and (position := stored_position(state, stream)):
+                    found.setdefault(stream, []).append(position)
+    return {stream: position for stream in sorted(found) if (position := joined(found[stream]))}
 
 
-def _are_new(store: Store, stream: Stream, quarantined: pa.Table, known: Known, since: datetime) -> pa.Array:
-    """The same; who has nothing quarantined is not held up by a quarantine that cannot be read."""
-
-    def held(digests: list[str]) -> set[str]:
-        # What shows in a window was not received before it began.
-        return store.held_digests(stream, digests, Window(since, pc.max(quarantined["received_at"]).as_py()))
-
-    return pa.array(known.are_new(quarantined["digest"].to_pylist(), since, held), pa.bool_())
+def joined(positions: Iterable[Position]) -> Position | None:
+    """The union from the earliest begin to the first hole: what lies behind the hole is read again."""
+    union = None
+    for position in sorted(positions):
+        if union is None:
+            union = position
+        elif position.begin <= union.cursor:
+            union = Position(union.begin, max(union.cursor, position.cursor))
+    return union

@@ -10,7 +10,7 @@ from functools import partial
 
 from pipelines.fetch.api import FetchUntil
 from pipelines.fetch.reading import Part, Step, StepLimits, StreamReading
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, SpooledReading
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -31,7 +31,7 @@ class Cycle:
     def __init__(
         self,
         windows: Mapping[Stream, Window],
-        destinations: Iterable[Destination],
+        destinations: Iterable[Loader],
         fetch_pages: FetchUntil,
         spool: Spool,
         settings: Settings,

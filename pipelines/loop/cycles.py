@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.fetch.api import StopRequestedError
 from pipelines.fetch.reading import Part, Step
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.spool import SpooledReading
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError
@@ -56,7 +56,7 @@ class Cycles:
             cycle.stop.set()
             self.all.remove(cycle)
 
-    def leave_out(self, destination: Destination) -> None:
+    def leave_out(self, destination: Loader) -> None:
         """Loads nothing more into the destination, and ends the cycles that it alone waited for."""
         for cycle in self.all:
             if destination in cycle.destinations:
@@ -74,7 +74,7 @@ class Cycles:
         return [cycle for cycle in self.all if not cycle.is_sweep]
 
     @property
-    def in_poll(self) -> set[tuple[Destination, Stream]]:
+    def in_poll(self) -> set[tuple[Loader, Stream]]:
         """The streams that are being polled: a slow account goes on in its cycle, and the others begin a new one."""
         return {(destination, s) for cycle in self.polls for destination in cycle.destinations for s in cycle.streams}
 

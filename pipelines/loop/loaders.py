@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.fetch.api import Clock
 from pipelines.fetch.reading import Step
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from sources.cloudflare_audit_logs import Batch, Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Stream
@@ -45,7 +45,7 @@ class Loaders:
 
     def __init__(
         self,
-        destinations: Iterable[Destination],
+        destinations: Iterable[Loader],
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,16 +67,16 @@ class Loaders:
         """The openings and loads under way."""
         return [future for threads in self._threads.values() for future in threads.futures]
 
-    def busy(self, under_way: Container[Cycle]) -> dict[Destination, Busy]:
+    def busy(self, under_way: Container[Cycle]) -> dict[Loader, Busy]:
         """Returns the task of each destination that has one under way, or not collected yet."""
         now, tasks = self._monotonic(), [(d, task) for d, threads in self._threads.items() for task in threads.tasks]
         return {d: Busy(now - t.begun, is_opening=not t.subject, is_last=t.subject not in under_way) for d, t in tasks}
 
-    def open(self, destination: Destination) -> None:
+    def open(self, destination: Loader) -> None:
         """Opens a destination that is not busy."""
         self._submit(destination, None, destination.open)
 
-    def load(self, destination: Destination, step: Step, cycle: Cycle) -> None:
+    def load(self, destination: Loader, step: Step, cycle: Cycle) -> None:
         """Loads a step of a cycle into a destination that is not busy."""
 
         def load() -> LoadedStep:
@@ -88,12 +88,12 @@ class Loaders:
 
         self._submit(destination, cycle, load)
 
-    def collect(self) -> list[tuple[Destination, "Future[LoadedStep | None]"]]:
+    def collect(self) -> list[tuple[Loader, "Future[LoadedStep | None]"]]:
         """Returns the openings and loads that have ended since the last time."""
         self._end_process_if_one_hangs()
         return [(d, task.future) for d, threads in self._threads.items() for task in threads.collect()]
 
-    def _submit(self, destination: Destination, cycle: Cycle | None, do: Callable[[], LoadedStep | None]) -> None:
+    def _submit(self, destination: Loader, cycle: Cycle | None, do: Callable[[], LoadedStep | None]) -> None:
         def work() -> LoadedStep | None:
             try:
                 return do()

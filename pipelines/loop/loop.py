@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pipelines.fetch.api import Clock, StopRequestedError
 from pipelines.host.aside import aside
 from pipelines.host.logs import log
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -31,8 +31,8 @@ from .schedule import Activity, Schedule
 class Loop:
     """Polls all streams for all destinations. `stop` ends it after the loads that are under way."""
 
-    destinations: Sequence[Destination]
-    schedule: Schedule[Destination, Stream, BackgroundTask]
+    destinations: Sequence[Loader]
+    schedule: Schedule[Loader, Stream, BackgroundTask]
     plan: CyclePlan
     cycles: Cycles
     loaders: Loaders
@@ -92,7 +92,7 @@ class Loop:
                 self.background.begin(task, begins)
 
     @property
-    def _activity(self) -> Activity[Destination]:
+    def _activity(self) -> Activity[Loader]:
         cycles, polls = self.cycles.all, [cycle.created for cycle in self.cycles.polls]
         return Activity(self.loaders.busy(cycles), polls, len(polls) < len(cycles), bool(self.background.futures))
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.settings.accounts import LEAST_OVERLAP
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -14,21 +14,21 @@ from .sweep import SweepPlan
 SHARED_SPREAD = timedelta(hours=1)
 """Destinations whose windows start this close together share a reading; one that is further behind reads for itself."""
 
-Group = tuple[Destination, ...]
+Group = tuple[Loader, ...]
 
 
 class CyclePlan:
     """Asks the destinations for their positions, and keeps the times of the last sweeps."""
 
-    def __init__(self, settings: Settings, destinations: Sequence[Destination], started: datetime) -> None:
+    def __init__(self, settings: Settings, destinations: Sequence[Loader], started: datetime) -> None:
         self._settings, self._destinations, self._started = settings, destinations, started
         self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
 
     def polls(
         self,
         streams: Iterable[Stream],
-        ready: Collection[Destination],
-        polled: Collection[tuple[Destination, Stream]],
+        ready: Collection[Loader],
+        polled: Collection[tuple[Loader, Stream]],
         now: datetime,
     ) -> dict[Group, dict[Stream, Window]]:
         """Returns the windows that the ready destinations lack, but for the streams that are being polled."""
@@ -59,7 +59,7 @@ class CyclePlan:
             if load.is_sweep or is_first or self._sweeps.is_covered_by(load.destination, stream, since, begun):
                 self._sweeps.mark(load.destination, stream, begun, position.cursor)
 
-    def _poll_window(self, destination: Destination, stream: Stream, now: datetime) -> Window:
+    def _poll_window(self, destination: Loader, stream: Stream, now: datetime) -> Window:
         """From the cursor minus the lag, or from the first start's begin for a stream never seen, until now."""
         position, lag = destination.position(stream), self._settings.safety_lag(stream)
         if position is None:
@@ -68,7 +68,7 @@ class CyclePlan:
         # A cursor of a clock that was ahead must not close the window: the lag before now is always read.
         return Window(min(max(position.cursor - lag, position.begin), now - lag), now)
 
-    def _sweep_windows(self, stream: Stream, now: datetime) -> Iterator[tuple[Destination, Window]]:
+    def _sweep_windows(self, stream: Stream, now: datetime) -> Iterator[tuple[Loader, Window]]:
         for destination in self._destinations:
             position = destination.position(stream) if destination.is_open else None
             if position is not None:
@@ -78,7 +78,7 @@ class CyclePlan:
                     yield destination, Window(max(window.since, position.begin), window.before + LEAST_OVERLAP)
 
 
-def _by_group(windows: Mapping[Stream, Mapping[Destination, Window]]) -> dict[Group, dict[Stream, Window]]:
+def _by_group(windows: Mapping[Stream, Mapping[Loader, Window]]) -> dict[Group, dict[Stream, Window]]:
     """For each group of destinations that share a reading, the windows that hold those of all of them."""
     shared: dict[Group, dict[Stream, Window]] = {}
     for stream, by_destination in windows.items():
@@ -89,7 +89,7 @@ def _by_group(windows: Mapping[Stream, Mapping[Destination, Window]]) -> dict[Gr
     return shared
 
 
-def _sharing(windows: Mapping[Destination, Window]) -> list[Group]:
+def _sharing(windows: Mapping[Loader, Window]) -> list[Group]:
     """The destinations in groups whose windows start close together."""
     starts = [window.since for window in windows.values()]
     if not starts or max(starts) - min(starts) <= SHARED_SPREAD:

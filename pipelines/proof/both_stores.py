@@ -9,7 +9,7 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from pipelines.lake.destination import Lake
 from pipelines.lake.reads import LakeReader, read_lake
-from pipelines.load.sidecar import Sidecar
+from pipelines.load.loader import Sidecar
 from pipelines.load.spool import Spool
 from pipelines.settings.settings import StoreSettings
 from pipelines.warehouse.connection import as_owner

@@ -16,7 +16,7 @@ from pipelines.host.aside import aside, words_of
 from pipelines.host.logs import log
 from pipelines.lake.partitions import HOUR, hours_of
 from pipelines.lake.reads import read_lake
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.loop.report import Report
 from pipelines.settings.settings import Settings
 from pipelines.warehouse.destination import Warehouse

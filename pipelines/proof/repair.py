@@ -20,7 +20,7 @@ from pipelines.lake.object_rows import NewerObjectError, reading
 from pipelines.lake.objects import update
 from pipelines.lake.partitions import HOUR, Partition, merge_events, only_of, replace_events, share_out, split
 from pipelines.load.held_keys import EventKey, event_keys
-from pipelines.load.sidecar import Sidecar
+from pipelines.load.loader import Sidecar
 from pipelines.warehouse.connection import connect
 from pipelines.warehouse.write import update_events
 from sources.cloudflare_audit_logs.errors import AuditLogsError, HiddenEventsError, RefusedError

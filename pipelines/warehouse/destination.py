@@ -12,10 +12,9 @@ from adbc_driver_manager.dbapi import Connection
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 
 from pipelines.host.logs import log
-from pipelines.load.dlt_hooks import verify_hooks
+from pipelines.load.dlt_settings import verify_hooks
 from pipelines.load.held_keys import EventKey, event_keys
-from pipelines.load.scratch_pipeline import client_of
-from pipelines.load.store import Refused
+from pipelines.load.store import Refused, client_of
 from pipelines.settings.settings import OwnerSettings, StoreSettings, TimescaleSettings
 from pipelines.settings.shards import WHOLE, Shard
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError

@@ -16,7 +16,7 @@ from dlt.destinations.impl.postgres.configuration import PostgresClientConfigura
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 from dlt.destinations.impl.postgres.sql_client import Psycopg2SqlClient
 
-from pipelines.load.own_destination import OwnDestination
+from pipelines.load.dlt_settings import OwnDestination
 from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.files import read_groups
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_SCHEMA, QUARANTINE_TABLE

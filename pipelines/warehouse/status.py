@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from adbc_driver_manager.dbapi import Connection
 
 from pipelines.host.side_by_side import STATEMENT_TIMEOUT_SQL
-from pipelines.load.positions import positions_of
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of, positions_of
 from pipelines.settings.settings import StoreSettings
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.loop.report import Flow, Histogram
 from sources.cloudflare_audit_logs.errors import RefusedError
 from sources.cloudflare_audit_logs.streams import Stream
@@ -113,7 +113,7 @@ def _by_stream(meaning: str, value: Callable[[Running, Stream], float | None]) -
     return STREAM, meaning, samples
 
 
-def _by_destination(meaning: str, value: Callable[[Running, Destination], Any]) -> Meant:
+def _by_destination(meaning: str, value: Callable[[Running, Loader], Any]) -> Meant:
     return ("destination",), meaning, lambda running: (((d.name,), value(running, d)) for d in running.destinations)
 
 

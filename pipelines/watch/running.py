@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.loop.report import Report
 from pipelines.settings.settings import Settings
 
@@ -16,9 +16,9 @@ class Running:
 
     settings: Settings
     report: Report
-    destinations: Sequence[Destination]
+    destinations: Sequence[Loader]
     progress: Progress
 
-    def is_up(self, destination: Destination) -> bool:
+    def is_up(self, destination: Loader) -> bool:
         """True if the destination is open, and its last load did not fail."""
         return destination.is_open and destination.name not in self.report.failures.destinations

@@ -11,7 +11,7 @@ from threading import Event
 from pipelines.fetch.api import open_api
 from pipelines.fetch.reading import Step, StepLimits, StreamReading
 from pipelines.lake.destination import Lake
-from pipelines.load.sidecar import Sidecar
+from pipelines.load.loader import Sidecar
 from pipelines.load.spool import open_spool
 from pipelines.load.store import Store
 from pipelines.settings.settings import read_environment, read_settings

@@ -47,12 +47,12 @@ POINTS = {
     "before the lake's state": Point("before", f"{_LAKE}._store_current_state"),
     "before the lake's state counts": Point("before", f"{_LAKE}._store_load"),
     "after the lake's state counts": Point("after", f"{_LAKE}._store_load"),
-    "between the two destinations": Point("after", "pipelines.load.loader:Destination.load"),
+    "between the two destinations": Point("after", "pipelines.load.loader:Loader.load"),
     "with a part in the spool": Point("after", "pipelines.load.spool:SpooledReading.read"),
     "after one of a load's jobs in the warehouse": Point("after", f"{_WAREHOUSE}:Warehouse.load_events"),
     "after one of a load's jobs in the lake": Point("after", "pipelines.lake.dlt_client:LakeLoadJob.run"),
-    "before a sweep's load": Point("before", "pipelines.load.sidecar:Sidecar.load"),
-    "after a sweep's load": Point("after", "pipelines.load.sidecar:Sidecar.load"),
+    "before a sweep's load": Point("before", "pipelines.load.loader:Sidecar.load"),
+    "after a sweep's load": Point("after", "pipelines.load.loader:Sidecar.load"),
 }
 FOLDER_POINTS = {"with a file half in place": Point("before", "pathlib:Path.replace")}
 BUCKET_POINTS = {

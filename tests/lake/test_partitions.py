@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipelines.lake import object_format
 from pipelines.lake.object_format import encode, open_object, read_rows
 from pipelines.lake.partitions import Partition, add_events, hours_of, merge_events, split
-from pipelines.load.held_keys import Known, event_keys
+from pipelines.load.held_keys import HeldKeys, event_keys
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream
@@ -149,14 +149,14 @@ class TestKnown:
         """Doubles within a page or between pages that drift are left out."""
         page = pa.concat_tables([events("2026-11-20T10:00:00Z", id=name) for name in ("a", "b", "a")])
 
-        lacking = Known().lacking(page, lambda *_: set())
+        lacking = HeldKeys().lacking(page, lambda *_: set())
 
         assert lacking["event_id"].to_pylist() == ["a", "b"]
 
     def test_the_destination_is_asked_for_an_hour_once_and_not_at_all_when_complete(self) -> None:
         """However many pages it takes."""
         asked: list[datetime] = []
-        page, known = events("2026-11-20T10:00:00Z", "2026-11-20T11:30:00Z", id="a"), Known()
+        page, known = events("2026-11-20T10:00:00Z", "2026-11-20T11:30:00Z", id="a"), HeldKeys()
 
         def read_keys(since: datetime, _: datetime) -> set[tuple[str, int]]:
             asked.append(since)
@@ -172,7 +172,7 @@ class TestKnown:
 
     def test_what_no_window_asks_for_is_forgotten(self) -> None:
         """Memory follows the overlap, not the history."""
-        known = Known()
+        known = HeldKeys()
         old, new = events("2026-11-20T10:00:00Z"), events("2026-11-20T11:00:00Z", "2026-11-20T12:00:00Z")
         known.lacking(pa.concat_tables([old, new]), lambda *_: set())
         known.keys.update(event_keys(old) + event_keys(new))

@@ -13,7 +13,7 @@ from pipelines.lake.object_format import encode
 from pipelines.lake.object_rows import held_digests, write_quarantined
 from pipelines.lake.objects import Folder
 from pipelines.lake.partitions import place_of, quarantine_folder, quarantine_path
-from pipelines.load.held_keys import MOST_DIGESTS, Known
+from pipelines.load.held_keys import MOST_DIGESTS, HeldKeys
 from pipelines.loop.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.events import decode_page
@@ -96,7 +96,7 @@ class TestKnown:
     def test_a_digest_is_asked_for_once_and_none_when_the_window_was_read(self) -> None:
         """An event that shows for the first time after that is new."""
         asked: list[list[str]] = []
-        known = Known()
+        known = HeldKeys()
 
         def held(wanted: list[str]) -> set[str]:
             asked.append(wanted)
@@ -112,7 +112,7 @@ class TestKnown:
 
     def test_what_readings_no_longer_show_is_forgotten(self) -> None:
         """Two readings are remembered, of a long one the newest part: twice the most there may be."""
-        known = Known()
+        known = HeldKeys()
         for reading in range(4):
             for number in range(3):
                 known.are_new([f"{reading}-{number}-{n}" for n in range(MOST_DIGESTS // 2 + 1)], DAY, lambda _: set())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.cli.main_job import budgets_of
-from pipelines.load.positions import joined
+from pipelines.load.store import joined
 from pipelines.settings.settings import read_settings
 from pipelines.settings.shards import WHOLE, Shard, sibling_pattern
 from sources.cloudflare_audit_logs import Position

@@ -12,7 +12,7 @@ from adbc_driver_manager.dbapi import Cursor
 
 from benchmarks.events import insert_events
 from benchmarks.warehouse import questions
-from pipelines.load.dlt_hooks import verify_hooks
+from pipelines.load.dlt_settings import verify_hooks
 from pipelines.loop.report import Report
 from pipelines.settings.settings import TimescaleSettings
 from pipelines.warehouse.dlt_client import WarehouseClient

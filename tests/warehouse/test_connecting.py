@@ -12,7 +12,7 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.loop.report import Report
 from pipelines.psql import variables_of
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.load.scratch_pipeline import client_of
+from pipelines.load.store import client_of
 from pipelines.loop.report import Report
 from pipelines.settings.settings import read_environment, read_store_settings
 from pipelines.warehouse.connection import connect

@@ -31,8 +31,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from pipelines.cli.main_job import run
 from pipelines.lake.objects import lock_path
-from pipelines.load.loader import Destination
-from pipelines.load.sidecar import Sidecar
+from pipelines.load.loader import Loader, Sidecar
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_settings
 from pipelines.warehouse.dlt_client import WarehouseClient
 from simulator.api import Api
@@ -53,8 +52,8 @@ IN_TIME = st.integers(0, 14 * 60).map(lambda seconds: timedelta(seconds=seconds)
 LATE = st.integers(20, 20 * 60).map(lambda minutes: timedelta(minutes=minutes))
 STREAMS = [Stream(ACCOUNT, "v1"), Stream(ACCOUNT, "v2")]
 STEPS: dict[str, tuple[Any, str]] = {
-    "open": (Destination, "open"),
-    "load": (Destination, "load"),
+    "open": (Loader, "open"),
+    "load": (Loader, "load"),
     "sweep": (Sidecar, "load"),
     "extract": (Pipeline, "extract"),
     "normalize": (Pipeline, "normalize"),

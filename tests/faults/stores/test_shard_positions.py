@@ -10,7 +10,7 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 
 from pipelines.fetch.reading import Part, Step
 from pipelines.lake.destination import Lake
-from pipelines.load.loader import Destination
+from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool
 from pipelines.settings.settings import PROJECT_ROOT, read_environment, read_store_settings
 from pipelines.settings.shards import WHOLE, Shard
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 STREAM = Stream(ACCOUNT, "v1")
 BEGIN = ago(days=30)
 LAG = timedelta(seconds=60)
-Open = Callable[[str, Shard], Destination]
+Open = Callable[[str, Shard], Loader]
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def destination(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setenv(name, value)
     Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
     settings = read_store_settings(read_environment())
-    opened = list[Destination]()
+    opened = list[Loader]()
 
     spool = Spool(tmp_path)
 
-    def open_destination(name: str, shard: Shard) -> Destination:
+    def open_destination(name: str, shard: Shard) -> Loader:
         store = Lake(shard) if name == "lake" else Warehouse.of(settings, shard=shard, on_others=lambda _: None)
-        opened.append(Destination(store, spool, pipelines_dir=tmp_path / "pipelines", lag=lambda _: LAG))
+        opened.append(Loader(store, spool, pipelines_dir=tmp_path / "pipelines", lag=lambda _: LAG))
         opened[-1].open()
         return opened[-1]
 

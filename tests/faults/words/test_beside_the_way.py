@@ -135,7 +135,7 @@ def test_a_defect_on_the_events_way_ends_the_process(api: Api, environment: Mapp
     """With a traceback and 1: the supervisor starts it again. Nobody waits for a reader that is asleep."""
     api.world.add(ACCOUNT, "v1", spread(20, ago(hours=1), ago(minutes=1)))
     log = tmp_path / "log"
-    load = "pipelines.load.loader:Destination.load"
+    load = "pipelines.load.loader:Loader.load"
 
     with log.open("wb") as output, process_of(environment, *FAILING, load, "KeyError", "run", output=output) as loop:
         code = loop.wait(60)

@@ -4,24 +4,23 @@ Left alone, the directory was wedged for good by 3 of 61 kills, and made the pip
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import dlt
 import pyarrow as pa
-from dlt.common.configuration.exceptions import ConfigFieldMissingException, ConfigurationException
 from dlt.common.exceptions import DltException, TransientException
-from dlt.common.schema import Schema
 
 from pipelines.host.file_lock import take_file_lock
 from pipelines.host.transient import can_pass
-from sources.cloudflare_audit_logs import SOURCE_NAME
+from sources.cloudflare_audit_logs import Batch, cloudflare_audit_logs
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.streams import Stream
 
 from .dlt_settings import settle_configuration
-from .store import Refused, Store
+from .store import Store, client_of
 
 _KEPT_PACKAGES = 10  # of dlt's completed load packages, for `dlt pipeline … info`
 
@@ -29,8 +28,8 @@ _KEPT_PACKAGES = 10  # of dlt's completed load packages, for `dlt pipeline … i
 class ScratchPipeline:
     """One dlt pipeline of a store. All it raises is an `AuditLogsError`, after which it is to be opened again."""
 
-    def __init__(self, store: Store, name: str, pipelines_dir: Path, *, is_stateful: bool) -> None:
-        self._store, self._name, self._pipelines_dir, self._is_stateful = store, name, pipelines_dir, is_stateful
+    def __init__(self, store: Store, name: str, pipelines_dir: Path) -> None:
+        self._store, self._name, self._pipelines_dir = store, name, pipelines_dir
         self._pipeline: dlt.Pipeline | None = None
         self._destination: Any = None
         """The store's, from its opening on: it remembers its configuration, which takes dlt 30 ms to resolve."""
@@ -44,16 +43,16 @@ class ScratchPipeline:
     @property
     def state(self) -> Any:
         """Dlt's state of the pipeline, as restored or as left by the last load."""
-        with self.translated_errors():
+        with self._translated_errors():
             return self._opened.state
 
     def open(self) -> None:
-        """Throws the working directory away and, if there is a state, restores it from the store.
+        """Throws the working directory away and, for the store's own pipeline, restores the state from the store.
 
         Raises:
             TemporaryError: another process uses the directory, it cannot be written, or the store is down.
         """
-        with self.translated_errors():
+        with self._translated_errors():
             self.take_lock()
             shutil.rmtree(self._pipelines_dir / self._name, ignore_errors=True)
             settle_configuration()
@@ -63,20 +62,21 @@ class ScratchPipeline:
                 destination=self._opened_destination,
                 dataset_name=self._store.dataset_name,
             )
-            if self._is_stateful:
+            if self._name == self._store.pipeline_name:
                 pipeline.sync_destination()
             else:
                 pipeline.config.restore_from_destination = False
         self._pipeline = pipeline
 
-    def run(self, source: Any) -> Refused:
-        """Loads the source, whole or not at all; returns what the store refused of it."""
-        with self.translated_errors():
-            self._opened.run(source)
+    def load(self, batches: Mapping[Stream, Batch], lags: Mapping[Stream, float] | None) -> None:
+        """Loads all batches or none, and notes in them how many of their events the store refused."""
+        with self._translated_errors():
+            self._opened.run(cloudflare_audit_logs(batches, lags))
             packages = (self._pipelines_dir / self._name / "load" / "loaded").glob("*")
             for package in sorted(packages)[:-_KEPT_PACKAGES]:
                 shutil.rmtree(package, ignore_errors=True)
-        return self._store.take_refused()
+        for stream, events in self._store.take_refused().items():
+            batches[stream].refused = events
 
     def close(self) -> None:
         """Leaves the directory to others."""
@@ -87,15 +87,15 @@ class ScratchPipeline:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """Dlt's client of the store; no pipeline is needed for it, as it has to come before that is opened."""
-        with self.translated_errors():
+        """Dlt's client of the store, whether or not the pipeline is open."""
+        with self._translated_errors():
             yield client_of(self._store, self._opened_destination)
 
     def take_lock(self) -> None:
-        """One process on this host works in the directory, whatever lock the store itself has.
+        """Makes this process the only one on this host that works in the directory, whatever lock the store has.
 
         Raises:
-            TemporaryError: another one does, and which.
+            TemporaryError: another process does, with its name.
         """
         if self._lock is None:
             self._pipelines_dir.mkdir(parents=True, exist_ok=True)
@@ -115,15 +115,17 @@ class ScratchPipeline:
         return self._pipeline
 
     @contextmanager
-    def translated_errors(self) -> Iterator[None]:
-        """Dlt wraps what happens in a load in layers of its own; the innermost one says what it was."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Raises the innermost of the errors that dlt wraps in layers of its own."""
         try:
             with self._store.translated_errors():
                 yield
         except AuditLogsError:
             raise
         except (DltException, OSError, ValueError, pa.ArrowException) as error:
-            cause = _root_cause(error)
+            cause: BaseException = error
+            while not isinstance(cause, OSError) and (inner := cause.__cause__ or cause.__context__) is not None:
+                cause = inner
             if isinstance(cause, AuditLogsError):
                 raise cause from error
             detail = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
@@ -131,28 +133,3 @@ class ScratchPipeline:
             hint = f"check {file}, its rights and space" if isinstance(cause, OSError) else ""
             kind = TemporaryError if isinstance(cause, TransientException) or can_pass(cause) else AuditLogsError
             raise kind(f"the {self._store.name} could not be loaded", detail=detail, hint=hint) from error
-
-
-def client_of(store: Store, destination: Any = None) -> Any:
-    """Dlt's client of a store, by a destination of its that is in use already, or a new one.
-
-    Raises:
-        AuditLogsError: there are no credentials for it, in the settings or where AWS keeps them.
-    """
-    settle_configuration()
-    destination = destination or store.destination()
-    bound = destination.spec()._bind_dataset_name(store.dataset_name)  # noqa: SLF001  # as dlt does
-    try:
-        return destination.client(Schema(SOURCE_NAME), bound)
-    except ConfigFieldMissingException as error:
-        hint = "set S3_ACCESS_KEY and S3_SECRET_KEY" if store.name == "lake" else "set PG_HOST, PG_USER and PG_PASSWORD"
-        raise AuditLogsError(f"there are no credentials for the {store.name}", hint=hint) from error
-    except (ConfigurationException, TypeError) as error:  # whose text may have the value, and a password in it
-        hint = "see DESTINATION__… in the environment and .dlt/secrets.toml"
-        raise AuditLogsError(f"dlt cannot read its settings of the {store.name}", hint=hint) from error
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while not isinstance(error, OSError) and (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error

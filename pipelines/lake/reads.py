@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from pipelines.fetch.reading import within
 from pipelines.load.scratch_pipeline import client_of
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
-from sources.cloudflare_audit_logs.events import EARLIEST, LATEST
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.times import EARLIEST, LATEST
 
 from .destination import Lake, LakeClient
 from .object_format import open_object, read_batches, select_columns

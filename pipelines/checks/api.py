@@ -4,19 +4,19 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple, TypeVar
+
+import requests
 
 from pipelines.fetch.api import client_for, utc_now
 from pipelines.fetch.refusals import hint_for, refused_versions
 from pipelines.loop.readers import THREADS
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.budget import REQUESTS, WINDOW_SECONDS
-from sources.cloudflare_audit_logs.client import AuditLogsClient
-from sources.cloudflare_audit_logs.connections import Connections
+from sources.cloudflare_audit_logs.client import AuditLogsClient, open_session
 from sources.cloudflare_audit_logs.errors import (
     AccountError,
     AuditLogsError,
@@ -62,8 +62,8 @@ def check_api(settings: Settings) -> Iterator[Finding]:
     """What the API says; with one try each, and no more once it is clear that it cannot say anything."""
     timeout = min(settings.request_timeout_seconds, ASKING_SECONDS)
     hasty = replace(settings, max_retries=0, request_timeout_seconds=timeout)
-    with closing(Connections()) as connections:
-        answers = _in_time(partial(_ask, hasty, connections), settings.streams, _asking_seconds(settings), _silent)
+    with open_session() as session:
+        answers = _in_time(partial(_ask, hasty, session), settings.streams, _asking_seconds(settings), _silent)
         errors = [answer.error for answer in answers.values()]
         off = next((error for error in errors if isinstance(error, ClockError)), None)
         if off or all(isinstance(error, UnavailableError) for error in errors):
@@ -115,10 +115,10 @@ def _unverified(name: str) -> Finding:
     return Finding("warn", "token", f"{name}: the API does not say whether it knows it")
 
 
-def _ask(settings: Settings, connections: Connections, stream: Stream) -> Answer:
+def _ask(settings: Settings, session: requests.Session, stream: Stream) -> Answer:
     """The newest event of the last hour is asked for."""
     account, window = settings.account(stream.account_id), Window(utc_now() - timedelta(hours=1), utc_now())
-    client = client_for(settings, account, threading.Event(), utc_now, connections=connections)
+    client = client_for(settings, account, session, threading.Event(), utc_now)
     try:
         next(read_window(client.get, stream, window, direction="desc", per_page=1, hide_user_logs=False), None)
     except (AccountError, ClockError) as error:

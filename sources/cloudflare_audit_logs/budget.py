@@ -1,7 +1,7 @@
-"""How many requests may be sent with a token: by the loop, and by those who are in no hurry, which leave it its part.
+"""Limits the requests that are sent with a token: the loop's, and those of work in no hurry, which leaves it its part.
 
-One token has 1,200 requests in 5 minutes for everything that uses it, the dashboard included; who goes over is shut out
-for 5 minutes. The API says in its `Ratelimit` headers what the quota is, and what is left of it.
+One token has 1,200 requests in 5 minutes for everything that uses it, the dashboard included; a token that exceeds them
+is refused for 5 minutes. The API states the quota, and what is left of it, in its `Ratelimit` headers.
 """
 
 import math
@@ -19,23 +19,23 @@ WINDOW_SECONDS = 300.0
 """Cloudflare's limit for one token, as documented. Where the API states another quota, that is taken."""
 
 SHARE = 0.5
-"""Of the quota. The other half is the loop's and the people's: what one process counts, another does not see."""
+"""Of the quota. The other half is for the loop and for people: one process does not see what another sends."""
 
 KEPT_BACK = 0.25
-"""Of the quota: when the API says that no more than this is left, we wait until it counts anew."""
+"""Of the quota: when the API says that no more than this is left, requests wait until it counts anew."""
 
 LOOP_SHARE = 0.9
-"""What the loop may send, its comparisons included: it is slowed down before the token is shut out."""
+"""The loop's, its comparisons included: it is slowed down before the API refuses the token."""
 
 LOOP_KEPT_BACK = 0.01
-"""It goes on with what others keep back, but for the few requests that are under way when it is told."""
+"""The loop goes on with what others keep back, but for the few requests that are under way at that time."""
 
 _ITEM = re.compile(r";\s*([a-z]+)=(\d+)")
 
 
 @dataclass
 class Sent:
-    """What was sent with a token in the last 5 minutes, and what the API says of it: one count for all who send."""
+    """The requests sent with a token in the last 5 minutes, and what the API says of it: one count for all senders."""
 
     times: deque[float] = field(default_factory=deque)
     quota: int = REQUESTS
@@ -66,7 +66,7 @@ class Budget:
         """Sleeps until a request is within the budget, and counts it as sent.
 
         Raises:
-            UnavailableError: that would take longer than our patience.
+            UnavailableError: that would take longer than `patience_seconds`.
         """
         while (seconds := self._take()) > 0:
             if seconds > self._patience_seconds:
@@ -98,7 +98,7 @@ class Budget:
 
 
 class Budgets:
-    """That of each token, or the share of it that one of several processes has. Arguments as of `Budget`."""
+    """One `Budget` for each token, or the share of it that one of several processes has. Arguments as of `Budget`."""
 
     def __init__(
         self,
@@ -108,22 +108,19 @@ class Budgets:
         patience_seconds: float = math.inf,
         beside: "Budgets | None" = None,
     ) -> None:
-        """Those beside others count what these send as well, and have a share of theirs."""
+        """With `beside`, both budgets count into one total, and this one may use only a share of it."""
         self._lock, self._budgets, self._beside = threading.Lock(), dict[str, Budget](), beside
         self._whole_share = self._share = share
         self._kept_back, self._patience_seconds = kept_back, patience_seconds
 
     def of(self, token_name: str) -> Budget:
-        """The one of a token; the same at every call."""
+        """The budget of a token; the same one at every call."""
         with self._lock:
             if token_name not in self._budgets:
-                theirs = self._beside.of(token_name) if self._beside else None
-                self._budgets[token_name] = Budget(
-                    share=self._share * (theirs.share if theirs else 1),
-                    kept_back=self._kept_back,
-                    patience_seconds=self._patience_seconds,
-                    sent=theirs.sent if theirs else None,
-                )
+                total = self._beside.of(token_name) if self._beside else Budget(share=1)
+                share, patience = self._share * total.share, self._patience_seconds
+                budget = Budget(share=share, kept_back=self._kept_back, patience_seconds=patience, sent=total.sent)
+                self._budgets[token_name] = budget
             return self._budgets[token_name]
 
     def divide_by(self, processes: int) -> None:

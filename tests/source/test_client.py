@@ -11,7 +11,7 @@ import pytest
 
 from simulator.api import Api, Fault
 from simulator.server import serving
-from sources.cloudflare_audit_logs.client import AuditLogsClient
+from sources.cloudflare_audit_logs.client import AuditLogsClient, open_session
 from sources.cloudflare_audit_logs.errors import (
     AuditLogsError,
     BadAnswerError,
@@ -37,11 +37,11 @@ def waits() -> list[float]:
 def ask(api: Api, waits: list[float]) -> Iterator[Ask]:
     """Asks the simulator, whose account has five events."""
     api.world.add(ACCOUNT, "v1", spread(5, ago(hours=1), ago(minutes=1)))
-    with serving(api) as server:
+    with serving(api) as server, open_session() as session:
 
         def ask(*, url: str = server.url, token: str = TOKEN, path: str = PATH) -> list[bytes]:
-            with AuditLogsClient(url, token, clock=lambda: datetime.now(UTC), sleep=waits.append) as client:
-                return client.get(path, {"direction": "asc"}).slices
+            client = AuditLogsClient(session, url, token, clock=lambda: datetime.now(UTC), sleep=waits.append)
+            return client.get(path, {"direction": "asc"}).slices
 
         yield ask
 

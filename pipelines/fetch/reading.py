@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from sources.cloudflare_audit_logs.errors import HiddenEventsError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.files import PageFile
+from sources.cloudflare_audit_logs.reach import EDGE
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from sources.cloudflare_audit_logs.stretch import EDGE
 
 FetchPages = Callable[[Stream, Window, str], Iterator[Page]]
 """Reads a window of a stream in a direction, page by page, to its end."""

@@ -74,7 +74,7 @@ def client_for(
         backoff_seconds=settings.backoff_seconds,
         backoff_max_seconds=settings.backoff_max_seconds,
         budget=budget,
-        traffic=traffic,
+        traffic=traffic or Traffic(),
         token_name=account.token_name,
     )
 

@@ -6,6 +6,7 @@ The token goes to the configured host alone: redirects are not followed, and no 
 import http.cookiejar
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -46,41 +47,25 @@ def open_session() -> requests.Session:
     return session
 
 
+@dataclass(eq=False)
 class AuditLogsClient:
     """Asks the API with one token, for several threads. `sleep` and `clock` are the caller's: tests need no waiting."""
 
-    def __init__(
-        self,
-        session: requests.Session,
-        base_url: str,
-        token: str,
-        *,
-        clock: Callable[[], datetime],
-        sleep: Callable[[float], None],
-        timeout_seconds: float = 30,
-        max_retries: int = 3,
-        backoff_seconds: float = 1,
-        backoff_max_seconds: float = 300,
-        budget: Budget | None = None,
-        traffic: Traffic | None = None,
-        token_name: str = "CLOUDFLARE_API_TOKEN",  # noqa: S107  # the name of a setting
-    ) -> None:
-        self._session, self._base_url = session, base_url.rstrip("/")
-        self._auth, self._token_name = partial(_authorize, token), token_name
-        self._clock, self._sleep, self._timeout_seconds = clock, sleep, timeout_seconds
-        self._budget, self._traffic = budget, traffic or Traffic()
-        self._retrying = partial(
-            tenacity.Retrying,  # one for each request: it keeps notes for each thread that it ever ran in
-            stop=tenacity.stop_after_attempt(1 + max_retries),
-            wait=tenacity.wait_exponential_jitter(
-                multiplier=backoff_seconds, max=backoff_max_seconds, jitter=backoff_seconds
-            ),
-            sleep=sleep,
-            before_sleep=lambda _: self._traffic.note_retry(),
-            reraise=True,
-        )
-        self.clock_offset: timedelta | None = None
-        """How far this host's clock is ahead of the API's, as of the last answer that had a `Date`."""
+    session: requests.Session
+    base_url: str
+    token: str = field(repr=False)
+    _: KW_ONLY
+    clock: Callable[[], datetime]
+    sleep: Callable[[float], None]
+    timeout_seconds: float = 30
+    max_retries: int = 3
+    backoff_seconds: float = 1
+    backoff_max_seconds: float = 300
+    budget: Budget | None = None
+    traffic: Traffic = field(default_factory=Traffic)
+    token_name: str = "CLOUDFLARE_API_TOKEN"  # noqa: S105  # the name of a setting
+    clock_offset: timedelta | None = field(default=None, init=False)
+    """How far this host's clock is ahead of the API's, as of the last answer that had a `Date`."""
 
     def get(self, path: str, params: Mapping[str, str | int], *, is_patient: bool = True) -> Answer:
         """The API's answer to one GET, after retries of what may pass (5xx, no connection, a broken body).
@@ -94,8 +79,17 @@ class AuditLogsClient:
             UnavailableError, BadAnswerError: still so after all retries.
             ClockError: the answer's `Date` is more than 5 minutes off this host's clock.
         """
-        retrying = self._retrying(retry=tenacity.retry_if_exception(partial(_may_pass, is_patient=is_patient)))
-        timeout_seconds = self._timeout_seconds / (1 if is_patient else 4)
+        retrying = tenacity.Retrying(  # one for each request: it keeps notes for each thread that it ever ran in
+            retry=tenacity.retry_if_exception(partial(_may_pass, is_patient=is_patient)),
+            stop=tenacity.stop_after_attempt(1 + self.max_retries),
+            wait=tenacity.wait_exponential_jitter(
+                multiplier=self.backoff_seconds, max=self.backoff_max_seconds, jitter=self.backoff_seconds
+            ),
+            sleep=self.sleep,
+            before_sleep=lambda _: self.traffic.note_retry(),
+            reraise=True,
+        )
+        timeout_seconds = self.timeout_seconds / (1 if is_patient else 4)
         return retrying(lambda: parse_answer(self._fetch(path, params, timeout_seconds)))
 
     def knows_token(self, account_id: str) -> bool:
@@ -107,7 +101,7 @@ class AuditLogsClient:
         unknown_paths = 0
         for owner in (f"accounts/{account_id}", "user"):
             try:
-                self._fetch(f"{owner}/tokens/verify", {}, self._timeout_seconds)
+                self._fetch(f"{owner}/tokens/verify", {}, self.timeout_seconds)
             except UnknownPathError:
                 unknown_paths += 1
             except RefusedError:
@@ -119,17 +113,17 @@ class AuditLogsClient:
         return False
 
     def _fetch(self, path: str, params: Mapping[str, str | int], timeout_seconds: float) -> bytes:
-        if self._budget is not None:
-            self._budget.wait(self._sleep)
-        response, body = self._send(f"{self._base_url}/{path}", params, timeout_seconds)
-        if self._budget is not None:
-            self._budget.note(response.headers)
+        if self.budget is not None:
+            self.budget.wait(self.sleep)
+        response, body = self._send(f"{self.base_url.rstrip('/')}/{path}", params, timeout_seconds)
+        if self.budget is not None:
+            self.budget.note(response.headers)
         self._check_clock(response)
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            until = self._clock() + self._retry_after(response)
+            until = self.clock() + self._retry_after(response)
             hint = "one token has 1,200 requests in 5 minutes, shared with the dashboard"
             raise RateLimitedError(f"rate limited by the API until {until:%H:%M:%S} UTC", until=until, hint=hint)
-        check_status(response.status_code, body, self._token_name)
+        check_status(response.status_code, body, self.token_name)
         return body
 
     def _send(
@@ -137,10 +131,11 @@ class AuditLogsClient:
     ) -> tuple[requests.Response, bytes]:
         code: str = NO_ANSWER
         headers: Mapping[str, str] = {}
+        auth = partial(_authorize, self.token)
         give_up_at = time.monotonic() + LONGEST_ANSWER * timeout_seconds
         try:
-            with self._session.get(
-                url, params=params, auth=self._auth, timeout=timeout_seconds, allow_redirects=False, stream=True
+            with self.session.get(
+                url, params=params, auth=auth, timeout=timeout_seconds, allow_redirects=False, stream=True
             ) as response:
                 body = _read(response, give_up_at)
                 code, headers = str(response.status_code), response.headers
@@ -153,14 +148,14 @@ class AuditLogsClient:
                 too_much="window" if is_slow else "",
             ) from error
         finally:
-            self._traffic.note(code, headers, self._token_name)
+            self.traffic.note(code, headers, self.token_name)
         return response, body
 
     def _check_clock(self, response: requests.Response) -> None:
         api_time = _parse_http_date(response.headers.get("Date"))
         if api_time is None:
             return
-        self.clock_offset = offset = self._clock() - api_time
+        self.clock_offset = offset = self.clock() - api_time
         if abs(offset) > CLOCK_TOLERANCE:
             direction = "ahead of" if offset > timedelta() else "behind"
             raise ClockError(
@@ -175,7 +170,7 @@ class AuditLogsClient:
         if text.isdecimal():
             wait = timedelta(seconds=int(text[:9]))
         elif date is not None:
-            wait = date - self._clock()
+            wait = date - self.clock()
         return wait if timedelta() <= wait <= LONGEST_RETRY_AFTER else RATE_LIMIT_BLOCK
 
 

@@ -141,7 +141,7 @@ class StreamReading:
         self._pages: Iterator[Page] | None = None
         self._newest: datetime | None = None
         self._back = timedelta()
-        """How far its times went back. By more than an edge: they do not come oldest first, as asked."""
+        """The largest step back of its times. More than an edge: they do not come oldest first, as asked."""
         self._hidden: HiddenEventsError | None = None
         """All that the API shows was read, and it does not show all: the last part is followed by this error."""
 

@@ -67,7 +67,7 @@ def _files(files: Iterable[RowFile], schema: pa.Schema) -> Iterator[Any]:
 
 
 class Position(NamedTuple):
-    """How far a destination holds a stream, as its dlt state says."""
+    """The begin and end of what a destination holds of a stream, as its dlt state says."""
 
     begin: datetime
     cursor: datetime

@@ -12,10 +12,10 @@ import msgspec
 from .errors import BadAnswerError, RefusedError, RefusedRequestError, TooMuch, UnavailableError, UnknownPathError
 
 _WINDOW_STATUSES = {400, 408, 413, 414, 422, 500, 504, 524}
-"""Of answers to a window that may be too long, too full, too deep or too slow: a smaller one may be answered."""
+"""Answers to a window that may be too long, too full, too deep or too slow: a smaller one may be answered."""
 
 _MALFORMED_TOKEN = b"Invalid format for Authorization header"
-"""Of an HTTP 400: the text is no token at all, but a global API key, say."""
+"""Part of an HTTP 400: the text is no token at all, but a global API key, say."""
 
 _NO_ACCESS = {HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE}
 """Gone is a version that has ended."""

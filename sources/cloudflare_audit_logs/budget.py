@@ -19,13 +19,13 @@ WINDOW_SECONDS = 300.0
 """Cloudflare's limit for one token, as documented. Where the API states another quota, that is taken."""
 
 SHARE = 0.5
-"""Of the quota. The other half is for the loop and for people: one process does not see what another sends."""
+"""Share of the quota. The other half is for the loop and for people: one process does not see what another sends."""
 
 KEPT_BACK = 0.25
-"""Of the quota: when the API says that no more than this is left, requests wait until it counts anew."""
+"""Share of the quota: when the API says that no more than this is left, requests wait until it counts anew."""
 
 LOOP_SHARE = 0.9
-"""The loop's, its comparisons included: it is slowed down before the API refuses the token."""
+"""The loop's share, its comparisons included: it is slowed down before the API refuses the token."""
 
 LOOP_KEPT_BACK = 0.01
 """The loop goes on with what others keep back, but for the few requests that are under way at that time."""
@@ -51,7 +51,7 @@ class Budget:
 
     clock: Callable[[], float] = time.monotonic
     share: float = SHARE
-    """Of the quota; may be changed at any time."""
+    """Share of the quota; may be changed at any time."""
     kept_back: float = KEPT_BACK
     patience_seconds: float = math.inf
     sent: Sent = field(default_factory=Sent)

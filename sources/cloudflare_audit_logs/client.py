@@ -23,7 +23,7 @@ from .traffic import NO_ANSWER, Traffic
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 RATE_LIMIT_BLOCK = timedelta(minutes=5)
-"""How long Cloudflare refuses a token that sent over 1,200 requests in 5 minutes."""
+"""The time for which Cloudflare refuses a token that sent over 1,200 requests in 5 minutes."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 
@@ -65,7 +65,7 @@ class AuditLogsClient:
     traffic: Traffic = field(default_factory=Traffic)
     token_name: str = "CLOUDFLARE_API_TOKEN"  # noqa: S105  # the name of a setting
     clock_offset: timedelta | None = field(default=None, init=False)
-    """How far this host's clock is ahead of the API's, as of the last answer that had a `Date`."""
+    """The lead of this host's clock over the API's, as of the last answer that had a `Date`."""
 
     def get(self, path: str, params: Mapping[str, str | int], *, is_patient: bool = True) -> Answer:
         """The API's answer to one GET, after retries of what may pass (5xx, no connection, a broken body).

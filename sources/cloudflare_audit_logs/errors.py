@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 TooMuch = Literal["", "page", "window"]
-"""What may have been too much for the API to answer: nothing, the page, or the window (its length, depth or page)."""
+"""May have been too much for the API to answer: nothing, the page, or the window (its length, depth or page)."""
 
 
 class AuditLogsError(Exception):
@@ -41,7 +41,7 @@ class RefusedError(AccountError):
 
 
 class RefusedRequestError(RefusedError):
-    """The API refuses what is asked for, whoever asks (a parameter that it does not take, say)."""
+    """The API refuses the request, of whatever account (a parameter that it does not take, say)."""
 
 
 class UnknownPathError(RefusedError):

@@ -25,7 +25,7 @@ EDGE = timedelta(seconds=1)
 TICK = timedelta(microseconds=1)
 
 COMMON_CAP = 100
-"""Of a page. A number of results that is a multiple of it may be a limit of the server's."""
+"""Servers often cap a page at it. A number of results that is a multiple of it may be a limit of the server's."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,7 +41,7 @@ HEAVY = 128 * 1024 * 1024
 
 @dataclass
 class Reach:
-    """Of one stream: the events of a page, at most `largest_page`; the length of a window; the events of a query."""
+    """The size of one stream's queries: events of a page (at most `largest_page`), length of the window, events in all."""
 
     largest_page: int
     page: int = field(init=False)
@@ -146,7 +146,7 @@ class Stretch:
 
 
 def step_back(events: pa.Table, newest: datetime | None) -> timedelta:
-    """How far the events go back in time, at most, from one to the next, or from what came before; zero: in order."""
+    """Returns the largest step back in time from one event to the next, or from `newest`; zero: in order."""
     if not events.num_rows:
         return timedelta()
     times = events["timestamp"].combine_chunks().cast(pa.int64())

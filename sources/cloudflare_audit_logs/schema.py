@@ -14,8 +14,8 @@ QUARANTINE_KEY = ("account_id", "api_version", "digest")
 TIME = pa.timestamp("us", tz="UTC")
 
 SCHEMA_VERSION = 1
-"""Of the lake's objects. Raised only by a change that an older release must not merge: a column that is renamed, goes
-or has another type or meaning, or another key. A nullable column more is none."""
+"""The version of the lake's objects. Raised only by a change that an older release must not merge: a column that is
+renamed, goes or has another type or meaning, or another key. A nullable column more is no such change."""
 
 ADDED_COLUMNS: frozenset[str] = frozenset()
 """Columns that older releases did not have: null in what they wrote, and so no difference between two stores."""

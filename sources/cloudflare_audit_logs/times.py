@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from .schema import TIME
 
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-"""What lies outside is no event's time (Go writes the year 1 for none), and Python cannot reckon with all of it."""
+"""No event has a time outside these (Go writes the year 1 for none), and Python cannot calculate with all of them."""
 
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(?::(\d\d)(?:\.(\d+))?)? ?([Zz]|([+-]\d\d)(?::?(\d\d))?)?", re.ASCII

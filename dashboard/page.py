@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.events import EARLIEST, LATEST
+from sources.cloudflare_audit_logs.times import EARLIEST, LATEST
 
 from .questions import LOOK_BACK, SUBJECTS, Filters
 from .stores import EventStore, Row, read_settings_anew, store_of

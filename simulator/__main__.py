@@ -1,10 +1,11 @@
 """`python -m simulator`: a Cloudflare Audit Logs API on loopback, until it is stopped. Prints its URL when it is ready.
 
-While it runs, it takes orders: `POST /_simulator/faults`, `/_simulator/behaviour` and `/_simulator/events` take the
+While it runs, it takes commands: `POST /_simulator/faults`, `/_simulator/behaviour` and `/_simulator/events` take the
 fields of `Fault`, `Behaviour` and of `{account_id, version, events: [{time, visible_at, raw}]}` as JSON.
-`GET /_simulator/requests` says who asked for what, when and with which token.
+`GET /_simulator/requests` lists the requests: account, version, parameters, time and token.
 
-What a server refuses or leaves out (`simulator/limits.py`): `--shows-at-most 10000 --end-of-results empty`, say.
+Options set what the server refuses or leaves out (`simulator/limits.py`), such as
+`--shows-at-most 10000 --end-of-results empty`.
 
 Many accounts: `--account-count 1000 --token-each --write-accounts FILE`, and `ACCOUNTS_FILE=FILE` for the loop.
 """
@@ -57,20 +58,22 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__.splitlines()[0])
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; a container's is 0.0.0.0")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; a container's is 0.0.0.0")
+    parser.add_argument("--port", type=int, default=0, help="the port to listen on; 0: a free one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--token", default="simulated-token", help="the one that is good for all accounts")
+    parser.add_argument("--token", default="simulated-token", help="the token that is valid for all accounts")
     parser.add_argument("--accounts", default="a" * 32, help="account ids, comma separated")
-    parser.add_argument("--account-count", type=int, default=0, help="instead: so many, without events unless told")
-    parser.add_argument("--token-each", action="store_true", help="and a token of its own for each: token-<id>")
-    parser.add_argument("--write-accounts", type=Path, metavar="FILE", help="where their accounts.toml goes")
+    parser.add_argument("--account-count", type=int, default=0, help="instead: the number of accounts, without events")
+    parser.add_argument(
+        "--token-each", action="store_true", help="each account has a token of its own, too: token-<id>"
+    )
+    parser.add_argument("--write-accounts", type=Path, metavar="FILE", help="where to write their accounts.toml")
     parser.add_argument("--versions", default="v1,v2")
-    parser.add_argument("--events", type=int, default=5000, help="that have happened, for each account and version")
-    parser.add_argument("--event-bytes", type=int, default=0, help="that each event is padded with")
+    parser.add_argument("--events", type=int, default=5000, help="past events of each account and version")
+    parser.add_argument("--event-bytes", type=int, default=0, help="bytes that each event is padded with")
     parser.add_argument("--history-hours", type=float, default=24)
-    parser.add_argument("--live-rate", type=float, default=30, help="events a minute to come, likewise")
-    parser.add_argument("--live-minutes", type=float, default=60, help="how long they come")
+    parser.add_argument("--live-rate", type=float, default=30, help="events a minute from now on, likewise")
+    parser.add_argument("--live-minutes", type=float, default=60, help="for how long events come")
     parser.add_argument("--delay-seconds", type=float, default=2, help="the longest time until an event is visible")
     for name, limit in _LIMITS.items():
         option = "--" + name.replace("_", "-")

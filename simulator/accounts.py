@@ -1,4 +1,4 @@
-"""Many accounts with a token each, and the file that tells a loop of them. Knows the file's form, not its reader."""
+"""Many accounts with a token each, and the accounts file for a loop. Knows the file's form, not its reader."""
 
 import json
 from collections.abc import Iterable
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def account_ids_of(count: int) -> tuple[str, ...]:
-    """So many ids, the same ones every time."""
+    """Returns `count` ids, the same ones every time."""
     return tuple(f"{number:032x}" for number in range(1, count + 1))
 
 
 def token_of(account_id: str) -> str:
-    """The token that is good for this account alone."""
+    """The token that is valid for this account alone."""
     return f"token-{account_id}"
 
 

@@ -57,7 +57,7 @@ class Fault:
     latency_seconds: float | None = None
 
     def matches(self, request: "Request") -> bool:
-        """True if it is this request's turn to go wrong."""
+        """True if the answer to this request is to go wrong."""
         return (
             self.times != 0
             and self.account_id in {None, request.account_id}
@@ -68,7 +68,7 @@ class Fault:
 
 @dataclass
 class Behaviour(Limits):
-    """How this server is, within and outside what the API documents."""
+    """The ways of this server, within and outside what the API documents."""
 
     page_cap: int = LARGEST_PAGE
     """The server silently sends no more than this."""
@@ -84,7 +84,7 @@ class Behaviour(Limits):
     """For each token."""
     window_seconds: float = 300
     latency_seconds: float = 0
-    """Of every answer; the real API's is 0.1 to 0.3."""
+    """The delay of every answer; the real API's is 0.1 to 0.3."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class LimitError(BadRequestError):
 class Api:
     """The API's answers about a world. Safe to call from several threads.
 
-    `token` is good for all accounts, those of `tokens` for the ones that they name; each has a budget of its own.
+    `token` is valid for all accounts, those of `tokens` for the accounts listed with them; each has its own budget.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Api:
         return self._success(shown, {"count": str(len(shown)), **cursor})
 
     def _shown(self, request: Request, events: Sequence[SimulatedEvent], start: int) -> Sequence[SimulatedEvent]:
-        """What this server shows of the events of a range, from one of them on; raises LimitError."""
+        """Returns the events of a range that this server shows; raises LimitError."""
         since = time_of(request.params, "since", datetime.min.replace(tzinfo=UTC))
         before = time_of(request.params, "before", self.clock())
         refusal = self.behaviour.refusal(since, before, size_of(request.params), len(events), start)
@@ -239,20 +239,20 @@ class Api:
         return events if is_ascending else events[::-1]
 
     def _limit(self, request: Request) -> tuple[Reply | None, dict[str, str]]:
-        """The answer to a token that is shut out, and what every answer says of the token's budget."""
+        """The answer to a token that is blocked, and the headers of every answer on the token's budget."""
         most, seconds = self.behaviour.requests_per_window, self.behaviour.window_seconds
         quota = self._quotas[request.token]
-        shut_seconds = quota.count(request.at, most, timedelta(seconds=seconds))
+        blocked_seconds = quota.count(request.at, most, timedelta(seconds=seconds))
         headers = {
             "Ratelimit": f'"default";r={max(0, most - len(quota.times))};t={seconds:.0f}',
             "Ratelimit-Policy": f'"default";q={most};w={seconds:.0f}',
         }
-        if not shut_seconds:
+        if not blocked_seconds:
             return None, headers
         reply = _failure(
             429, {"code": 10429, "message": "Rate limited. Please wait and consider throttling your request speed"}
         )
-        reply.headers["Retry-After"] = str(math.ceil(shut_seconds))
+        reply.headers["Retry-After"] = str(math.ceil(blocked_seconds))
         return reply, headers
 
     def _cursor_page(self, params: Mapping[str, str]) -> int:

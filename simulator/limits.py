@@ -1,4 +1,7 @@
-"""What a server refuses or leaves out of a query: APIs of this kind do, Cloudflare's is not known to. Pure."""
+"""Limits by which a server refuses a query or leaves events out. Pure.
+
+APIs of this kind have such limits; Cloudflare's is not known to.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ class Limits:
     """A page of HTML, with 403, instead of any answer."""
 
     def refusal(self, since: datetime, before: datetime, size: int, events: int, start: int) -> str | None:
-        """Why a query is refused: so many events a page, in a range that holds so many, from this one on."""
+        """The reason to refuse a query from number `start` on, of `size` events a page, in a range of `events`."""
         if self.longest_range_seconds and (before - since).total_seconds() > self.longest_range_seconds:
             return "the time range is too long"
         if self.most_in_range and events > self.most_in_range:
@@ -45,9 +48,9 @@ class Limits:
         return None
 
     def shown(self, events: Sequence[Shown]) -> Sequence[Shown]:
-        """The events that a query gets to see."""
+        """The events that a query shows."""
         return events[: self.shows_at_most] if self.shows_at_most else events
 
     def latency_of_page(self, size: int) -> float:
-        """What the size of a page adds."""
+        """The seconds that the size of a page adds."""
         return self.slow_seconds if self.slow_page and size > self.slow_page else 0.0

@@ -1,4 +1,4 @@
-"""How many requests one token has sent, and whether it is shut out for it. Pure: times are the caller's."""
+"""Counts the requests of one token, and blocks it after too many. Pure: times are the caller's."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -10,20 +10,20 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass
 class Quota:
-    """Of one token."""
+    """The requests of one token."""
 
     times: deque[datetime] = field(default_factory=deque)
-    """Of its requests within the last window, refused ones included."""
-    shut_until: datetime = _LONG_AGO
+    """The times of the requests within the last window, refused ones included."""
+    blocked_until: datetime = _LONG_AGO
 
     def count(self, now: datetime, most: int, window: timedelta) -> float:
-        """Counts a request; returns the seconds that the token is shut out, zero if the request may pass."""
+        """Counts a request; returns the seconds that the token stays blocked, zero if the request may pass."""
         self.times.append(now)
         while self.times[0] <= now - window:
             self.times.popleft()
-        if len(self.times) > most and self.shut_until <= now:
-            self.shut_until = now + window
-        return max(0.0, (self.shut_until - now).total_seconds())
+        if len(self.times) > most and self.blocked_until <= now:
+            self.blocked_until = now + window
+        return max(0.0, (self.blocked_until - now).total_seconds())
 
 
 def largest_burst(times: Iterable[datetime], window: timedelta) -> int:

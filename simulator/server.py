@@ -1,4 +1,4 @@
-"""The simulator as an HTTP server, on loopback unless told. `/_simulator/…` takes commands, all else is the API."""
+"""The simulator as an HTTP server, on loopback by default. `/_simulator/…` takes commands, all else is the API."""
 
 import gzip
 import json
@@ -24,20 +24,20 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 128
-    """Clients that connect at once; those beyond it would try again a second later."""
+    """Clients that may connect at once; others would try again a second later."""
 
     def __init__(self, api: Api, port: int = 0, host: str = "127.0.0.1") -> None:
         super().__init__((host, port), _Handler)
         self.api = api
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Lets a client go that hung up; whatever else happens is a defect and is shown."""
+        """Ignores a client that hung up; any other error is a defect and is shown."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
-        """What `CLOUDFLARE_API_URL` is set to."""
+        """The value for `CLOUDFLARE_API_URL`."""
         host, port = self.server_address[:2]
         return f"http://{host!s}:{port}{PREFIX}"
 
@@ -72,13 +72,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:  # http.server's name
         api = self.server.api
-        order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        command = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/_simulator/faults":
-            api.faults.append(Fault(**order))
+            api.faults.append(Fault(**command))
         elif self.path == "/_simulator/behaviour":
-            api.behaviour = replace(api.behaviour, **order)
+            api.behaviour = replace(api.behaviour, **command)
         elif self.path == "/_simulator/events":
-            api.world.add(order["account_id"], order["version"], [_event(event) for event in order["events"]])
+            api.world.add(command["account_id"], command["version"], [_event(event) for event in command["events"]])
         else:
             self._send(Reply(404))
             return
@@ -101,12 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
-        """Keeps quiet: the requests are kept for those who ask."""
+        """Writes no log: `/_simulator/requests` lists the requests."""
 
 
-def _event(order: dict[str, str]) -> SimulatedEvent:
-    time = datetime.fromisoformat(order["time"])
-    return SimulatedEvent(time, order["raw"].encode(), datetime.fromisoformat(order.get("visible_at", order["time"])))
+def _event(event: dict[str, str]) -> SimulatedEvent:
+    time = datetime.fromisoformat(event["time"])
+    return SimulatedEvent(time, event["raw"].encode(), datetime.fromisoformat(event.get("visible_at", event["time"])))
 
 
 def _json(value: Any) -> Reply:

@@ -43,7 +43,7 @@ class World:
     def visible(
         self, account_id: str, version: str, since: datetime, before: datetime, now: datetime, *, hide_user_logs: bool
     ) -> list[SimulatedEvent]:
-        """What the API shows of `[since, before)` at `now`, oldest first."""
+        """Returns the events that the API shows of `[since, before)` at `now`, oldest first."""
         events = self._events.get((account_id, version), [])
         first = bisect.bisect_left(events, since, key=lambda event: event.time)
         last = bisect.bisect_left(events, before, key=lambda event: event.time)
@@ -64,7 +64,7 @@ class World:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a world is filled: `count` events for each account and version between two times."""
+    """The contents of a world: `count` events for each account and version between two times."""
 
     account_ids: tuple[str, ...]
     versions: tuple[str, ...]

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from simulator.world import SimulatedEvent
-from sources.cloudflare_audit_logs.events import parse_time
+from sources.cloudflare_audit_logs.times import parse_time
 
 ACCOUNT = "023e105f4ecef8ad9ca31a8372d0c353"
 OTHER_ACCOUNT = "4bb334f7c94c4a29a045f03944f072e5"

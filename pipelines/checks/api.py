@@ -5,19 +5,19 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple, TypeVar
+
+import requests
 
 from pipelines.fetch.api import client_for, utc_now
 from pipelines.fetch.refusals import hint_for, refused_versions
 from pipelines.loop.cycle import READERS
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.budget import REQUESTS, WINDOW_SECONDS
-from sources.cloudflare_audit_logs.client import AuditLogsClient
-from sources.cloudflare_audit_logs.connections import Connections
+from sources.cloudflare_audit_logs.client import AuditLogsClient, open_session
 from sources.cloudflare_audit_logs.errors import (
     AccountError,
     AuditLogsError,
@@ -66,8 +66,8 @@ def check_api(settings: Settings, seconds: float) -> Iterator[Finding]:
         settings, max_retries=0, request_timeout_seconds=min(settings.request_timeout_seconds, ASKING * seconds)
     )
     silence = UnavailableError("the API does not answer", detail=f"no answer in {asking:g} s")
-    with closing(Connections()) as connections:
-        ask = partial(_ask, hasty, connections)
+    with open_session() as session:
+        ask = partial(_ask, hasty, session)
         answers = _in_time(ask, settings.streams, asking, lambda _: Answer(None, silence))
         errors = [answer.error for answer in answers.values()]
         clock_error = next((error for error in errors if isinstance(error, ClockError)), None)
@@ -93,10 +93,10 @@ def check_api(settings: Settings, seconds: float) -> Iterator[Finding]:
     yield from _shortened(accounts, "accounts and versions can be read")
 
 
-def _ask(settings: Settings, connections: Connections, stream: Stream) -> Answer:
+def _ask(settings: Settings, session: requests.Session, stream: Stream) -> Answer:
     """Asks for the newest event of the last hour."""
     account, window = settings.account(stream.account_id), Window(utc_now() - timedelta(hours=1), utc_now())
-    client = client_for(settings, account, threading.Event(), utc_now, connections=connections)
+    client = client_for(settings, account, session, threading.Event(), utc_now)
     try:
         next(read_window(client.get, stream, window, direction="desc", per_page=1, hide_user_logs=False), None)
     except (AccountError, ClockError) as error:

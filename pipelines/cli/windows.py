@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from pipelines.settings.settings import UsageError
 from pipelines.settings.values import account_ids
-from sources.cloudflare_audit_logs.events import EARLIEST
 from sources.cloudflare_audit_logs.streams import Window
+from sources.cloudflare_audit_logs.times import EARLIEST
 
 DAY = timedelta(days=1)
 API_KEEPS = timedelta(days=548)

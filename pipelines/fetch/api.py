@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from typing import Protocol
+
+import requests
 
 from pipelines.host.logs import log
 from pipelines.settings.accounts import Account
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.answers import Answer
 from sources.cloudflare_audit_logs.budget import Budget, Budgets
-from sources.cloudflare_audit_logs.client import AuditLogsClient
-from sources.cloudflare_audit_logs.connections import Connections
+from sources.cloudflare_audit_logs.client import AuditLogsClient, open_session
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.reach import Reach
@@ -24,20 +24,14 @@ from sources.cloudflare_audit_logs.traffic import Traffic
 Clock = Callable[[], datetime]
 
 LONG_WAIT_SECONDS = 5
-"""Whoever waits longer says so."""
+"""Longer waits are logged."""
+
+FetchUntil = Callable[..., Iterator[Page]]
+"""A `FetchPages` that takes an event as `until`, and raises `StopRequestedError` once it is set."""
 
 
 class StopRequestedError(Exception):
-    """Someone asked us to stop while we waited for the API."""
-
-
-class FetchUntil(Protocol):
-    """A `FetchPages` that is ended by the event of whoever reads as well."""
-
-    def __call__(
-        self, stream: Stream, window: Window, direction: str, until: threading.Event | None = None
-    ) -> Iterator[Page]:
-        """Reads a window page by page; `StopRequestedError` when the event is set."""
+    """The process was asked to stop while it waited for the API."""
 
 
 def utc_now() -> datetime:
@@ -54,14 +48,14 @@ def sleep_until(time: datetime, stop: threading.Event) -> None:
 def client_for(
     settings: Settings,
     account: Account,
+    session: requests.Session,
     stop: threading.Event,
     clock: Clock,
     *,
     budget: Budget | None = None,
     traffic: Traffic | None = None,
-    connections: Connections | None = None,
 ) -> AuditLogsClient:
-    """Asks with an account's token. A budget makes it wait for its turn; `stop` ends that: `StopRequestedError`."""
+    """A client with an account's token. A budget makes it wait for its turn; `stop` ends that: `StopRequestedError`."""
 
     def sleep(seconds: float) -> None:
         if seconds >= LONG_WAIT_SECONDS:
@@ -70,6 +64,7 @@ def client_for(
             raise StopRequestedError
 
     return AuditLogsClient(
+        session,
         settings.api_url,
         account.token,
         clock=clock,
@@ -79,8 +74,7 @@ def client_for(
         backoff_seconds=settings.backoff_seconds,
         backoff_max_seconds=settings.backoff_max_seconds,
         budget=budget,
-        traffic=traffic,
-        connections=connections,
+        traffic=traffic or Traffic(),
         token_name=account.token_name,
     )
 
@@ -91,35 +85,33 @@ def open_api(
 ) -> Iterator[FetchUntil]:
     """Windows read page by page, decoded, each account with its token and as its settings say; for several threads.
 
-    `stop` ends it between two pages, and, for those who gave no event of their own, while it waits:
-    `StopRequestedError`.
+    `stop` ends reading between two pages, and, where no event of the caller's does, a wait: `StopRequestedError`.
     """
-    connections = Connections()
 
     @cache
     def reach_of(stream: Stream) -> Reach:
         return Reach(settings.account(stream.account_id).per_page)
 
-    def fetch_pages(
-        stream: Stream, window: Window, direction: str, until: threading.Event | None = None
-    ) -> Iterator[Page]:
-        account, until = settings.account(stream.account_id), until or stop
-        budget = budgets.of(account.token_name)
-        client = client_for(settings, account, until, clock, budget=budget, traffic=traffic, connections=connections)
+    with open_session() as session:
 
-        def ask(window: Window, direction: str, per_page: int, is_patient: Callable[[], bool]) -> Iterator[Page]:
-            def get(path: str, params: Mapping[str, str | int]) -> Answer:
-                if stop.is_set() or until.is_set():
-                    raise StopRequestedError
-                return client.get(path, params, is_patient=is_patient())
+        def fetch_pages(
+            stream: Stream, window: Window, direction: str, until: threading.Event | None = None
+        ) -> Iterator[Page]:
+            account, until = settings.account(stream.account_id), until or stop
+            budget = budgets.of(account.token_name)
+            client = client_for(settings, account, session, until, clock, budget=budget, traffic=traffic)
 
-            hide = account.hide_user_logs
-            for slices in read_window(get, stream, window, direction=direction, per_page=per_page, hide_user_logs=hide):
-                yield decode_page(slices, stream, clock())
+            def ask(window: Window, direction: str, per_page: int, is_patient: Callable[[], bool]) -> Iterator[Page]:
+                def get(path: str, params: Mapping[str, str | int]) -> Answer:
+                    if stop.is_set() or until.is_set():
+                        raise StopRequestedError
+                    return client.get(path, params, is_patient=is_patient())
 
-        return read_whole(ask, window, reach_of(stream), direction)
+                hide = account.hide_user_logs
+                pages = read_window(get, stream, window, direction=direction, per_page=per_page, hide_user_logs=hide)
+                for slices in pages:
+                    yield decode_page(slices, stream, clock())
 
-    try:
+            return read_whole(ask, window, reach_of(stream), direction)
+
         yield fetch_pages
-    finally:
-        connections.close()

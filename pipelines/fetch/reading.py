@@ -1,14 +1,14 @@
-"""A window of a stream, read page by page: each page is fetched and decoded once, for whoever loads it.
+"""A window of a stream, read page by page: each page is fetched and decoded once, for all destinations that load it.
 
-A long window goes in parts that can be loaded by themselves, and reading goes on in memory from part to part, so
-memory and lost work are bounded whatever the window. Parts of several streams make a step, which one load brings. Only
-ascending reading can be cut: `desc` orders a window that fits one part, and is given up for `asc` when it does not.
-Knows no destination.
+A long window is read in parts that can be loaded by themselves, so memory and lost work are bounded however long it is.
+Parts of several streams make a step, which one load brings. Only ascending reading can be cut: a window that is asked
+for newest first and does not fit one part is read again oldest first. Knows no destination.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from sources.cloudflare_audit_logs.errors import HiddenEventsError
 from sources.cloudflare_audit_logs.events import Page
 from sources.cloudflare_audit_logs.files import PageFile
+from sources.cloudflare_audit_logs.reach import EDGE, step_back
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from sources.cloudflare_audit_logs.stretch import EDGE
 
 FetchPages = Callable[[Stream, Window, str], Iterator[Page]]
 """Reads a window of a stream in a direction, page by page, to its end."""
@@ -45,14 +45,14 @@ def within(events: pa.Table, window: Window) -> pa.Table:
 
 @dataclass(frozen=True)
 class StepLimits:
-    """When a step, or a part of it, is full."""
+    """The size at which a step, or a part of it, is full."""
 
     events: int = 50_000
     """50 requests: more make a run of dlt (80 to 90 ms of CPU) hardly cheaper, and are read again after a kill."""
     bytes: int = 320 * 1024 * 1024
 
     def shared_by(self, streams: int) -> "StepLimits":
-        """The same for each of so many that are read side by side."""
+        """The limits of each of so many streams that are read side by side."""
         return StepLimits(max(1, self.events // streams), max(1, self.bytes // streams))
 
     @property
@@ -67,7 +67,7 @@ DEFAULT_LIMITS = StepLimits()
 
 @dataclass
 class Part:
-    """What a step holds of the window of one stream."""
+    """The pages of one stream's window that a step brings."""
 
     window: Window
     pages: list[Page | PageFile] = field(default_factory=list)
@@ -77,12 +77,11 @@ class Part:
     """The window was read to its end."""
     events: int = 0
     bytes: int = 0
-
     rows: int = 0
     """Events, quarantined ones included."""
 
     def add(self, page: Page) -> None:
-        """Takes a page in."""
+        """Adds a page."""
         self.pages.append(page)
         self.rows += page.events.num_rows + page.quarantined.num_rows
         self.events += page.events.num_rows
@@ -100,7 +99,7 @@ class Part:
 
 @dataclass
 class Step:
-    """What one load brings."""
+    """The parts that one load brings."""
 
     parts: dict[Stream, Part] = field(default_factory=dict)
     events: int = 0
@@ -114,7 +113,7 @@ class Step:
         return [stream for stream, part in self.parts.items() if part.is_last]
 
     def add(self, stream: Stream, part: Part) -> None:
-        """Takes a part in."""
+        """Adds a part of a stream."""
         self.parts[stream] = self.parts[stream].followed_by(part) if stream in self.parts else part
         self.events += part.events
         self.bytes += part.bytes
@@ -136,14 +135,13 @@ class StreamReading:
         direction: str = "asc",
         limits: StepLimits = MEMORY_LIMITS,
     ) -> None:
-        self._fetch_pages, self._stream, self._window, self._limits = fetch_pages, stream, window, limits
+        self._window, self._limits = window, limits
+        self._fetch_pages = partial(fetch_pages, stream, window)
         self._is_ascending = direction == "asc"
         self._pages: Iterator[Page] | None = None
         self._newest: datetime | None = None
-        self._steps_back = False
-        """Its times went back, by an edge at most."""
-        self._is_unordered = False
-        """It does not come oldest first, as asked: nothing is known to be reached before the window's end."""
+        self._back = timedelta()
+        """The largest step back of its times. More than an edge: they do not come oldest first, as asked."""
         self._hidden: HiddenEventsError | None = None
         """All that the API shows was read, and it does not show all: the last part is followed by this error."""
 
@@ -157,17 +155,31 @@ class StreamReading:
         """The next one: what the limits allow, or the rest. Not to be called again after the last, or after an error.
 
         Raises:
-            AuditLogsError: it could not be read. It counts only when read whole: what came before stands.
+            AuditLogsError: it could not be read. It counts only when read whole: the parts before it stay.
         """
         if self._hidden is not None:
             raise self._hidden
-        if self._pages is None and not self._is_ascending and (part := self._newest_first()):
-            return part
-        self._pages = self._pages or self._fetch_pages(self._stream, self._window, "asc")
+        if self._pages is None and not self._is_ascending:
+            part = self._take(self._fetch_pages("desc"))
+            if part.is_last or self._hidden:
+                return part
+            self._newest, self._back = None, timedelta()  # more than a part may hold: read again oldest first
+        self._pages = self._pages or self._fetch_pages("asc")
+        return self._take(self._pages)
+
+    def _take(self, pages: Iterator[Page]) -> Part:
+        """Pages until the part is full, or the window ends. Events at or after `before` wait for their window."""
         part = Part(self._window)
         try:
-            for page in self._pages:
-                self._add(part, page)
+            for page in pages:
+                in_time = pc.less(page.events["timestamp"], self._window.before)
+                if not pc.all(in_time).as_py():  # filtering copies, into half as much memory again
+                    page = Page(page.events.filter(in_time), page.quarantined)  # noqa: PLW2901
+                if page.events.num_rows:
+                    self._back = max(self._back, step_back(page.events, self._newest))
+                    newest = pc.max(page.events["timestamp"]).as_py()
+                    self._newest = max(self._newest or newest, newest)
+                part.add(page)
                 if part.is_full(self._limits):
                     part.reached = self._reached
                     return part
@@ -176,43 +188,12 @@ class StreamReading:
         part.reached, part.is_last = self._newest, self._hidden is None
         return part
 
-    def _newest_first(self) -> Part | None:
-        """The window newest first; None if that is more than a part may hold."""
-        part = Part(self._window)
-        try:
-            for page in self._fetch_pages(self._stream, self._window, "desc"):
-                self._add(part, page)
-                if part.is_full(self._limits):
-                    self._newest, self._steps_back, self._is_unordered = None, False, False
-                    return None
-        except HiddenEventsError as error:
-            self._hidden = error
-        part.reached, part.is_last = self._newest, self._hidden is None
-        return part
-
-    def _add(self, part: Part, page: Page) -> None:
-        """Adds a page; events at or after `before` wait for their window: they would move a cursor into the future."""
-        in_time = pc.less(page.events["timestamp"], self._window.before)
-        if not pc.all(in_time).as_py():  # filtering copies, into half as much memory again
-            page = Page(page.events.filter(in_time), page.quarantined)
-        self._note_order(page)
-        part.add(page)
-
-    def _note_order(self, page: Page) -> None:
-        """A cursor may pass only what was read; whether more is to come below it, the order of the pages says."""
-        times = page.events["timestamp"]
-        if not len(times):
-            return
-        bounds = pc.min_max(times).as_py()
-        newest = self._newest or bounds["min"]
-        back = max(newest - bounds["min"], times[0].as_py() - times[-1].as_py())
-        self._steps_back = self._steps_back or back > timedelta()
-        self._is_unordered = self._is_unordered or back > EDGE
-        self._newest = max(newest, bounds["max"])
-
     @property
     def _reached(self) -> datetime | None:
-        """Up to here everything was read, though more is to come: an API that rounds times goes back by an edge."""
-        if self._is_unordered or self._newest is None:
+        """Up to here everything was read, though more is to come: an API that rounds times goes back by an edge.
+
+        A cursor may pass only what was read; whether more is to come below it, the order of the pages says.
+        """
+        if self._newest is None or self._back > EDGE:
             return None
-        return self._newest - EDGE if self._steps_back else self._newest
+        return self._newest - EDGE if self._back else self._newest

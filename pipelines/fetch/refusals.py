@@ -1,4 +1,4 @@
-"""Which refusals are of one version alone: the account can be read in another one, so it has not failed. Pure."""
+"""Refusals of one version alone: the account can be read in another one, so it has not failed. Pure."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -11,23 +11,31 @@ Failures = Mapping[Stream, AuditLogsError]
 
 
 def refused_versions(failures: Failures, readable: Collection[Stream]) -> dict[Stream, AuditLogsError]:
-    """Returns the refusals of accounts that another version of is readable and not refused now.
+    """Returns the refusals of accounts that can be read in another version, which is not refused now.
 
     A token that is wrong, rate limits and requests that are wrong are no refusals of a version.
     """
     refused = {stream: error for stream, error in failures.items() if is_refusal(error)}
-
-    def is_able(stream: Stream) -> bool:
-        return any(other in readable and other not in refused for other in _others(stream))
-
-    return {stream: error for stream, error in refused.items() if is_able(stream)}
+    return {
+        stream: error
+        for stream, error in refused.items()
+        if any(other in readable and other not in refused for other in _others(stream))
+    }
 
 
 def is_undecided(stream: Stream, failures: Failures, readable: Collection[Stream], asked: Collection[Stream]) -> bool:
     """True if a refused stream's account is asked in another version, too, which has neither answered nor failed."""
-    others = [other for other in _others(stream) if other in asked]
-    is_waited_for = any(other not in failures and other not in readable for other in others)
-    return stream in failures and is_refusal(failures[stream]) and is_waited_for
+    waiting = [o for o in _others(stream) if o in asked and o not in failures and o not in readable]
+    return bool(waiting) and stream in failures and is_refusal(failures[stream])
+
+
+def _others(stream: Stream) -> list[Stream]:
+    return [Stream(stream.account_id, version) for version in API_VERSIONS if version != stream.api_version]
+
+
+def is_refusal(error: AuditLogsError) -> bool:
+    """True if the account is refused, not what it is asked for."""
+    return isinstance(error, RefusedError) and not isinstance(error, RefusedRequestError)
 
 
 def words_of(error: AuditLogsError) -> str:
@@ -42,15 +50,6 @@ def told_refused(refused: Collection[Stream]) -> str:
 
 
 def hint_for(version: str) -> str:
-    """Returns what the operator does about a version that is refused."""
+    """Returns the operator's choices where a version is refused."""
     others = ",".join(other for other in API_VERSIONS if other != version)
     return f"let the token read {version} of the account, or set CLOUDFLARE_API_VERSION={others} for the account"
-
-
-def _others(stream: Stream) -> list[Stream]:
-    return [Stream(stream.account_id, version) for version in API_VERSIONS if version != stream.api_version]
-
-
-def is_refusal(error: AuditLogsError) -> bool:
-    """True if the account is refused, not what it is asked for."""
-    return isinstance(error, RefusedError) and not isinstance(error, RefusedRequestError)

@@ -20,9 +20,9 @@ from pipelines.fetch.reading import within
 from pipelines.load.store import client_of, positions_of
 from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError
-from sources.cloudflare_audit_logs.events import EARLIEST, LATEST
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
+from sources.cloudflare_audit_logs.times import EARLIEST, LATEST
 
 from .bucket import hasten
 from .destination import Lake

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from sources.cloudflare_audit_logs.events import EARLIEST, parse_time
 from sources.cloudflare_audit_logs.streams import API_VERSIONS
+from sources.cloudflare_audit_logs.times import EARLIEST, parse_time
 
 N = TypeVar("N", int, float)
 

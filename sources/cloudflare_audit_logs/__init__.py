@@ -1,12 +1,11 @@
 """The dlt source `cloudflare_audit_logs`: one resource per API version and account, each with a cursor of its own.
 
-The events are read from the API before dlt is asked for anything (`paging`, `events`), so nothing of dlt runs while the
-network is read, and both pipelines load the same pages. A resource yields its events as files, which dlt links into its
-load package: a load job reads its own file, however often dlt repeats it.
+The events are read from the API before dlt is asked for anything (`stretches`, `events`), so nothing of dlt runs while
+the network is read, and both pipelines load the same pages. A resource yields its events as files, which dlt links into
+its load package: a load job reads its own file, however often dlt repeats it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -14,38 +13,12 @@ import dlt
 import pyarrow as pa
 from dlt.extract import DltResource
 
-from .files import RowFile
+from .files import Batch, RowFile
 from .schema import EVENT_SCHEMA, EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_KEY, QUARANTINE_SCHEMA, QUARANTINE_TABLE
 from .streams import Stream
 
 SOURCE_NAME = "cloudflare_audit_logs"
 CURSOR = "timestamp"
-
-_INSERT_ONLY: Any = {"disposition": "merge", "strategy": "insert-only"}  # missing in dlt's own types
-
-
-@dataclass
-class Batch:
-    """What one load brings of one stream: events and quarantined events that the destination lacks, and its cursor."""
-
-    since: datetime
-    """Where the stream begins."""
-    cursor: datetime
-    """The newest event time read, known events included. With `since`, the position that is stored with the load."""
-    event_files: list[RowFile] = field(default_factory=list)
-    quarantine_files: list[RowFile] = field(default_factory=list)
-    refused: int = 0
-    """Of its events, those that the destination refused and quarantined, as its load has shown."""
-
-    @property
-    def events(self) -> int:
-        """How many it brings."""
-        return sum(file.rows for file in self.event_files) - self.refused
-
-    @property
-    def quarantined(self) -> int:
-        """How many it brings that cannot be placed, or were refused."""
-        return sum(file.rows for file in self.quarantine_files) + self.refused
 
 
 @dlt.source(name=SOURCE_NAME, max_table_nesting=0)
@@ -60,59 +33,41 @@ def cloudflare_audit_logs(
             batches come from beside the loop (sweep, backfill, repair), and no cursor is read or moved.
     """
     for stream, batch in batches.items():
-        yield _polled(stream, batch, lags[stream]) if lags is not None else _late(stream, batch)
+        events = _files(batch.event_files, EVENT_SCHEMA) if lags is None else _polled(batch, lags[stream])
+        yield _resource(events, stream.name, EVENTS_TABLE, PRIMARY_KEY)
     quarantined = [file for batch in batches.values() for file in batch.quarantine_files]
     if quarantined:
-        yield _quarantine(quarantined)
+        yield _resource(_files(quarantined, QUARANTINE_SCHEMA), QUARANTINE_TABLE, QUARANTINE_TABLE, QUARANTINE_KEY)
 
 
-def _polled(stream: Stream, batch: Batch, lag_seconds: float) -> DltResource:
-    def audit_logs(
-        timestamp: Any = dlt.sources.incremental(CURSOR, initial_value=batch.since, lag=lag_seconds),  # noqa: B008
-    ) -> Iterator[Any]:
-        # Without this, dlt could not commit the cursor of a stretch whose events are all known.
-        timestamp.get_state()["initial_value"] = batch.since
-        timestamp.advance(batch.cursor)
-        yield from _imported(batch.event_files, EVENT_SCHEMA)
-
-    return _resource(stream, audit_logs)
-
-
-def _late(stream: Stream, batch: Batch) -> DltResource:
-    return _resource(stream, _imported(batch.event_files, EVENT_SCHEMA))
-
-
-def _resource(stream: Stream, rows: Any) -> DltResource:
+def _resource(rows: Any, name: str, table: str, key: tuple[str, ...]) -> DltResource:
+    insert_only: Any = {"disposition": "merge", "strategy": "insert-only"}  # missing in dlt's own types
     resource: DltResource = dlt.resource(
-        rows,
-        name=stream.name,
-        table_name=EVENTS_TABLE,
-        primary_key=PRIMARY_KEY,
-        write_disposition=_INSERT_ONLY,
-        file_format="parquet",
+        rows, name=name, table_name=table, primary_key=key, write_disposition=insert_only, file_format="parquet"
     )
     return resource
 
 
-def _quarantine(files: Iterable[RowFile]) -> DltResource:
-    quarantine: DltResource = dlt.resource(
-        _imported(files, QUARANTINE_SCHEMA),
-        name=QUARANTINE_TABLE,
-        primary_key=QUARANTINE_KEY,
-        write_disposition=_INSERT_ONLY,
-        file_format="parquet",
-    )
-    return quarantine
+def _polled(batch: Batch, lag_seconds: float) -> Callable[..., Iterator[Any]]:
+    def audit_logs(
+        timestamp: Any = dlt.sources.incremental(CURSOR, initial_value=batch.since, lag=lag_seconds),  # noqa: B008
+    ) -> Iterator[Any]:
+        # Without this, dlt could not commit the cursor of a window whose events are all known.
+        timestamp.get_state()["initial_value"] = batch.since
+        timestamp.advance(batch.cursor)
+        yield from _files(batch.event_files, EVENT_SCHEMA)
+
+    return audit_logs
 
 
-def _imported(files: Iterable[RowFile], schema: pa.Schema) -> Iterator[Any]:
-    """Each file as it is; dlt takes the columns from an empty table of the schema."""
+def _files(files: Iterable[RowFile], schema: pa.Schema) -> Iterator[Any]:
+    """Yields each file as it is; dlt takes the columns from an empty table of the schema."""
     for file in files:
         yield dlt.mark.with_file_import(str(file.path), "parquet", items_count=file.rows, hints=schema.empty_table())
 
 
 class Position(NamedTuple):
-    """How far a destination holds a stream, as its dlt state says."""
+    """The begin and end of what a destination holds of a stream, as its dlt state says."""
 
     begin: datetime
     cursor: datetime

@@ -1,15 +1,15 @@
-"""What can go wrong between the API and the stores: what failed, why, and what the operator does about it."""
+"""The errors between the API and the stores: what failed, why, and what the operator does about it."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
 TooMuch = Literal["", "page", "window"]
-"""What may have been too much for the API to answer: nothing, the page, or the window (its length, depth or page)."""
+"""May have been too much for the API to answer: nothing, the page, or the window (its length, depth or page)."""
 
 
 class AuditLogsError(Exception):
-    """A failure that is told to the operator in one line: what failed, the cause, the hint."""
+    """A failure that is reported to the operator in one line: what failed, the cause, the hint."""
 
     def __init__(self, message: str, *, detail: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class TemporaryError(AuditLogsError):
 
 
 class BrokenObjectError(AuditLogsError):
-    """One object of the lake is none of ours. The others go on."""
+    """One object of the lake cannot be read as ours. The others go on."""
 
 
 class AccountError(AuditLogsError):
@@ -41,11 +41,11 @@ class RefusedError(AccountError):
 
 
 class RefusedRequestError(RefusedError):
-    """The API refuses what is asked for, whoever asks (a parameter that it does not take, say)."""
+    """The API refuses the request, of whatever account (a parameter that it does not take, say)."""
 
 
 class UnknownPathError(RefusedError):
-    """404: there is no such account, or nothing of the API at this address."""
+    """404: there is no such account, or the address is not the API's."""
 
 
 class BadAnswerError(AccountError):
@@ -59,7 +59,7 @@ class HiddenEventsError(AccountError):
         super().__init__(
             "the API holds more events of one instant than it shows",
             detail=", ".join(instant.isoformat() for instant in instants),
-            hint="what it shows is loaded; no request gets at the others: ask Cloudflare for them",
+            hint="the events that it shows are loaded; no request can reach the others: ask Cloudflare for them",
         )
         self.instants = list(instants)
 

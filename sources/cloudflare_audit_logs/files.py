@@ -1,4 +1,4 @@
-"""Rows on their way into the stores: a Parquet file that dlt takes into its load package as it is. Knows no dlt.
+"""Rows on their way into the stores: Parquet files that dlt takes into its load package as they are. Knows no dlt.
 
 Written and read a row group at a time, so that a file may be larger than memory. Uncompressed, because it lives for
 seconds: 100,000 events (151 MB) cost 0.1 CPU s to write and 0.1 to read, which compression multiplies.
@@ -6,17 +6,19 @@ seconds: 100,000 events (151 MB) cost 0.1 CPU s to write and 0.1 to read, which 
 
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .events import KEY_COLUMNS
-from .schema import EVENT_SCHEMA
+from .schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 
 _UNIQUE = ("event_id", "timestamp", "metadata", "raw_event", "digest")
 """Columns that a dictionary makes no smaller."""
@@ -27,17 +29,13 @@ _ONE_PAGE = 1 << 30
 class RowFile:
     """The file is removed when nobody refers to this object any more; dlt has its own link to it by then."""
 
-    def __init__(self, path: Path, schema: pa.Schema, rows: int) -> None:
-        self.path, self.schema, self.rows = path, schema, rows
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path, self.rows = path, rows
         weakref.finalize(self, path.unlink, missing_ok=True)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of all rows."""
         return pq.ParquetFile(self.path).read(columns)
-
-    def groups(self) -> Iterator[pa.Table]:
-        """The rows, a row group at a time."""
-        return read_groups(self.path, self.schema)
 
 
 class RowWriter:
@@ -61,13 +59,12 @@ class RowWriter:
         if not table.num_rows:
             return
         if self._writer is None:
-            repeated = [name for name in self._schema.names if name not in _UNIQUE]
             self._path.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it under us
             self._writer = pq.ParquetWriter(
                 self._path,
                 self._schema,
                 compression="none",
-                use_dictionary=repeated,
+                use_dictionary=[name for name in self._schema.names if name not in _UNIQUE],
                 write_statistics=False,
                 data_page_size=_ONE_PAGE,
             )
@@ -83,28 +80,7 @@ class RowWriter:
             if kind is not None:
                 self._path.unlink(missing_ok=True)
         if kind is None:
-            self.files.append(RowFile(self._path, self._schema, self._rows))
-
-
-class PageFile:
-    """A page on disk, of any size; reads as a `Page` does."""
-
-    def __init__(self, event_files: Sequence[RowFile], quarantine_files: Sequence[RowFile]) -> None:
-        self.event_files, self._quarantine_files = event_files, quarantine_files
-
-    @property
-    def keys(self) -> pa.Table:
-        """The columns that tell the events of a stream apart, read anew."""
-        empty = EVENT_SCHEMA.empty_table().select(KEY_COLUMNS)
-        return pa.concat_tables([empty, *(file.read(KEY_COLUMNS) for file in self.event_files)])
-
-    def event_groups(self) -> Iterator[pa.Table]:
-        """The events, some at a time."""
-        return chain.from_iterable(file.groups() for file in self.event_files)
-
-    def quarantine_groups(self) -> Iterator[pa.Table]:
-        """The quarantined events, some at a time."""
-        return chain.from_iterable(file.groups() for file in self._quarantine_files)
+            self.files.append(RowFile(self._path, self._rows))
 
 
 def read_groups(path: Path | str, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -115,3 +91,48 @@ def read_groups(path: Path | str, schema: pa.Schema) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
             yield file.read_row_group(number, columns=schema.names).select(schema.names).cast(schema)
+
+
+class PageFile(NamedTuple):
+    """A page on disk, of any size; reads as a `Page` does."""
+
+    event_files: Sequence[RowFile]
+    quarantine_files: Sequence[RowFile]
+
+    @property
+    def keys(self) -> pa.Table:
+        """The events' `KEY_COLUMNS`, read anew."""
+        empty = EVENT_SCHEMA.empty_table().select(KEY_COLUMNS)
+        return pa.concat_tables([empty, *(file.read(KEY_COLUMNS) for file in self.event_files)])
+
+    def event_groups(self) -> Iterator[pa.Table]:
+        """The events, some at a time."""
+        return chain.from_iterable(read_groups(file.path, EVENT_SCHEMA) for file in self.event_files)
+
+    def quarantine_groups(self) -> Iterator[pa.Table]:
+        """The quarantined events, some at a time."""
+        return chain.from_iterable(read_groups(file.path, QUARANTINE_SCHEMA) for file in self.quarantine_files)
+
+
+@dataclass
+class Batch:
+    """The events and quarantined events of one stream that a load brings to a destination, and the stream's cursor."""
+
+    since: datetime
+    """Where the stream begins."""
+    cursor: datetime
+    """The newest event time read, known events included. With `since`, the position that is stored with the load."""
+    event_files: list[RowFile] = field(default_factory=list)
+    quarantine_files: list[RowFile] = field(default_factory=list)
+    refused: int = 0
+    """Events that the destination refused and quarantined during the load."""
+
+    @property
+    def events(self) -> int:
+        """The number of events that it brings."""
+        return sum(file.rows for file in self.event_files) - self.refused
+
+    @property
+    def quarantined(self) -> int:
+        """The number of events that have no readable time, or were refused."""
+        return sum(file.rows for file in self.quarantine_files) + self.refused

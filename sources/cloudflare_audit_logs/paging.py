@@ -1,12 +1,13 @@
 """Reads a window of a stream page by page. A window counts only if its last page was seen.
 
 Both versions are asked with a fixed `before` and the same parameters on every page. v1 counts pages, v2 hands on a
-page cursor. Nothing is assumed of `since` and `before` being inclusive: windows overlap, and events are told apart by
-id.
+page cursor. Neither `since` nor `before` is assumed to be inclusive: windows overlap, and events are told apart by id.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC
+from functools import partial
+from itertools import count
 from typing import Any
 
 from .answers import Answer
@@ -28,66 +29,58 @@ def read_window(
     """Yields the events of each page as sent, in the order of the API, until the window has been read whole.
 
     Raises:
-        AccountError: the window could not be read to its end; what was yielded so far is a part of it.
+        AccountError: the window could not be read to its end; the pages yielded so far are a part of it.
     """
-    common: dict[str, str | int] = {
-        "since": _rfc3339(window.since),
-        "before": _rfc3339(window.before),
-        "direction": direction,
-    }
-    account = f"accounts/{stream.account_id}"
+    since, before = (f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}" for time in (window.since, window.before))
+    params: dict[str, str | int] = {"since": since, "before": before, "direction": direction}
     if stream.api_version == "v1":
-        params = {**common, "per_page": per_page, "hide_user_logs": str(hide_user_logs).lower()}
-        return _read_v1(get, f"{account}/audit_logs", params)
-    return _read_v2(get, f"{account}/logs/audit", {**common, "limit": per_page})
+        params |= {"per_page": per_page, "hide_user_logs": str(hide_user_logs).lower()}
+        answers = _v1_answers(partial(get, f"accounts/{stream.account_id}/audit_logs"), params, per_page)
+    else:
+        params["limit"] = per_page
+        answers = _v2_answers(partial(get, f"accounts/{stream.account_id}/logs/audit"), params, per_page)
+
+    seen: set[tuple[int, bytes, bytes]] = set()
+    for slices in answers:
+        # A server may repeat a page for ever. A page that only overlaps another (drift) is fine.
+        page = len(slices), slices[0], slices[-1]
+        if page in seen:
+            raise BadAnswerError("the API repeats a page", detail=f"after {len(seen)} pages")
+        seen.add(page)
+        yield slices
 
 
-def _read_v1(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[list[bytes]]:
-    number, events, seen = 1, 0, _SeenPages()
-    while True:
-        answer = get(path, {**params, "page": number})
-        seen.check(answer.slices)
-        if answer.slices:
-            yield answer.slices
-        events += len(answer.slices)
-        stated = _whole_number(answer.info.get("total_count"))
-        if not answer.slices and stated is not None and events < stated:
-            raise _ended_early(f"{events} of {stated} events")
-        if _is_last_v1_page(answer, number, events, asked=int(params["per_page"])):
+def _v1_answers(
+    get: Callable[[Mapping[str, str | int]], Answer], params: Mapping[str, str | int], per_page: int
+) -> Iterator[list[bytes]]:
+    """The spec promises no `result_info`; where it is sent, its totals are believed if they say that there is more."""
+    events = 0
+    for number in count(1):
+        slices, info = get({**params, "page": number})
+        if slices:
+            yield slices
+        events += len(slices)
+        total = _whole_number(info.get("total_count"), events)
+        if not slices and events < total:
+            raise _ended_early(f"{events} of {total} events")
+        has_more = events < total or number < _whole_number(info.get("total_pages"), number)
+        full = _whole_number(info.get("per_page"), 0) or min(per_page, SMALLEST_FULL_PAGE)
+        if not slices or (len(slices) < full and not has_more):
             return
-        number += 1
 
 
-def _is_last_v1_page(answer: Answer, number: int, events: int, *, asked: int) -> bool:
-    """The spec promises no `result_info`; where there is one, its totals are believed when they say that there is more.
-
-    Args:
-        answer: of page `number`.
-        number: of the page, from 1.
-        events: read so far.
-        asked: events a page.
-    """
-    if not answer.slices:
-        return True
-    for total, read in ("total_pages", number), ("total_count", events):
-        stated = _whole_number(answer.info.get(total))
-        if stated is not None and read < stated:
-            return False
-    full = _whole_number(answer.info.get("per_page")) or min(asked, SMALLEST_FULL_PAGE)
-    return len(answer.slices) < full
-
-
-def _read_v2(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[list[bytes]]:
+def _v2_answers(
+    get: Callable[[Mapping[str, str | int]], Answer], params: Mapping[str, str | int], per_page: int
+) -> Iterator[list[bytes]]:
     cursors: set[str] = set()
-    cursor, empty, last, seen = "", 0, 0, _SeenPages()
+    cursor, empty, last = "", 0, 0
     while True:
-        answer = get(path, {**params, "cursor": cursor} if cursor else params)
-        seen.check(answer.slices)
-        if answer.slices:
-            yield answer.slices
-        empty, last = (0, len(answer.slices)) if answer.slices else (empty + 1, last)
-        cursor = str(answer.info.get("cursor") or "")
-        if not cursor and empty and 0 < last < int(params["limit"]):
+        slices, info = get({**params, "cursor": cursor} if cursor else params)
+        if slices:
+            yield slices
+        empty, last = (0, len(slices)) if slices else (empty + 1, last)
+        cursor = str(info.get("cursor") or "")
+        if not cursor and empty and 0 < last < per_page:
             raise _ended_early(f"a page of {last} events was to be followed by others")
         if not cursor:
             return
@@ -97,32 +90,12 @@ def _read_v2(get: Get, path: str, params: Mapping[str, str | int]) -> Iterator[l
 
 
 def _ended_early(said: str) -> BadAnswerError:
-    """The API said that there is more, and shows no more: whoever reads asks for what follows."""
+    """The API said that there is more, and shows no more: the rest is to be asked for by another query."""
     return BadAnswerError("the API ended a window before its end", detail=said, too_much="window")
 
 
-class _SeenPages:
-    """Stops a server that repeats a page for ever. A page that only overlaps another (drift) is fine."""
-
-    def __init__(self) -> None:
-        self._pages: set[tuple[int, bytes, bytes]] = set()
-        """How many events each had, its first and its last one."""
-
-    def check(self, slices: Sequence[bytes]) -> None:
-        if not slices:
-            return
-        page = len(slices), slices[0], slices[-1]
-        if page in self._pages:
-            raise BadAnswerError("the API repeats a page", detail=f"after {len(self._pages)} pages")
-        self._pages.add(page)
-
-
-def _whole_number(value: Any) -> int | None:
-    """A count as the API sends it: a number in one place, text in another."""
+def _whole_number(value: Any, default: int) -> int:
+    """A count as the API sends it, a number or text; a default where it sends none."""
     if isinstance(value, str) and value.isdecimal():
         return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _rfc3339(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return value if isinstance(value, int) and not isinstance(value, bool) else default

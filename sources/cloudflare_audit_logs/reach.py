@@ -1,17 +1,33 @@
-"""How much of a stream one request asks for, as its answers have shown. Pure, in memory only: losing it costs requests.
+"""One query: how much of a stream it asks for, and what its pages show. Pure, in memory only: losing it costs requests.
 
-A request that is too much is followed by smaller ones, and what was answered grows again, one measure at a time: so the
-measure that is refused is known, and the other one keeps its size.
+A request that is too much is followed by smaller ones, and a size that was answered grows again, one measure at a time:
+so the measure that is refused is known, and the other one keeps its size.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import AccountError
+from .events import EventKey, Page, event_keys
 from .streams import Window
 
 DEPTH = 10_000
-"""Events that the pages of one query show at most: what a step holds, and what a common search engine shows."""
+"""Events that the pages of one query show at most: a step's size, and what a common search engine shows."""
+
+EDGE = timedelta(seconds=1)
+"""Events are told apart by id this far back: a server may round times, or not include `since` itself."""
+
+TICK = timedelta(microseconds=1)
+
+COMMON_CAP = 100
+"""Servers often cap a page at it. A number of results that is a multiple of it may be a limit of the server's."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 LONGEST = timedelta(days=36_500)
 SHORTEST = timedelta(milliseconds=1)
@@ -25,7 +41,7 @@ HEAVY = 128 * 1024 * 1024
 
 @dataclass
 class Reach:
-    """Of one stream: the events of a page, at most `largest_page`; the length of a window; the events of a query."""
+    """The size of one stream's queries: events of a page (at most `largest_page`), length of the window, events in all."""
 
     largest_page: int
     page: int = field(init=False)
@@ -38,7 +54,7 @@ class Reach:
     is_in_doubt: bool = False
     """Smaller queries are being tried: none is worth a retry."""
     _trial: Literal["page", "span"] | None = None
-    """What was made larger since the last answer."""
+    """The measure that was made larger since the last answer."""
     _refused_page: int | None = None
     _refused_span: timedelta | None = None
     _answers: int = 0
@@ -75,10 +91,6 @@ class Reach:
         self._refused_span, self.span, self._answers = asked, max(asked / 2, SHORTEST), 0
         return asked > SHORTEST
 
-    def note_depth(self, shown: int) -> None:
-        """A query showed so many events and no more, though there are more."""
-        self.depth = min(self.depth, shown)
-
     def note_answer(self, asked: timedelta, weight: int) -> None:
         """A query of this length was answered with a page of this many bytes: asks for more from now on."""
         self.is_in_doubt, self._trial = False, None
@@ -86,15 +98,64 @@ class Reach:
         if self._answers >= HOLD:
             self._refused_page = self._refused_span = None
             self.depth, self._answers = DEPTH, 0
-        if self._may_grow_page(weight):
+        may_grow_page = (self._refused_page is None or 2 * self.page < self._refused_page) and 2 * weight <= HEAVY
+        may_grow_span = (self._refused_span is None or 2 * self.span < self._refused_span) and asked >= self.span
+        if may_grow_page and self.page < self.largest_page:
             self.page, self._trial = min(2 * self.page, self.largest_page), "page"
-        elif self._may_grow_span(asked):
+        elif may_grow_span and self.span < LONGEST:
             self.span, self._trial = min(2 * self.span, LONGEST), "span"
 
-    def _may_grow_page(self, weight: int) -> bool:
-        is_refused = self._refused_page is not None and 2 * self.page >= self._refused_page
-        return self.page < self.largest_page and not is_refused and 2 * weight <= HEAVY
 
-    def _may_grow_span(self, asked: timedelta) -> bool:
-        is_refused = self._refused_span is not None and 2 * self.span >= self._refused_span
-        return self.span < LONGEST and not is_refused and asked >= self.span
+@dataclass
+class Stretch:
+    """One query, and what came of it."""
+
+    asked: Window
+    per_page: int
+    shown: int = 0
+    fresh: int = 0
+    """Events that the reading did not see before."""
+    pages: int = 0
+    last: int = 0
+    largest: int = 0
+    """Events of the last page, and of the largest one."""
+    newest: datetime | None = None
+    oldest: datetime | None = None
+    keys: list[pa.Table] = field(default_factory=list)
+    is_cut: bool = False
+    """We stopped, at its depth."""
+    error: AccountError | None = None
+
+    def add(self, page: Page) -> None:
+        """Counts a page as it came."""
+        self.last = page.events.num_rows + page.quarantined.num_rows
+        self.largest, self.shown, self.pages = max(self.largest, self.last), self.shown + self.last, self.pages + 1
+        self.keys.append(page.keys)
+
+    @property
+    def length(self) -> timedelta:
+        """That of its window."""
+        return self.asked.before - self.asked.since
+
+    @property
+    def ends_on_full_page(self) -> bool:
+        """True if its end may be a limit of the server's: the last page was full, or all are a round number."""
+        is_like_others = self.pages > 1 and self.last >= self.largest
+        is_full = self.last >= self.per_page or is_like_others
+        return self.shown > 0 and (is_full or self.shown % COMMON_CAP == 0)
+
+
+def step_back(events: pa.Table, newest: datetime | None) -> timedelta:
+    """Returns the largest step back in time from one event to the next, or from `newest`; zero: in order."""
+    if not events.num_rows:
+        return timedelta()
+    times = events["timestamp"].combine_chunks().cast(pa.int64())
+    lowest = pc.min(times).as_py()
+    first = times[0].as_py() if newest is None else (newest - EPOCH) // TICK
+    steps = pc.min(pc.subtract(times[1:], times[:-1])).as_py() or 0
+    return timedelta(microseconds=max(first - lowest, -steps, 0))
+
+
+def without(events: pa.Table, keys: Collection[EventKey]) -> pa.Table:
+    """The events whose keys are others."""
+    return events.filter(pa.array([key not in keys for key in event_keys(events)], pa.bool_())) if keys else events

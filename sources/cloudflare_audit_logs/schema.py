@@ -14,8 +14,8 @@ QUARANTINE_KEY = ("account_id", "api_version", "digest")
 TIME = pa.timestamp("us", tz="UTC")
 
 SCHEMA_VERSION = 1
-"""Of the lake's objects. Raised only by a change that an older release must not merge: a column that is renamed, goes
-or has another type or meaning, or another key. A nullable column more is none."""
+"""The version of the lake's objects. Raised only by a change that an older release must not merge: a column that is
+renamed, goes or has another type or meaning, or another key. A nullable column more is no such change."""
 
 ADDED_COLUMNS: frozenset[str] = frozenset()
 """Columns that older releases did not have: null in what they wrote, and so no difference between two stores."""
@@ -25,25 +25,18 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
+def _texts(*names: str) -> list[pa.Field]:
+    return [pa.field(name, pa.string()) for name in names]
+
+
 EVENT_SCHEMA = pa.schema(
     [
         _required("event_id", pa.string()),
         _required("timestamp", TIME),
         _required("account_id", pa.string()),
         _required("api_version", pa.string()),
-        pa.field("action_type", pa.string()),
-        pa.field("action_result", pa.string()),
-        pa.field("actor_id", pa.string()),
-        pa.field("actor_email", pa.string()),
-        pa.field("actor_type", pa.string()),
-        pa.field("actor_context", pa.string()),
-        pa.field("ip_address", pa.string()),
-        pa.field("resource_type", pa.string()),
-        pa.field("resource_id", pa.string()),
-        pa.field("resource_product", pa.string()),
-        pa.field("zone_id", pa.string()),
-        pa.field("zone_name", pa.string()),
-        pa.field("metadata", pa.string()),
+        *_texts("action_type", "action_result", "actor_id", "actor_email", "actor_type", "actor_context"),
+        *_texts("ip_address", "resource_type", "resource_id", "resource_product", "zone_id", "zone_name", "metadata"),
         _required("raw_event", pa.string()),
         _required("ingestion_time", TIME),
     ],

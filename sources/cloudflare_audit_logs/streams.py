@@ -1,4 +1,4 @@
-"""What is read: a stream of events, and a window of it. Pure."""
+"""A stream of events, and a window of it. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

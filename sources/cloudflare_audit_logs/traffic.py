@@ -1,4 +1,4 @@
-"""What the clients of this process asked of the API, counted, and what it said is left. Asks nothing itself."""
+"""Counts what the clients of this process asked of the API, and keeps what it said is left. Asks nothing itself."""
 
 import threading
 from collections import Counter
@@ -11,19 +11,18 @@ NO_ANSWER = "none"
 
 
 class Traffic:
-    """Shared by the threads that ask. `on_answer` is called after each request, whatever became of it."""
+    """Shared by threads. `on_answer` is called after each request, whatever became of it."""
 
     def __init__(self, on_answer: Callable[[], None] = lambda: None) -> None:
-        self._on_answer = on_answer
-        self._lock = threading.Lock()
+        self._on_answer, self._lock = on_answer, threading.Lock()
         self._requests: Counter[str] = Counter()
+        self._left: dict[str, int] = {}
         self.retries = 0
         """Requests that were sent again after one that failed."""
-        self._left: dict[str, int] = {}
 
     @property
     def requests(self) -> dict[str, int]:
-        """How many were sent, retries included, by the HTTP status of the answer, or `none`."""
+        """The number of requests, retries included, by the HTTP status of the answer, or `none`."""
         with self._lock:
             return dict(self._requests)
 

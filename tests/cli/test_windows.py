@@ -9,7 +9,7 @@ import pytest
 from simulator.api import Api
 from simulator.server import serving
 from sources.cloudflare_audit_logs.answers import Answer
-from sources.cloudflare_audit_logs.client import AuditLogsClient
+from sources.cloudflare_audit_logs.client import AuditLogsClient, open_session
 from sources.cloudflare_audit_logs.errors import BadAnswerError
 from sources.cloudflare_audit_logs.paging import read_window
 from sources.cloudflare_audit_logs.streams import Stream, Window
@@ -23,7 +23,8 @@ SINCE, BEFORE = ago(days=2), ago(minutes=1)
 @pytest.fixture
 def read(api: Api) -> Iterator[Read]:
     """Reads a window of the simulator's account through the real client."""
-    with serving(api) as server, _client(server.url) as client:
+    with serving(api) as server, open_session() as session:
+        client = AuditLogsClient(session, server.url, TOKEN, clock=lambda: datetime.now(UTC), sleep=lambda _: None)
 
         def read(
             version: str = "v1", *, per_page: int = 100, direction: str = "asc", hide: bool = False
@@ -173,7 +174,3 @@ def test_user_level_events_are_hidden_on_request(api: Api, read: Read) -> None:
     read(hide=True)
 
     assert api.requests[-1].params["hide_user_logs"] == "true"
-
-
-def _client(url: str) -> AuditLogsClient:
-    return AuditLogsClient(url, TOKEN, clock=lambda: datetime.now(UTC), sleep=lambda _: None)

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.fetch.refusals import refused_versions
 from pipelines.loop.account_failures import AccountFailures
-from sources.cloudflare_audit_logs.access import is_about_access
+from sources.cloudflare_audit_logs.answers import is_about_access
 from sources.cloudflare_audit_logs.errors import (
     AuditLogsError,
     RateLimitedError,

@@ -1,4 +1,4 @@
-"""One question to the API: retried where that helps, told in one line where not; the token stays with its host."""
+"""One request to the API: retried where that helps, reported in one line where not; the token stays with its host."""
 
 import http.server
 import threading
@@ -11,7 +11,7 @@ import pytest
 
 from simulator.api import Api, Fault
 from simulator.server import serving
-from sources.cloudflare_audit_logs.client import AuditLogsClient
+from sources.cloudflare_audit_logs.client import AuditLogsClient, open_session
 from sources.cloudflare_audit_logs.errors import (
     AuditLogsError,
     BadAnswerError,
@@ -29,7 +29,7 @@ PATH = f"accounts/{ACCOUNT}/audit_logs"
 
 @pytest.fixture
 def waits() -> list[float]:
-    """What the client would have slept."""
+    """The seconds that the client would have slept."""
     return []
 
 
@@ -37,11 +37,11 @@ def waits() -> list[float]:
 def ask(api: Api, waits: list[float]) -> Iterator[Ask]:
     """Asks the simulator, whose account has five events."""
     api.world.add(ACCOUNT, "v1", spread(5, ago(hours=1), ago(minutes=1)))
-    with serving(api) as server:
+    with serving(api) as server, open_session() as session:
 
         def ask(*, url: str = server.url, token: str = TOKEN, path: str = PATH) -> list[bytes]:
-            with AuditLogsClient(url, token, clock=lambda: datetime.now(UTC), sleep=waits.append) as client:
-                return client.get(path, {"direction": "asc"}).slices
+            client = AuditLogsClient(session, url, token, clock=lambda: datetime.now(UTC), sleep=waits.append)
+            return client.get(path, {"direction": "asc"}).slices
 
         yield ask
 
@@ -100,7 +100,7 @@ def test_a_wrong_token_is_answered_with_the_permission_that_is_needed(ask: Ask) 
     assert "a-wrong-token" not in str(caught.value)
 
 
-def test_an_unknown_account_is_told_by_name_of_the_setting(ask: Ask) -> None:
+def test_an_unknown_account_is_reported_with_the_name_of_the_setting(ask: Ask) -> None:
     """404 has the account id in its path."""
     with pytest.raises(RefusedError, match="CLOUDFLARE_ACCOUNT_ID"):
         ask(path="accounts/nobody/audit_logs")
@@ -110,8 +110,8 @@ def test_an_unknown_account_is_told_by_name_of_the_setting(ask: Ask) -> None:
     ("header", "seconds"),
     [("7", 7), ("300", 300), (None, 300), ("soon", 300), ("-5", 300), ("99999999999999999999", 300), ("1e3", 300)],
 )
-def test_a_rate_limit_is_told_at_once_with_its_end(api: Api, ask: Ask, header: str | None, seconds: int) -> None:
-    """Five minutes, what Cloudflare shuts for, where the header is absent or absurd."""
+def test_a_rate_limit_is_reported_at_once_with_its_end(api: Api, ask: Ask, header: str | None, seconds: int) -> None:
+    """Five minutes, as long as Cloudflare refuses a token, where the header is absent or absurd."""
     api.faults.append(Fault(times=None, status=429, headers={"Retry-After": header} if header else {}))
 
     with pytest.raises(RateLimitedError) as caught:
@@ -150,7 +150,7 @@ def test_a_clock_that_is_a_little_off_is_fine(api: Api, ask: Ask, offset: int) -
     assert len(ask()) == 5
 
 
-def test_an_api_that_is_not_there_is_told_without_a_trace_of_internals(ask: Ask) -> None:
+def test_an_api_that_is_not_there_is_reported_without_a_trace_of_internals(ask: Ask) -> None:
     """The cause in its own words."""
     with pytest.raises(UnavailableError, match=r"cannot be reached.*refused"):
         ask(url="http://127.0.0.1:1/client/v4")

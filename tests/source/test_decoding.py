@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sources.cloudflare_audit_logs.events import Page, canonical_hash, decode_page, parse_time
+from sources.cloudflare_audit_logs.events import Page, canonical_hash, decode_page
 from sources.cloudflare_audit_logs.streams import Stream
+from sources.cloudflare_audit_logs.times import parse_time
 from tests.factory import ACCOUNT, encoded, v1_tree, v2_tree
 
 RECEIVED = datetime(2026, 11, 24, tzinfo=UTC)

@@ -106,7 +106,7 @@ def test_slicing_by_brackets_agrees_with_the_parser(values: Any) -> None:
 
 
 def _finite(value: Any) -> list[Any]:
-    """What JSON and the fast parser can both say of it: no NaN, no lone surrogate, no number beyond 64 bits."""
+    """Values that JSON and the fast parser can both express: no NaN, no lone surrogate, no number beyond 64 bits."""
     try:
         text = json.dumps(value, allow_nan=False)
         text.encode().decode("unicode_escape").encode()

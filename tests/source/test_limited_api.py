@@ -1,4 +1,4 @@
-"""An API that answers less than all of a window: everything arrives in both stores, or what cannot is told."""
+"""An API that answers less than all of a window: everything arrives in both stores, or what cannot is reported."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -163,7 +163,7 @@ def _heavy(number: int, time: datetime, version: str) -> SimulatedEvent:
 
 
 @pytest.mark.parametrize("form", ["empty", pytest.param("error", marks=pytest.mark.long)])
-def test_an_instant_that_holds_more_than_is_shown_is_told(
+def test_an_instant_that_holds_more_than_is_shown_is_reported(
     api: Api, command: Command, stores: Stores, form: Any
 ) -> None:
     """It is a gap for the loop and the comparison; what is shown of it, and what comes later, is loaded."""
@@ -174,12 +174,12 @@ def test_an_instant_that_holds_more_than_is_shown_is_told(
     api.behaviour.shows_at_most, api.behaviour.end_of_results = 500, form
     pages = {"CLOUDFLARE_PER_PAGE": "100"}
 
-    told = command("pipelines/run.py", "--once", "--json", **pages)
+    polled = command("pipelines/run.py", "--once", "--json", **pages)
     compared = command(*RECONCILE, **pages)
     filled = command(*BACKFILL, **pages)
 
-    assert told.code == 1
-    assert f"more events of one instant than it shows: {instant.isoformat()}" in told.err
+    assert polled.code == 1
+    assert f"more events of one instant than it shows: {instant.isoformat()}" in polled.err
     assert [len(held) for held in stores.ids()] == [545, 545]
     assert ids(others) <= set(stores.lake_ids())
     assert (compared.code, filled.code) == (3, 3), compared.err + filled.err
@@ -187,7 +187,7 @@ def test_an_instant_that_holds_more_than_is_shown_is_told(
 
 
 @pytest.mark.parametrize("apart", [0, 150])
-def test_two_events_of_one_key_that_differ_are_told_and_counted_once(
+def test_two_events_of_one_key_that_differ_are_reported_and_counted_once(
     api: Api, poll: Poll, stores: Stores, apart: int
 ) -> None:
     """The first stays in both stores. Beside each other, and a page apart."""

@@ -1,4 +1,4 @@
-"""What is odd is kept: the lake has the exact text, the warehouse a readable substitute or the quarantine."""
+"""Odd events are kept: the lake has the exact text, the warehouse a readable substitute or the quarantine."""
 
 import json
 import random
@@ -73,7 +73,7 @@ def test_an_event_that_postgresql_refuses_is_quarantined_there_and_kept_in_the_l
 def test_what_postgresql_refuses_in_a_step_of_a_long_window_or_in_a_sweep_is_counted_as_quarantined(
     api: Api, poll: Poll, stores: Stores
 ) -> None:
-    """Of either stream its own, however the events are written."""
+    """Each stream keeps its own, however the events are written."""
     events = [event_at(ago(minutes=minutes)) for minutes in (9, 8, 7, 6, 5)]
     for account, refused in ((ACCOUNT, 0), (OTHER_ACCOUNT, 1)):
         raw = encoded(v1_tree(when=ago(minutes=8).isoformat(), metadata={"ttl": "N"})).replace(b'"N"', b"1e999999")
@@ -157,7 +157,7 @@ def _incompressible(length: int) -> str:
 
 
 def test_an_event_older_than_was_asked_for_is_kept(api: Api, poll: Poll, stores: Stores) -> None:
-    """What the API shows is not for us to drop; a server that shows it at every poll causes one load, not many."""
+    """No event that the API shows is dropped; a server that shows it at every poll causes one load, not many."""
     old, new = event_at(ago(days=400)), event_at(ago(minutes=3))
     shown_as_new = raw_event(old.raw, time=ago(minutes=4))
     api.world.add(ACCOUNT, "v1", [shown_as_new, new])

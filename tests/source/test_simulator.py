@@ -1,4 +1,4 @@
-"""The simulator is right about the API, whoever asks: it knows nothing of our client."""
+"""The simulator answers as the API does: it knows nothing of our client."""
 
 import json
 import re
@@ -129,7 +129,7 @@ def test_a_wrong_token_is_an_authentication_error(server: Server) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (403, 10000)
 
 
-def test_too_many_requests_shut_the_token_out(api: Api, server: Server) -> None:
+def test_too_many_requests_block_the_token(api: Api, server: Server) -> None:
     """For the whole window, with the time left."""
     api.behaviour.requests_per_window = 3
 
@@ -217,7 +217,7 @@ def simulator(*arguments: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
 
 
 def test_it_runs_as_a_process_of_its_own_and_takes_commands() -> None:
-    """Prints its URL, misbehaves when told to, ends on SIGTERM."""
+    """Prints its URL, misbehaves on command, ends on SIGTERM."""
     with simulator("--accounts", ACCOUNT, "--versions", "v1", "--events", "40") as (url, process):
         headers = {"Authorization": f"Bearer {TOKEN}"}
         fine = requests.get(f"{url}/accounts/{ACCOUNT}/audit_logs", headers=headers, timeout=10)

@@ -1,4 +1,4 @@
-"""A window is read whole, however little of it one query shows; where that cannot be, it is told."""
+"""A window is read whole, however little of it one query shows; where that cannot be, it is reported."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -85,7 +85,7 @@ def read(
     reach: Reach | None = None,
     found: Counter[Event] | None = None,
 ) -> Counter[Event]:
-    """What a reading yields; in `found`, even if it fails."""
+    """Returns the events that a reading yields; `found` has them even if it fails."""
     read_events = Counter[Event]() if found is None else found
     for page in read_whole(server.ask, window, reach or Reach(per_page), "asc"):
         times, event_ids = page.events["timestamp"].to_pylist(), page.events["event_id"].to_pylist()
@@ -159,8 +159,8 @@ def test_a_limit_that_was_met_is_not_met_at_every_query() -> None:
 
 @pytest.mark.parametrize("says_so", [True, False])
 @pytest.mark.parametrize("later", [0, 5])
-def test_an_instant_that_holds_more_than_is_shown_is_told_and_the_rest_is_read(later: int, *, says_so: bool) -> None:
-    """What is there of it, what comes before it, and what comes behind it."""
+def test_an_instant_that_holds_more_than_shown_is_reported_and_the_rest_is_read(later: int, *, says_so: bool) -> None:
+    """The shown part of it, the events before it, and those behind it."""
     instant = BEGIN + timedelta(days=2)
     shown = burst(30, BEGIN, timedelta(days=1))
     behind = burst(later, BEGIN + timedelta(days=3), timedelta(hours=1)) if later else []
@@ -308,7 +308,7 @@ def test_without_an_order_nothing_is_left_out(most: int | None) -> None:
 
 
 def test_times_that_are_rounded_leave_nothing_out() -> None:
-    """Of the events of one second, the server's order is not that of the times that it shows."""
+    """Among the events of one second, the server's order is not that of the times that it shows."""
     events = [(BEGIN + timedelta(seconds=index // 7), f"{index * 7919 % 10_000:05}") for index in range(3_000)]
 
     assert read(Server(events, most=1_000), per_page=100) == Counter(events)
@@ -340,7 +340,7 @@ _TIMES = st.integers(0, 40).map(lambda tenth: BEGIN + timedelta(seconds=tenth / 
     includes_since=st.booleans(),
     fullest=st.one_of(st.none(), st.integers(20, 60)),
 )
-def test_all_is_read_or_it_is_told(
+def test_all_is_read_or_the_rest_is_reported(
     *, times: list[datetime], most: int | None, per_page: int, says_so: bool, includes_since: bool, fullest: int | None
 ) -> None:
     """Whatever the limit of results, the size of the pages and the times of the events."""

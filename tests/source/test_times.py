@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sources.cloudflare_audit_logs.events import parse_time, parse_times
+from sources.cloudflare_audit_logs.times import parse_time, parse_times
 
 USUAL, NANOSECONDS = "2026-11-20T10:00:00Z", "2026-11-20T10:00:00.123456789Z"
 

@@ -49,7 +49,7 @@ NEWER_RELEASE = {
     ),
     "sources/cloudflare_audit_logs/events.py": (
         ('"raw_event": pa.array(texts, pa.string()),\n', '        "ray": pa.array(map(_ray, texts), pa.string()),\n'),
-        ("# --- quarantine", _RAY),
+        ("# --- ids and text", _RAY),
     ),
     "pipelines/warehouse/sql/tables.sql": (
         ("    ingestion_time   timestamptz NOT NULL DEFAULT now(),\n", "    ray text,\n"),

@@ -22,16 +22,16 @@ from typing import NamedTuple
 import psycopg2
 from tqdm import tqdm
 
+from benchmarks.servers.dask import dask_cluster
 from pipelines.lake.object_format import encode
 from pipelines.lake.partitions import Partition
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
 from pipelines.warehouse.embedded import embedded_postgres
-from tests.clusters import dask_cluster
 
 from .documents import Row, as_markdown, put_into
 from .lake import ACCOUNTS, EVENTS_AN_OBJECT, SERVER_OPTIONS, SINCE, TABLE, Texts
 from .processes import cpu_of, cpu_of_server
-from .servers import settings_of
+from .servers.postgres import settings_of
 
 DOCUMENT = PROJECT_ROOT / "docs" / "scale" / "dask.md"
 SPENT = 0.9

@@ -25,13 +25,13 @@ from urllib.request import Request, urlopen
 import psycopg2
 from tqdm import tqdm
 
+from benchmarks.servers.seaweed import seaweed
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
 from pipelines.warehouse.embedded import embedded_postgres
-from tests.conftest import seaweed
 
 from .documents import Row, as_markdown, put_into
 from .processes import cpu_of, cpu_of_server
-from .servers import settings_of
+from .servers.postgres import settings_of
 
 DOCUMENT = PROJECT_ROOT / "docs" / "benchmarks.md"
 ACCOUNT, IDLE_ACCOUNT = "a" * 32, "b" * 32

@@ -30,6 +30,8 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from tqdm import tqdm
 
+from benchmarks.servers.seaweed import Bucket as S3Bucket
+from benchmarks.servers.seaweed import seaweed
 from pipelines.lake.bucket import Bucket
 from pipelines.lake.database import lake_database
 from pipelines.lake.object_format import encode
@@ -43,11 +45,9 @@ from pipelines.warehouse.write import load_events
 from simulator.world import Plan, build_world
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from tests.conftest import Bucket as S3Bucket
-from tests.conftest import seaweed
 
 from .documents import Row, as_markdown, put_into
-from .servers import settings_of
+from .servers.postgres import settings_of
 
 DOCUMENT = PROJECT_ROOT / "docs" / "lake.md"
 EVENTS_AN_OBJECT = 1_000

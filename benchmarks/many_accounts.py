@@ -25,7 +25,7 @@ from simulator.quota import largest_burst
 
 from .documents import Row, as_markdown, put_into
 from .processes import descendants_of, peak_memory_of
-from .servers import settings_of
+from .servers.postgres import settings_of
 from .simulated import Asked, Simulated, cycle_seconds, longest_wait_seconds, polls_of, seconds_between, simulated
 from .watched_loop import Watched, give_up_after, looping
 

@@ -15,7 +15,7 @@ from simulator.api import Api
 from simulator.server import serving
 from simulator.world import Plan, World, build_world
 
-from .servers import settings_of
+from .servers.postgres import settings_of
 
 ACCOUNT = "0f9e8d7c6b5a49382716f5e4d3c2b1a0"
 TOKEN = "simulated"  # noqa: S105  # of the simulator

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import wait_until
+from benchmarks.servers.seaweed import free_ports
 from pipelines.settings.settings import PostgresSettings
-
-from .conftest import _free_ports, wait_until
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="needs PgBouncer (Debian's package pgbouncer)")
@@ -24,7 +24,7 @@ def pooled(
     server: PostgresSettings, folder: Path, mode: str, *, user: str | None = None, **settings: str
 ) -> Iterator[PostgresSettings]:
     """How to reach the server through it; `user` is a name that the pooler alone knows, for the server's own user."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     user = user or server.user
     folder.mkdir(mode=0o755)
     (folder / "users.txt").write_text(f'"{user}" "{server.password}"\n')

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from .conftest import process_of, wait_until
+from benchmarks.servers.commands import process_of, wait_until
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 

@@ -5,14 +5,12 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import NamedTuple
 
-from dlt.destinations.impl.postgres.configuration import PostgresCredentials
-
 from pipelines.lake.destination import Lake
 from pipelines.lake.reads import LakeReader, read_lake
 from pipelines.load.loader import Sidecar
 from pipelines.load.spool import Spool
 from pipelines.settings.settings import StoreSettings
-from pipelines.warehouse.connection import as_owner
+from pipelines.warehouse.connection import Credentials, as_owner
 from pipelines.warehouse.destination import Warehouse, open_warehouse
 from pipelines.warehouse.reads import WarehouseReader, read_warehouse
 
@@ -22,7 +20,7 @@ class Copies(NamedTuple):
 
     warehouse: WarehouseReader
     lake: LakeReader
-    owner: PostgresCredentials
+    owner: Credentials
     """The role that may change events in the warehouse."""
     schema: str
 

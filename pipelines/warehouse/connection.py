@@ -19,6 +19,9 @@ from pipelines.host.transient import can_pass
 from pipelines.settings.settings import OwnerSettings
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
+Credentials = PostgresCredentials
+"""For those above, which do not import dlt."""
+
 INSUFFICIENT_PRIVILEGE = "42501"
 
 _SESSION = {

@@ -41,7 +41,7 @@ HEAVY = 128 * 1024 * 1024
 
 @dataclass
 class Reach:
-    """The size of one stream's queries: events of a page (at most `largest_page`), length of the window, events in all."""
+    """The size of one stream's queries: events of a page (at most `largest_page`) and in all, length of a window."""
 
     largest_page: int
     page: int = field(init=False)

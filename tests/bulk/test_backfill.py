@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budget, Budgets
 from sources.cloudflare_audit_logs.errors import UnavailableError
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 
 Poll = Callable[..., Report]
 Command = Callable[..., Finished]

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import trustme
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
+from benchmarks.servers.dask import dask_cluster
+from benchmarks.servers.seaweed import Bucket
 from simulator.api import Api, Fault
-from tests.clusters import dask_cluster
-from tests.conftest import Bucket, Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

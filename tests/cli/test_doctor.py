@@ -13,6 +13,8 @@ from threading import Thread
 import pytest
 
 import pipelines.doctor
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import Bucket
 from pipelines.checks.finding import Finding, complete
 from pipelines.checks.warehouse import timescale_finding
 from pipelines.host.side_by_side import SilentError
@@ -22,8 +24,8 @@ from pipelines.warehouse.setup import check_version
 from pipelines.warehouse.upkeep import Found
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, spread
+from tests.stores import Stores
 from tests.watching import watched_loop
 
 Command = Callable[..., Finished]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import wait_until
 from pipelines.settings.settings import PROJECT_ROOT
-from tests.conftest import wait_until
 
 
 def commands() -> list[str]:

@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
+from benchmarks.servers.s3_gate import gate_before
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.warehouse.embedded import _without_root
 from simulator.api import Api
-from tests.conftest import Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, ago, spread
-from tests.faults.s3_gate import gate_before
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 import psycopg2
 import pytest
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import S3_KEYS
 from pipelines.host.side_by_side import PATIENCE_SECONDS, Asked, SilentError, answers_of
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import S3_KEYS, Finished, Stores
 from tests.factory import ACCOUNT, ago, spread
+from tests.stores import Stores
 
 Command = Callable[..., Finished]
 Poll = Callable[..., Report]

@@ -15,14 +15,16 @@ import pytest
 from rich.console import Console
 
 from benchmarks.events import insert_events
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import S3_KEYS, Bucket
 from pipelines.cli.status_text import duration, show_status
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.warehouse.measured_lag import MeasuredLag, is_too_short, recommended_seconds
 from pipelines.warehouse.statements import sections_of
 from simulator.api import Api
-from tests.conftest import S3_KEYS, Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, raw_event, spread, time_of
+from tests.stores import Stores
 
 Command = Callable[..., Finished]
 Poll = Callable[..., Report]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import process_of, wait_until
+from benchmarks.servers.commands import process_of, wait_until
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _ADDRESS = re.compile(r"http://[\w.]+:\d+")

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, raw_event, spread, v1_tree
+from tests.stores import Stores
 
 from .conftest import Look
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Bucket
 from tests.factory import ACCOUNT, ago, spread
 
 from .conftest import Look, serving

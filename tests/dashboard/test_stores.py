@@ -12,6 +12,7 @@ import duckdb
 import pytest
 import requests
 
+from benchmarks.servers.seaweed import Bucket
 from dashboard import questions
 from dashboard.copies import Deadline
 from dashboard.guard import is_own
@@ -20,8 +21,8 @@ from dashboard.stores import EventStore, LakeStore, WarehouseStore, lake_rows
 from pipelines.loop.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Bucket, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

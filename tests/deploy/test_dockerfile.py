@@ -17,8 +17,8 @@ import pytest
 from pipelines.settings.reader import OWN_PREFIXES
 from pipelines.settings.settings import PROJECT_ROOT
 from simulator.api import Api
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, ids, spread
+from tests.stores import Stores
 
 from .dockerfile import DOCKERFILE, Replay, instructions, is_ignored
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import process_of
+from benchmarks.servers.s3_gate import Gate, gate_before
+from benchmarks.servers.seaweed import Bucket
 from pipelines.settings.settings import PostgresSettings
-from tests.conftest import Bucket, process_of
 
 from .proxy import Proxy
-from .s3_gate import Gate, gate_before
 
 
 @dataclass

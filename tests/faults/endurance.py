@@ -12,13 +12,15 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from benchmarks.servers.commands import process_of
 from pipelines.load.loader import LOADS_BETWEEN_PRUNINGS
 from pipelines.warehouse.embedded import embedded_postgres
 from simulator.api import Api
 from simulator.server import serving
 from simulator.world import World
-from tests.conftest import TOKEN, Stores, process_of
+from tests.conftest import TOKEN
 from tests.factory import ACCOUNT, event_at
+from tests.stores import Stores
 
 from .soak import scratch_folder
 

@@ -22,17 +22,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from benchmarks.servers.commands import process_of
+from benchmarks.servers.s3_gate import SLOW_DOWN, Gate, gate_before
+from benchmarks.servers.seaweed import seaweed
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.warehouse.embedded import embedded_postgres
 from simulator.api import Api, Fault
 from simulator.server import serving
 from simulator.world import World
-from tests.conftest import TOKEN, Stores, process_of, seaweed
+from tests.conftest import TOKEN
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at
+from tests.stores import Stores
 
 from .dying import BUCKET_POINTS, FOLDER_POINTS, POINTS
 from .proxy import Proxy
-from .s3_gate import SLOW_DOWN, Gate, gate_before
 
 KILLS_BETWEEN_CHECKS = 20
 LATENESS = [timedelta(), timedelta(seconds=1), timedelta(minutes=7), timedelta(minutes=30), timedelta(hours=6)]

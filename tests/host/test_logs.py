@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import process_of, wait_until
 from pipelines.settings.settings import PROJECT_ROOT
-from tests.conftest import process_of, wait_until
 
 ALL_KINDS = """
 import logging, sys, threading, warnings

@@ -10,13 +10,15 @@ import pyarrow as pa
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.s3_gate import Refusal, gate_before
+from benchmarks.servers.seaweed import Bucket
 from pipelines.host.transient import WrongUsageError, can_pass, exit_code_of
 from pipelines.settings.settings import PostgresSettings
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, ago, spread
-from tests.faults.s3_gate import Refusal, gate_before
+from tests.stores import Stores
 
 Command = Callable[..., Finished]
 ONCE = ("pipelines/run.py", "--once")

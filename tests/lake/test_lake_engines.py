@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.seaweed import S3_KEYS, Bucket
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT
 from simulator.api import Api
-from tests.conftest import S3_KEYS, Bucket, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, spread
+from tests.stores import Stores
 
 pytestmark = [pytest.mark.integration, pytest.mark.engines]
 

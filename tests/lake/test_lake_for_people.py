@@ -16,13 +16,15 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.s3_gate import gate_before
+from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT
 from simulator.api import Api
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, encoded, event_at, raw_event, spread, v1_tree
-from tests.faults.s3_gate import gate_before
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

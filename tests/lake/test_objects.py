@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import s3fs
 
+from benchmarks.servers.s3_gate import gate_before
+from benchmarks.servers.seaweed import S3_KEYS, Bucket
 from pipelines.lake.bucket import END_BYTES, PROBE, adapted
 from pipelines.lake.bucket import Bucket as S3Objects
 from pipelines.lake.objects import ConflictError, Folder, Objects, update
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import S3_KEYS, Bucket
-from tests.faults.s3_gate import gate_before
 from tests.s3_dialects import (
     BARE,
     CODED,

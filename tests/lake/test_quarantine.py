@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.lake.object_format import encode
 from pipelines.lake.object_rows import held_digests, write_quarantined
 from pipelines.lake.objects import Folder
@@ -18,8 +19,8 @@ from pipelines.loop.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, raw_event
+from tests.stores import Stores
 
 Poll = Callable[..., Report]
 Command = Callable[..., Finished]

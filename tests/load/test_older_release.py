@@ -16,14 +16,16 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from benchmarks.servers.commands import Finished
 from pipelines import reconcile
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
 from simulator.api import Api
 from simulator.world import SimulatedEvent, World
 from sources.cloudflare_audit_logs.streams import API_VERSIONS
-from tests.conftest import TOKEN, Finished, Stores
+from tests.conftest import TOKEN
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, raw_event
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ from pipelines.loop.report import Report
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.events import Page, decode_page
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, ids, raw_event, spread, v1_tree
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, wait_until
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
 from simulator.api import Api
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("both_versions")]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, wait_until
 from pipelines.loop.cycles import READERS_OF_A_QUEUE, READERS_OF_DOUBTFUL
 from simulator.accounts import account_ids_of, token_of, write_accounts
 from simulator.api import Api, Fault
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ago, event_at, ids, spread
+from tests.stores import Stores
 from tests.watching import watched_loop
 
 pytestmark = pytest.mark.integration

@@ -10,13 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from simulator.world import SimulatedEvent
 from sources.cloudflare_audit_logs.answers import parse_answer
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, time_of
 from tests.samples import V1_EVENTS, V2_PAGE, V2_PAGE_WITHOUT_ID
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import Bucket
 from simulator.api import Api
 from simulator.world import SimulatedEvent
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -12,12 +12,13 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from benchmarks.servers.commands import Finished, wait_until
 from pipelines.cli.main_job import run
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT, read_environment, read_settings
 from simulator.api import Api, Fault
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 from tests.watching import watched_loop
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("both_versions")]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.commands import Finished, wait_until
 from pipelines.lake.partitions import HOUR
 from pipelines.loop.report import Report
 from pipelines.proof.gaps import repairs_of, summary_of
@@ -16,8 +17,8 @@ from pipelines.warehouse.statements import sections_of
 from pipelines.warehouse.status import OpenGap
 from simulator.api import Api
 from sources.cloudflare_audit_logs.streams import Stream
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at
+from tests.stores import Stores
 from tests.watching import watched_loop
 
 Command = Callable[..., Finished]

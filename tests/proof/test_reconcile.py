@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import Bucket
 from pipelines.lake.partitions import replace_events
 from pipelines.load.held_keys import EventKey
 from pipelines.load.tally import Tally
@@ -22,8 +24,8 @@ from simulator.api import Api
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, encoded, event_at, ids, v1_tree
+from tests.stores import Stores
 
 Poll = Callable[..., Report]
 Command = Callable[..., Finished]

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
-from tests.conftest import Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, ids, raw_event, spread, v1_tree
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.settings.settings import PROJECT_ROOT, Settings, SettingsError, read_settings
-from tests.conftest import Finished
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 TOKENS = {"CLOUDFLARE_API_TOKEN": "shared-token", "TOKEN_ACME": "acme-token"}

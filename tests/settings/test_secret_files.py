@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.cli.dlt_context import _destinations
 from pipelines.settings.secret_files import SECRETS, readable_by_others
 from pipelines.settings.settings import SettingsError, read_environment
 from simulator.api import Api
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, ids, spread
+from tests.stores import Stores
 
 Command = Callable[..., Finished]
 

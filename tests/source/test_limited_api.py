@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.loop.report import Report
 from simulator.api import Api
 from simulator.world import SimulatedEvent
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, encoded, event_at, ids, raw_event, spread, v1_tree, v2_tree
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

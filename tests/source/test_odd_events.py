@@ -11,8 +11,8 @@ from pipelines.fetch.reading import StepLimits
 from pipelines.loop.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.streams import Stream
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, ids, raw_event, v1_tree
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

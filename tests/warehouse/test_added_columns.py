@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.lake.database import LAKE_SQL, duckdb_schema
 from pipelines.lake.object_format import NewerVersionError, encode, open_object, read_rows
 from pipelines.lake.partitions import add_events, add_quarantined, replace_events
@@ -29,9 +30,9 @@ from simulator.api import Api
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA, SCHEMA_VERSION, TIME
 from sources.cloudflare_audit_logs.streams import Stream
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, encoded, event_at, v1_tree
 from tests.faults.stores.test_least_rights import roles
+from tests.stores import Stores
 
 __all__ = ["roles"]
 

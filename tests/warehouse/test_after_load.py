@@ -11,6 +11,7 @@ import pytest
 from adbc_driver_manager.dbapi import Cursor
 
 from benchmarks.events import insert_events
+from benchmarks.servers.commands import Finished, process_of, wait_until
 from benchmarks.warehouse import questions
 from pipelines.load.dlt_settings import verify_hooks
 from pipelines.loop.report import Report
@@ -20,8 +21,8 @@ from pipelines.warehouse.setup import check_timescale
 from pipelines.warehouse.upkeep import LARGE_TABLE_ROWS, Found, Step, due_steps
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 
 Poll = Callable[..., Report]
 Command = Callable[..., Finished]

@@ -12,6 +12,7 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from benchmarks.servers.commands import Finished
 from pipelines.load.store import client_of
 from pipelines.loop.report import Report
 from pipelines.psql import variables_of
@@ -20,8 +21,8 @@ from pipelines.warehouse.connection import connect, conninfo, rows_of
 from pipelines.warehouse.destination import Warehouse
 from pipelines.warehouse.embedded import embedded_postgres
 from simulator.api import Api
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

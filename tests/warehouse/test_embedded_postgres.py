@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import wait_until
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.warehouse.embedded import BINARIES, _is_free, embedded_postgres, ensure_running, running_server
 from sources.cloudflare_audit_logs.errors import TemporaryError
-from tests.conftest import wait_until
 
 pytestmark = pytest.mark.integration
 

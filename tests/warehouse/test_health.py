@@ -11,7 +11,7 @@ from pipelines.warehouse.connection import connect
 from pipelines.warehouse.destination import Warehouse
 from pipelines.warehouse.status import WarehouseHealth
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Stores
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

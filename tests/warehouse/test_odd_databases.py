@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.settings.settings import PostgresSettings
 from simulator.api import Api
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, event_at, ids, raw_event, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -8,14 +8,15 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from benchmarks.servers.commands import Finished
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings
 from pipelines.warehouse.connection import value_of
 from pipelines.warehouse.destination import open_warehouse
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
 from tests.pgbouncer import needs_pgbouncer, pooled
+from tests.stores import Stores
 
 pytestmark = [pytest.mark.integration, needs_pgbouncer]
 

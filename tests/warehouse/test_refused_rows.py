@@ -16,8 +16,8 @@ from pipelines.warehouse.write import load_events, load_quarantined
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, event_at, raw_event
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -13,10 +13,10 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.servers.commands import wait_until
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.watch.metrics import METRICS
 from simulator.api import Api
-from tests.conftest import wait_until
 from tests.factory import ACCOUNT, ago, raw_event, spread
 from tests.watching import Watched, watched_loop
 

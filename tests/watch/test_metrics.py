@@ -10,14 +10,15 @@ import pytest
 import requests
 from prometheus_client.process_collector import ProcessCollector
 
+from benchmarks.servers.commands import Finished, wait_until
 from pipelines.loop.report import Report
 from pipelines.proof.compare import STORES
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.watch.metrics import METRICS, OwnProcess
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.streams import Stream
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, raw_event, spread
+from tests.stores import Stores
 from tests.watching import watched_loop
 
 NAME = "cloudflare_audit_{}".format

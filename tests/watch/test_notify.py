@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
 from pipelines.loop.failures import Failures
 from pipelines.loop.report import Report
 from pipelines.settings.settings import read_settings
 from pipelines.watch.systemd import Supervisor
 from simulator.api import Api, Fault
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.conftest import Finished, process_of, wait_until
 from tests.factory import ACCOUNT, ago, spread
 
 pytestmark = pytest.mark.integration

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread, time_of
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

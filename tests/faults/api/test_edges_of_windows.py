@@ -8,8 +8,8 @@ import pytest
 from pipelines.loop.report import Report
 from simulator.api import Api
 from simulator.world import SimulatedEvent, World
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, event_at
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

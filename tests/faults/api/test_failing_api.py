@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.host.logs import log
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, encoded, event_at, ids, raw_event, v1_tree
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import wait_until
 from pipelines.loop.report import Report
 from pipelines.loop.sweep import SweepPlan
 from simulator.api import Api
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from tests.conftest import Stores, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread, time_of
 from tests.faults.conftest import RunLoop
+from tests.stores import Stores
 
 Poll = Callable[..., Report]
 SWEEPING = {"SWEEP_INTERVAL_SECONDS": "0.1"}

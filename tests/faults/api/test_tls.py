@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import trustme
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.seaweed import Bucket
 from pipelines.settings.settings import PostgresSettings
 from simulator.api import Api
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, ago, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

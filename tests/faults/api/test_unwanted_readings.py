@@ -5,14 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benchmarks.servers.commands import wait_until
+from benchmarks.servers.s3_gate import ACCESS_DENIED, Gate
 from pipelines.fetch.reading import StepLimits
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
-from tests.conftest import Stores, wait_until
 from tests.factory import ACCOUNT, event_at, ids, spread
 from tests.faults.conftest import RunLoop
 from tests.faults.proxy import Proxy
-from tests.faults.s3_gate import ACCESS_DENIED, Gate
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from simulator.api import Api
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of
+from benchmarks.servers.seaweed import Bucket
 from simulator.api import Api
-from tests.conftest import Bucket, Finished, Stores, process_of
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread
 from tests.faults.dying import BUCKET_POINTS, FOLDER_POINTS, POINTS
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, event_at, ids
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

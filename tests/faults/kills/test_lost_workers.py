@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
+from benchmarks.servers.dask import dask_cluster
 from simulator.api import Api
-from tests.clusters import dask_cluster
-from tests.conftest import Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

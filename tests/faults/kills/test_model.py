@@ -38,8 +38,9 @@ from simulator.api import Api
 from simulator.server import serving
 from simulator.world import SimulatedEvent, World
 from sources.cloudflare_audit_logs import Stream, stored_position
-from tests.conftest import TOKEN, Stores
+from tests.conftest import TOKEN
 from tests.factory import ACCOUNT, event_at, ids
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

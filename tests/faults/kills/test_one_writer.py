@@ -12,12 +12,14 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
+from benchmarks.servers.seaweed import Bucket
 from pipelines.settings.settings import PROJECT_ROOT, read_environment, read_store_settings
 from pipelines.warehouse.destination import open_warehouse
 from simulator.api import Api
-from tests.conftest import Bucket, Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
 from tests.faults.conftest import RunLoop
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

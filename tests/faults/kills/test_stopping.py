@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
 from simulator.api import Api, Fault
-from tests.conftest import Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
 from tests.faults.proxy import Proxy
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -8,8 +8,8 @@ import pytest
 from pipelines.loop.report import Report
 from pipelines.warehouse import upkeep as after_load
 from simulator.api import Api
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -10,8 +10,8 @@ import pytest
 from pipelines.lake.partitions import Partition
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
+from benchmarks.servers.seaweed import S3_KEYS
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import S3_KEYS, Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, ago, event_at, ids, raw_event, spread
 from tests.faults.conftest import RunLoop
 from tests.s3_dialects import (
@@ -29,6 +30,7 @@ from tests.s3_dialects import (
     Dialect,
 )
 from tests.s3_server import Place, assert_plain, serving
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -13,16 +13,17 @@ from pathlib import Path
 import adbc_driver_manager
 import pytest
 
+from benchmarks.servers.commands import Finished, wait_until
+from benchmarks.servers.s3_gate import ACCESS_DENIED, SLOW_DOWN, STORAGE_FULL, Gate, Refusal
 from pipelines.fetch.reading import StepLimits
 from pipelines.loop.report import Report
 from pipelines.warehouse.embedded import embedded_postgres, running_server
 from simulator.api import Api
 from simulator.world import SimulatedEvent
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
 from tests.faults.conftest import RunLoop
 from tests.faults.proxy import Proxy
-from tests.faults.s3_gate import ACCESS_DENIED, SLOW_DOWN, STORAGE_FULL, Gate, Refusal
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

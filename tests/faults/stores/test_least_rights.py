@@ -12,14 +12,16 @@ import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import pytest
 
+from benchmarks.servers.commands import Finished
+from benchmarks.servers.s3_gate import ACCESS_DENIED, Gate, Refusal, S3Request
+from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from pipelines.s3_policy import policy
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.warehouse.embedded import BINARIES
 from simulator.api import Api
-from tests.conftest import Bucket, Finished, Stores
 from tests.factory import ACCOUNT, ago, encoded, event_at, ids, raw_event, spread, v1_tree
-from tests.faults.s3_gate import ACCESS_DENIED, Gate, Refusal, S3Request
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

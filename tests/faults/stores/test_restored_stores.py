@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, wait_until
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PostgresSettings
 from pipelines.warehouse.embedded import BINARIES
 from simulator.api import Api
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ACCOUNT, ago, ids, spread
 from tests.faults.conftest import RunLoop
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -20,8 +20,8 @@ from sources.cloudflare_audit_logs import Position
 from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.events import decode_page
 from sources.cloudflare_audit_logs.streams import Stream, Window
-from tests.conftest import Stores
 from tests.factory import ACCOUNT, ago, event_at
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

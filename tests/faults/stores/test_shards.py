@@ -14,14 +14,16 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
+from benchmarks.servers.commands import Finished, wait_until
+from benchmarks.servers.seaweed import Bucket
 from dashboard.health import lake_health, warehouse_health
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.settings.shards import Shard
 from simulator.api import Api, Request
 from simulator.world import SimulatedEvent
-from tests.conftest import Bucket, Finished, Stores, wait_until
 from tests.factory import ago, ids, spread
 from tests.faults.conftest import RunLoop
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

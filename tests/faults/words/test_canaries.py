@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
 from pipelines.settings.settings import PROJECT_ROOT
 from tests.cli.test_entry import commands
-from tests.conftest import Finished, process_of, wait_until
 from tests.factory import ago
 from tests.faults.echoes import PLACES, account_ids, echoing_api, echoing_postgres, echoing_s3
 from tests.watching import watched_loop

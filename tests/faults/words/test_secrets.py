@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.commands import Finished, process_of, wait_until
+from benchmarks.servers.s3_gate import ACCESS_DENIED, Gate
+from benchmarks.servers.seaweed import Bucket
 from simulator.api import Api, Fault
-from tests.conftest import Bucket, Finished, Stores, process_of, wait_until
 from tests.factory import ACCOUNT, ago, encoded, raw_event, spread, v1_tree
-from tests.faults.s3_gate import ACCESS_DENIED, Gate
+from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.events import insert_events
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PostgresSettings
-from tests.conftest import Stores
+from tests.stores import Stores
 
 DSN = os.environ.get("TEST_TIMESCALE_DSN", "")
 Poll = Callable[..., Report]

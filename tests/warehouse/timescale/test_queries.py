@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
+from benchmarks.servers.commands import Finished
 from benchmarks.warehouse import questions
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Finished, Stores
 from tests.factory import ACCOUNT, ago, event_at, spread
+from tests.stores import Stores
 
 from .conftest import DSN
 

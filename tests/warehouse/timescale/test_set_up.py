@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from benchmarks.events import insert_events
+from benchmarks.servers.commands import Finished, wait_until
 from pipelines.loop.report import Report
 from simulator.api import Api
-from tests.conftest import Finished, Stores, wait_until
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
+from tests.stores import Stores
 
 from .conftest import DSN
 

@@ -7,9 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-from .conftest import process_of, wait_until
+from .commands import process_of, wait_until
 
 
 @dataclass
@@ -74,5 +72,5 @@ def _wait_for(pattern: str, log: Path, process: "subprocess.Popen[bytes]") -> st
     wait_until(lambda: bool(re.search(pattern, log.read_text())) or process.poll() is not None)
     found = re.search(pattern, log.read_text())
     if found is None:
-        pytest.fail(log.read_text())
+        raise RuntimeError(log.read_text())
     return found[1]

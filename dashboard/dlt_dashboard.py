@@ -13,7 +13,7 @@ from marimo._cli.cli import main
 from marimo._server.registry import MIDDLEWARE_REGISTRY
 from starlette.middleware import Middleware
 
-from dashboard.guard import only_own_pages
+from .guard import only_own_pages
 
 _in_chunks = DuckDBDBApiCursorImpl.iter_arrow
 

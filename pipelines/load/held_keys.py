@@ -10,8 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-EventKey = tuple[str, int]
-"""Event id and time (microseconds since the epoch): the event's key within its stream."""
+from sources.cloudflare_audit_logs.events import EventKey, event_keys
 
 ReadKeys = Callable[[datetime, datetime], set[EventKey]]
 """Asks a destination for the keys that it holds in `[since, before)`."""
@@ -25,12 +24,6 @@ they are loaded again, and the store finds that it has them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
-
-
-def event_keys(events: pa.Table) -> list[EventKey]:
-    """The keys of the events in a table, row by row."""
-    times = events["timestamp"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-    return list(zip(events["event_id"].to_pylist(), times.to_pylist(), strict=True))
 
 
 def is_ascending(times: pa.ChunkedArray) -> bool:

@@ -13,10 +13,11 @@ from dlt.destinations import filesystem
 from pipelines.host.file_lock import take_file_lock
 from pipelines.host.transient import can_pass
 from pipelines.load.dlt_settings import OwnDestination
-from pipelines.load.held_keys import EventKey, event_keys, microseconds
+from pipelines.load.held_keys import microseconds
 from pipelines.load.store import Refused, client_of
 from pipelines.settings.shards import WHOLE, Shard
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, TemporaryError
+from sources.cloudflare_audit_logs.events import EventKey, event_keys
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 

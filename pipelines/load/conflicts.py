@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.fetch.reading import Part, Step
-from sources.cloudflare_audit_logs.events import KEY_COLUMNS
+from sources.cloudflare_audit_logs.events import KEY_COLUMNS, EventKey, event_keys
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream
 
-from .held_keys import EventKey, event_keys, is_ascending
+from .held_keys import is_ascending
 
 MOST_REMEMBERED = 10_000
 """Keys, so that a conflict in the overlap of the polls is counted once. Beyond them, all are forgotten."""

@@ -14,10 +14,10 @@ from dlt.common.schema import Schema
 
 from sources.cloudflare_audit_logs import SOURCE_NAME, Position, stored_position
 from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.events import EventKey
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 
 from .dlt_settings import settle_configuration
-from .held_keys import EventKey
 
 Refused = Mapping[Stream, int]
 """The number of events of a load that a store refused and quarantined, by stream."""

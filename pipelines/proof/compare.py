@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from pipelines.lake.partitions import HOUR, hour_of
 from pipelines.lake.reads import LakeReader
-from pipelines.load.held_keys import EventKey, event_keys
 from pipelines.load.tally import NOTHING, Tally
 from pipelines.warehouse.reads import WarehouseReader
 from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.events import EventKey, event_keys
 from sources.cloudflare_audit_logs.schema import TIME
 from sources.cloudflare_audit_logs.streams import Stream, Window
 

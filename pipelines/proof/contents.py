@@ -14,9 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.load.held_keys import EventKey, microseconds
+from pipelines.load.held_keys import microseconds
 from pipelines.load.tally import Tally
 from pipelines.warehouse.write import JSON_COLUMNS, storable_json
+from sources.cloudflare_audit_logs.events import EventKey
 from sources.cloudflare_audit_logs.schema import ADDED_COLUMNS, EVENT_SCHEMA
 
 KEYS = ["event_id", "timestamp"]

@@ -19,12 +19,11 @@ from pipelines.lake.object_format import encode, open_object, read_rows, with_ot
 from pipelines.lake.object_rows import NewerObjectError, reading
 from pipelines.lake.objects import update
 from pipelines.lake.partitions import HOUR, Partition, merge_events, only_of, replace_events, share_out, split
-from pipelines.load.held_keys import EventKey, event_keys
 from pipelines.load.loader import Sidecar
 from pipelines.warehouse.connection import connect
 from pipelines.warehouse.write import update_events
 from sources.cloudflare_audit_logs.errors import AuditLogsError, HiddenEventsError, RefusedError
-from sources.cloudflare_audit_logs.events import Page
+from sources.cloudflare_audit_logs.events import EventKey, Page, event_keys
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 

@@ -13,11 +13,11 @@ from dlt.destinations.impl.postgres.postgres import PostgresClient
 
 from pipelines.host.logs import log
 from pipelines.load.dlt_settings import verify_hooks
-from pipelines.load.held_keys import EventKey, event_keys
 from pipelines.load.store import Refused, client_of
 from pipelines.settings.settings import OwnerSettings, StoreSettings, TimescaleSettings
 from pipelines.settings.shards import WHOLE, Shard
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.events import EventKey, event_keys
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE, QUARANTINE_TABLE
 from sources.cloudflare_audit_logs.streams import Stream, Window
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pipelines.lake import object_format
 from pipelines.lake.object_format import encode, open_object, read_rows
 from pipelines.lake.partitions import Partition, add_events, hours_of, merge_events, split
-from pipelines.load.held_keys import HeldKeys, event_keys
-from sources.cloudflare_audit_logs.events import decode_page
+from pipelines.load.held_keys import HeldKeys
+from sources.cloudflare_audit_logs.events import decode_page, event_keys
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream
 from tests.factory import ACCOUNT, encoded, v1_tree

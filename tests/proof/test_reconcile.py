@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from benchmarks.servers.commands import Finished
 from benchmarks.servers.seaweed import Bucket
 from pipelines.lake.partitions import replace_events
-from pipelines.load.held_keys import EventKey
 from pipelines.load.tally import Tally
 from pipelines.loop.report import Report
 from pipelines.proof.contents import contents_of, tallies_of
 from pipelines.proof.reconciler import due_hours, first_stretch
 from pipelines.warehouse.statements import sections_of
 from simulator.api import Api
-from sources.cloudflare_audit_logs.events import decode_page
+from sources.cloudflare_audit_logs.events import EventKey, decode_page
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, encoded, event_at, ids, v1_tree

@@ -120,7 +120,7 @@ def _connected(scheduler: str) -> Any:
     security: Any = distributed.Security()  # type: ignore[no-untyped-call]
     if scheduler.startswith("tls:") and not security.get_connection_args("client").get("ssl_context"):
         raise UsageError(
-            "tls:// needs Dask's own names of the certificates, DASK_DISTRIBUTED__COMM__TLS__…: docs/scale-dask.md"
+            "tls:// needs Dask's own names of the certificates, DASK_DISTRIBUTED__COMM__TLS__…: docs/scale/dask.md"
         )
     for name in ("distributed", "distributed.client"):  # of a lost connection, we log one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -130,7 +130,7 @@ def _connected(scheduler: str) -> Any:
         client = connect(scheduler, timeout=TIMEOUT_SECONDS, set_as_default=False)
     except OSError as error:
         problem = f"the Dask scheduler {scheduler} cannot be reached"
-        hint = "start it with: dask scheduler; for TLS see docs/scale-dask.md"
+        hint = "start it with: dask scheduler; for TLS see docs/scale/dask.md"
         raise TemporaryError(problem, detail=words_of(error), hint=hint) from error
     try:
         client.wait_for_workers(1, timeout=TIMEOUT_SECONDS)

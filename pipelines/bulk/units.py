@@ -65,7 +65,7 @@ def open_pool(
     try:
         from .dask_pool import dask_pool  # noqa: PLC0415  # half a second, and packages that only this option needs
     except ModuleNotFoundError as error:
-        raise UsageError(f"--scheduler needs Dask ({error}): see docs/scale-dask.md") from error
+        raise UsageError(f"--scheduler needs Dask ({error}): see docs/scale/dask.md") from error
     return dask_pool(scheduler, open_unit, settings, asks_api=asks_api)
 
 

@@ -166,7 +166,7 @@ def _budget(token_name: str, streams: int, interval_seconds: float) -> Finding:
     found = f"{token_name}: {needed:,} requests in 5 minutes to poll {streams:,} accounts and versions, of {REQUESTS:,}"
     if needed > FULL_BUDGET * REQUESTS:
         least = math.ceil(streams * WINDOW_SECONDS / (FULL_BUDGET * REQUESTS))
-        hint = f"POLL_INTERVAL_SECONDS={least} or more, or tokens of their own: docs/scale.md"
+        hint = f"POLL_INTERVAL_SECONDS={least} or more, or tokens of their own: docs/scale/README.md"
         return Finding("warn", "budget", found, hint)
     return Finding("ok", "budget", found)
 

@@ -16,7 +16,7 @@ from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Stream, Window
 
 READERS = 32
-"""Threads that read. They mostly wait for answers; what a thousand quiet accounts take: docs/scale-many.md."""
+"""Threads that read. They mostly wait for answers; what a thousand quiet accounts take: docs/scale/many.md."""
 
 GATHERING_SECONDS = 2
 """In a step that is not full, a stream that was read to its end waits so long for those that are still being read."""

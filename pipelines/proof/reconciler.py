@@ -33,7 +33,7 @@ STRETCH_HOURS = 6
 
 SHARE_OF_INTERVAL = 0.25
 """Of the time between two polls is spent on comparing, if so much is due: 12 stretches a day and account. What one
-takes: docs/scale-model.md."""
+takes: docs/scale/model.md."""
 
 SHARE_OF_BUDGET = 0.9
 """The share of the loop's budget: the polls go on where comparing stops."""

@@ -18,6 +18,7 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 
 from benchmarks.servers.commands import Finished
 from pipelines import reconcile
+from pipelines.bulk import reconcile_days
 from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
 from simulator.api import Api
@@ -111,7 +112,8 @@ def test_a_comparison_finds_the_old_hours_complete(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     Container()[PluggableRunContext].reload(str(PROJECT_ROOT))  # dlt reads its configuration once a process
-    monkeypatch.setattr(reconcile, "utc_now", _clock)
+    for module in (reconcile, reconcile_days):
+        monkeypatch.setattr(module, "utc_now", _clock)
 
     for options in ((), ("--content",), ("--repair", "--content")):
         code = reconcile.main([*WINDOW, "--json", *options])

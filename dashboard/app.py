@@ -13,9 +13,8 @@ with app.setup:
 
     import marimo as mo
 
+    from dashboard import page, pieces, questions, sections  # marimo runs this file as a script
     from sources.cloudflare_audit_logs.errors import AuditLogsError
-
-    from . import page, pieces, questions, sections
 
 
 @app.cell

@@ -43,7 +43,7 @@ REPEATED = 100_000
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took, in seconds and MB."""
+    """The cost of one run, in seconds and MB."""
 
     wall: float
     client: float

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 from pipelines.settings.settings import PROJECT_ROOT
 
 SECONDS = 5.0
-"""How long a loop is watched."""
+"""The time for which a loop is watched."""
 
 
 @dataclass(frozen=True)

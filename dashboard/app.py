@@ -19,7 +19,7 @@ with app.setup:
 
 @app.cell
 def controls():
-    """What does not depend on the store."""
+    """The controls that do not depend on the store."""
     query = mo.query_params().to_dict()
     ranges = [*page.RANGES, page.DATES]
     store = mo.ui.radio(list(page.STORES), value=page.chosen(query, "store", page.STORES, "Warehouse"), inline=True)

@@ -1,4 +1,4 @@
-"""What an event changed: old and new values side by side, field by field, from its payload. Pure."""
+"""The changes of an event: old and new values side by side, field by field, from its payload. Pure."""
 
 import json
 from collections.abc import Iterator

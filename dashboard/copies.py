@@ -34,11 +34,11 @@ from sources.cloudflare_audit_logs.streams import Window
 Ask = Callable[..., object]
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names if name not in {"raw_event", "metadata"})
 EVENTS = duckdb_schema(EVENT_SCHEMA)
-"""What an object of an older release lacks is null."""
+"""A column that an object of an older release lacks is null."""
 _OBJECT = re.compile(r"/hour=\d\d/events\.parquet$")
 _AT_ONCE = 8
 _KEPT_SECONDS = 60
-"""How long an older copy stays: another page may be about to read it."""
+"""An older copy stays for so long: another page may be about to read it."""
 _folder = TemporaryDirectory(prefix="audit-dashboard-", ignore_cleanup_errors=True)
 atexit.register(_folder.cleanup)
 
@@ -101,7 +101,7 @@ class LakeFiles:
             return [self._copy(infos, deadline, ask) for infos in objects if infos]
 
     def _days(self, account_id: str, window: Window) -> Iterator[datetime]:
-        """Those that the account has, by one listing: a window may begin with the calendar."""
+        """The days that the account has, by one listing: a window may begin with the calendar."""
         for info in self._list(account_folder(account_id)):
             name = info.base_name.removeprefix("date=")
             if (

@@ -1,4 +1,4 @@
-"""How the pipeline is: of each destination its cursors, last loads and quarantine; of both, what was compared."""
+"""The pipeline's health: of each destination its cursors, last loads and quarantine; of both, what was compared."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ _CHECKS = """
 
 
 class Health(NamedTuple):
-    """What a destination says of itself."""
+    """A destination's account of itself."""
 
     cursors: dict[str, datetime]
     """By stream: `v1 <account>`."""

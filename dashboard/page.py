@@ -1,4 +1,4 @@
-"""What the page asks for and how it answers: the filters of its controls, and a section each. Knows no store's SQL."""
+"""The page's questions and answers: the filters of its controls, and a section each. Knows no store's SQL."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def window_of(chosen: str, first: datetime, last: datetime, now: datetime) -> tu
 
 
 def chosen(query: Mapping[str, Any], name: str, options: Any, default: str) -> str:
-    """What the address asks for, if it is one of the options."""
+    """The option that the address asks for, if it is one."""
     value = str(query.get(name) or "")
     return value if value in options else default
 
@@ -78,7 +78,7 @@ def dates_of(query: Mapping[str, Any], now: datetime) -> tuple[datetime, datetim
 
 
 def misread(query: Mapping[str, Any], accounts: Sequence[str]) -> list[str]:
-    """What the address asks for and does not get, and what is shown instead."""
+    """The options that the address asks for in vain, and those that are shown instead."""
     account, said = str(query.get("account") or ALL_ACCOUNTS), []
     if account not in (ALL_ACCOUNTS, *accounts):
         said.append(f"there is no account {account} here: all accounts are shown")
@@ -104,12 +104,12 @@ def by_subject(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def by_version(overview: Mapping[str, list[Row]]) -> list[Row]:
-    """How many events there are of each API version, v1 first."""
+    """The number of events of each API version, v1 first."""
     return sorted(overview["version"], key=lambda row: str(row["value"]))
 
 
 def counted_twice(overview: Mapping[str, list[Row]]) -> list[str]:
-    """What the numbers do not say where both versions are counted."""
+    """The caveat of numbers in which both versions are counted."""
     both = "most deeds of an account that is read in v1 and v2 have a record in each, and are counted twice"
     return [f"{both}: choose one under API to count deeds"] * (len(by_version(overview)) > 1)
 

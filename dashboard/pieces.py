@@ -14,7 +14,7 @@ from .health import Health
 from .stores import Row
 
 _LONG_TEXT = 30
-"""What a cell may have to cut off."""
+"""Characters. A cell may have to cut off a longer text."""
 _FACTS = {
     "Who": ("actor_email", "actor_id", "actor_type"),
     "Did": ("action_type", "action_result"),
@@ -140,12 +140,12 @@ def health(name: str, of: Health | AuditLogsError, now: datetime) -> str:
 
 
 def problem(error: AuditLogsError) -> str:
-    """What is wrong and what to do, in one sentence."""
+    """An error and its remedy, in one sentence."""
     return f'<div class="problem" role="alert"><p>{escape(masked(str(error)))}</p></div>'
 
 
 def note(text: str) -> str:
-    """What the page could not do as asked."""
+    """A note on what the page could not do as asked."""
     return f'<p class="quiet">{escape(text)}</p>'
 
 

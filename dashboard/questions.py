@@ -1,4 +1,4 @@
-"""What the dashboard asks of the events: SQL that PostgreSQL and DuckDB both understand, and its parameters. Pure.
+"""The dashboard's questions about the events: SQL that PostgreSQL and DuckDB both understand, and its parameters. Pure.
 
 `{events}` stands for the store's events. Whatever a user typed is a parameter, never a part of the SQL. Every question
 aggregates, or names how many rows it wants.
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 LOOK_BACK = timedelta(days=30)
-"""What was not there for so long before the window counts as first seen: the history before it is never read."""
+"""A value that was absent for so long before the window counts as first seen: earlier history is never read."""
 LONGEST_RANKING = 8
 LONGEST_LIST = 200
 
@@ -24,9 +24,9 @@ SUBJECTS = {
     "from where": "nullif(ip_address, '')",
     "version": "api_version",
 }
-"""What events are counted by: the only expressions that go into the SQL."""
+"""The expressions that events are counted by: the only expressions that go into the SQL."""
 _ORDER = "event_id, account_id, api_version"
-"""Of the events of one microsecond."""
+"""The order of the events of one microsecond."""
 _BUCKETS = (60, 300, 900, 3_600, 21_600, 86_400, 604_800)
 _MOST_BUCKETS = 170
 
@@ -86,13 +86,13 @@ def overview(filters: Filters) -> Question:
 
 
 def bucket_seconds(filters: Filters) -> int:
-    """How much time a bar of `overview` is: so much that there are few enough of them."""
+    """The time of a bar of `overview`: so much that there are few enough of them."""
     window = (filters.before - filters.since).total_seconds()
     return next((size for size in _BUCKETS if window / size <= _MOST_BUCKETS), _BUCKETS[-1])
 
 
 def failures(filters: Filters) -> Question:
-    """What failed, for whom and from where, most often first."""
+    """Failures, for whom and from where, most often first."""
     where, parameters = _where(replace(filters, only_failures=True))
     sql = f"""
         SELECT {_ACTOR} AS actor, ip_address, action_type, resource_type, count(*) AS failures,
@@ -203,7 +203,7 @@ def _where(filters: Filters) -> tuple[str, tuple[Any, ...]]:
 
 
 def _narrower(filters: Filters, parameters: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-    """What search and failures ask of an event, and the parameters with those of it; each word has to be there."""
+    """The conditions of search and failures, and the parameters with those of it; each word has to be there."""
     words = filters.search.split()
     conditions = [
         f"strpos(lower(concat_ws(' ', {_SEARCHED})), lower(${len(parameters) + place})) > 0"

@@ -72,7 +72,7 @@ def first_seen(store: EventStore, filters: Filters) -> Any:
 
 
 def _reservation(earliest: datetime | None, filters: Filters) -> str:
-    """What is not known of the time before, because the store has hardly anything of it."""
+    """A caveat: the time before is not known, because the store has hardly anything of it."""
     if earliest is None or earliest < filters.since - LOOK_BACK + timedelta(days=1):
         return ""
     told = f"is nothing before {pieces.written(earliest)}: whoever was there before then looks new"
@@ -80,7 +80,7 @@ def _reservation(earliest: datetime | None, filters: Filters) -> str:
 
 
 def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]) -> Any:
-    """What failed when, for whom and from where."""
+    """Failures by time, for whom and from where."""
     (rows,) = store.ask(questions.failures(filters))
     columns = {
         "actor": "Who",

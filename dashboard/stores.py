@@ -49,7 +49,7 @@ _ACCOUNTS = """
 
 
 class EventStore(Protocol):
-    """What the page needs of a store."""
+    """A store, as the page needs it."""
 
     name: str
 
@@ -126,7 +126,7 @@ class WarehouseStore:
             yield cursor
 
     def states(self, cursor: Cursor) -> list[Any]:
-        """What dlt knows of its pipelines."""
+        """The states of dlt's pipelines."""
         return stored_states(cursor, self._warehouse.dataset_name)
 
     def rows(self, cursor: Cursor, sql: str, *parameters: Any) -> list[Row]:

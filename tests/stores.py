@@ -1,4 +1,4 @@
-"""What the two stores hold, as a reader outside the project sees it."""
+"""The contents of the two stores, as a reader outside the project sees them."""
 
 import io
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from pipelines.settings.settings import PostgresSettings
 
 @dataclass
 class Stores:
-    """What the two destinations hold."""
+    """The contents of the two destinations."""
 
     postgres: PostgresSettings
     schema: str
@@ -35,7 +35,7 @@ class Stores:
             return cursor.fetch_arrow_table().to_pylist() if cursor.description else []
 
     def plan(self, sql: str) -> str:
-        """What PostgreSQL did to run a statement, which changes nothing in the end."""
+        """PostgreSQL's plan of a statement, which is run and changes nothing in the end."""
         server = self.postgres
         connection = psycopg2.connect(
             host=server.host, port=server.port, dbname=server.database, user=server.user, password=server.password

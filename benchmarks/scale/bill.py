@@ -13,13 +13,13 @@ PUT_PRICE = LIST_PRICE = 0.005 / 1_000
 GET_PRICE = 0.0004 / 1_000
 LAKE_GB_MONTH_PRICE = 0.023
 MACHINE_HOUR_PRICE = 0.096
-"""Of an m6i.large, whose cores and memory follow."""
+"""The price of an m6i.large, whose cores and memory follow."""
 MACHINE_CORES, MACHINE_BYTES = 2, 8 * GB
 DISK_GB_MONTH_PRICE = 0.08
 """gp3."""
 
 LAKE_MONTHS, WAREHOUSE_DAYS = 12, 90
-"""How long lake and warehouse keep events, and are paid for."""
+"""The time for which lake and warehouse keep events, and are paid for."""
 DISK_BYTES = 1_000 * GB
 """The most for one PostgreSQL: more is hard to back up."""
 HEADROOM = 0.7

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 DAY, GB = 86_400.0, 1e9
 
 PAGE_EVENTS = 1_000
-"""Of the API, as Cloudflare documents it."""
+"""The most events in a page of the API, as Cloudflare documents it."""
 
 STRETCH_HOURS = 6
-"""How many hours of an account the loop compares at once."""
+"""The hours of an account that the loop compares at once."""
 
 
 @dataclass(frozen=True)
 class UnitCosts:
-    """What one of each takes: CPU in seconds, the rest in bytes or requests."""
+    """The cost of one of each: CPU in seconds, the rest in bytes or requests."""
 
     request: float
     """Client CPU of a poll of one account in one version that finds nothing."""
@@ -24,23 +24,23 @@ class UnitCosts:
     """Read, and loaded into both stores."""
     new_event_postgres: float
     load: float
-    """Of a poll that brings something, whatever it brings."""
+    """The cost of a poll that brings something, whatever it brings."""
     load_postgres: float
     rewrite: float
-    """Of each object that it touches."""
+    """The cost of each object that it touches."""
     held_event: float
-    """Of each event that such an object holds already."""
+    """The cost of each event that such an object holds already."""
     comparison: float
-    """Of a stretch of six hours of one account in one version."""
+    """The cost of a stretch of six hours of one account in one version."""
     memory: float
     account_memory: float
     """In one version."""
     known_event_memory: float
-    """Of each event that the next poll reads again."""
+    """The memory of each event that the next poll reads again."""
     warehouse_event: float
     lake_event: float
     object_bytes: float
-    """Of an object, before its events."""
+    """The bytes of an object, before its events."""
     load_puts: float
     """dlt's own objects of a load, into the lake."""
     load_gets: float
@@ -49,25 +49,25 @@ class UnitCosts:
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to do."""
+    """The amount of work."""
 
     accounts: int
     events_a_day: int
-    """Of each account, in all versions together."""
+    """The events of each account, in all versions together."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the pipeline is run. The values are the settings' defaults."""
+    """The way in which the pipeline is run. The values are the settings' defaults."""
 
     versions: int = 2
-    """Of the API. Each version is asked by itself, and holds an equal part of the events."""
+    """The versions of the API. Each is asked by itself, and holds an equal part of the events."""
     poll_seconds: float = 30.0
     lag_seconds: float = 900.0
     sweep_seconds: float = 3_600.0
     sweep_hours: float = 24.0
     ages: int = 3
-    """How often each hour is compared with the API."""
+    """The number of times that each hour is compared with the API."""
     compares_in_loop: bool = True
     tokens: int = 1
     processes: int = 1
@@ -75,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Need:
-    """What a size takes with a plan, for a day of all accounts, in all processes together."""
+    """The needs of a size with a plan, for a day of all accounts, in all processes together."""
 
     requests: float
     events: float
@@ -93,7 +93,7 @@ class Need:
     """At once."""
     lake_bytes: float
     moved_bytes: float
-    """Of objects read and written again."""
+    """The bytes of objects that are read and written again."""
     warehouse_bytes: float
 
 

@@ -23,7 +23,7 @@ class Finished:
 
     @property
     def report(self) -> dict[str, Any]:
-        """What `--json` printed."""
+        """The output of `--json`."""
         report = json.loads(self.out)
         assert isinstance(report, dict)
         return report

@@ -23,7 +23,7 @@ class Cluster:
 
     @property
     def logs(self) -> str:
-        """Of all of them."""
+        """The logs of all processes."""
         return "\n".join(log.read_text() for log in sorted(self.folder.glob("*.log")))
 
     def wait_for_worker(self, number: int) -> None:

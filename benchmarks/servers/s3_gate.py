@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class S3Request(NamedTuple):
-    """What is asked of the store: an action as its policies name it, and the key (of a listing, the prefix)."""
+    """A request to the store: an action as its policies name it, and the key (of a listing, the prefix)."""
 
     action: str
     bucket: str
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         upstream.close()
 
     def _send_headers_alone(self) -> None:
-        """What the store sees of a client that is killed between headers and body."""
+        """Shows the store what it sees of a client that is killed between headers and body."""
         host, port = self.server.target.split(":")
         del self.headers["Expect"]  # answered already, by us: as proxies do
         with socket.create_connection((host, int(port))) as store:

@@ -29,7 +29,7 @@ StreamDay = tuple[Stream, Window]
 
 @dataclass(frozen=True)
 class Scope:
-    """What is compared, and whether it is repaired."""
+    """The scope of a comparison: its sides, and if it repairs."""
 
     asks_api: bool
     with_contents: bool

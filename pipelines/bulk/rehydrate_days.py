@@ -48,7 +48,7 @@ _WINDOW = f"""FROM read_parquet($1, hive_partitioning = false, schema = {duckdb_
 
 @dataclass
 class Rehydrated:
-    """What was read of the lake, or would be."""
+    """The counts of what was read of the lake, or would be."""
 
     objects: int = 0
     events: int = 0

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from pipelines.fetch.api import sleep_until
 from pipelines.host.logs import log
+from pipelines.host.transient import exit_code_of
 from pipelines.loop.account_failures import AccountFailures
 from sources.cloudflare_audit_logs.budget import Budgets
-from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError, TemporaryError
+from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, RateLimitedError
 from sources.cloudflare_audit_logs.streams import Stream
 
 MOST_STREAMS = 4
@@ -90,8 +91,7 @@ class Shared:
     @property
     def exit_code(self) -> int:
         """0 no failure, 75 all of them pass by themselves, 1 otherwise."""
-        errors = self.failures.values()
-        return (75 if all(isinstance(error, TemporaryError) for error in errors) else 1) if errors else 0
+        return exit_code_of(*self.failures.values())
 
     def as_json(self) -> dict[str, dict[str, str]]:
         """Returns the failures of a command's result, by stream."""

@@ -25,7 +25,7 @@ PROBE = "_dlt_doctor_probe"
 """Under a name that the policy lets us delete (`pipelines/s3_policy.py`); where it does not, this one stays."""
 
 _LOOKED_AT = timedelta(days=2)
-"""Of a quarantine: polls and sweeps look at no older objects."""
+"""The age of the quarantine objects that are looked at: polls and sweeps look at no older objects."""
 
 
 def check_lake(settings: Settings) -> Iterator[Finding]:

@@ -6,44 +6,28 @@ from functools import partial
 from typing import NamedTuple
 
 import adbc_driver_manager
-from adbc_driver_manager.dbapi import Connection, Cursor
 
 from pipelines.host.side_by_side import STATEMENT_TIMEOUT_SQL
 from pipelines.load.store import client_of
 from pipelines.proof.gaps import MOST_SHOWN, repairs_of, summary_of
 from pipelines.settings.settings import OwnerSettings, Settings, TimescaleSettings
-from pipelines.warehouse.connection import as_owner, connect, message_of, rows_of, transaction_on, value_of
+from pipelines.warehouse.connection import Credentials, as_owner, connect, message_of, transaction_on
 from pipelines.warehouse.destination import Warehouse
-from pipelines.warehouse.dlt_client import WarehouseClient
 from pipelines.warehouse.embedded import server_if_there
-from pipelines.warehouse.lock import holders_sql, refuse_pooling
+from pipelines.warehouse.lock import refuse_pooling
 from pipelines.warehouse.measured_lag import is_too_short, recommended_seconds, too_little
-from pipelines.warehouse.setup import (
-    VERSION_SQL,
-    check_columns,
-    check_encoding,
-    check_key,
-    check_rights,
-    check_timescale,
-    check_version,
-    missing_table,
-)
-from pipelines.warehouse.statements import sections_of
 from pipelines.warehouse.status import WarehouseHealth
-from pipelines.warehouse.upkeep import Found, find
+from pipelines.warehouse.upkeep import Found
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .finding import Finding, Result, failed, finding_of, skipped
-
-_USER = "SELECT current_user::text"
 
 
 class Subject(NamedTuple):
     """A warehouse that can be reached."""
 
     settings: Settings
-    client: WarehouseClient
-    connection: Connection
+    credentials: Credentials
     user: str
     """The role that loads, as the server knows it: a pooler may be told `role.project`."""
     schema: str
@@ -60,26 +44,24 @@ def check_warehouse(settings: Settings) -> Iterator[Finding]:
                 found = f"an embedded PostgreSQL, which the first start makes in {stores.postgres_dir}"
                 yield Finding("ok", "warehouse", found)
                 return
-            client: WarehouseClient = client_of(warehouse)
+            credentials, schema = client_of(warehouse).config.credentials, stores.postgres_schema
             with warehouse.translated_errors():
-                connection = stack.enter_context(connect(client.config.credentials))
+                connection = stack.enter_context(connect(credentials))
                 with transaction_on(connection) as cursor:
                     cursor.execute(STATEMENT_TIMEOUT_SQL)
-                    user = str(value_of(cursor, _USER))
+                health = WarehouseHealth(connection, schema)
+                subject = Subject(settings, credentials, health.user, schema, stores.postgres_owner, health)
         except (AuditLogsError, OSError) as error:
             yield failed("warehouse", error)
             return
-        schema = stores.postgres_schema
-        health = WarehouseHealth(connection, schema)
-        subject = Subject(settings, client, connection, user, schema, stores.postgres_owner, health)
-        yield Finding("ok", "warehouse", f"login as {user} works")
+        yield Finding("ok", "warehouse", f"login as {subject.user} works")
         yield from _check(warehouse, subject)
 
 
 def _check(warehouse: Warehouse, subject: Subject) -> Iterator[Finding]:
-    def look(check: Callable[[Subject, Cursor], Result]) -> Result:
-        with warehouse.translated_errors(), transaction_on(subject.connection) as cursor:
-            return check(subject, cursor)
+    def look(check: Callable[[Subject], Result]) -> Result:
+        with warehouse.translated_errors():
+            return check(subject)
 
     failures = dict[str, str]()
     for name, check in CHECKS.items():
@@ -93,55 +75,42 @@ def _check(warehouse: Warehouse, subject: Subject) -> Iterator[Finding]:
         yield finding
 
 
-def _pooling(subject: Subject, _: Cursor) -> Result:
+def _pooling(subject: Subject) -> Result:
     """A session lasts, as the writer's lock needs it."""
-    refuse_pooling(subject.connection, subject.client.config.credentials)
+    refuse_pooling(subject.health.connection, subject.credentials)
     return "a session lasts as long as its connection"
 
 
-def _owner(subject: Subject, _: Cursor) -> Result:
+def _owner(subject: Subject) -> Result:
     """The role that makes the tables, where it is another one, can log in as well."""
     if subject.owner is None:
         return f"{subject.user} makes the tables, unless they are there"
     try:
-        connect(as_owner(subject.client.config.credentials, subject.owner)).close()
+        connect(as_owner(subject.credentials, subject.owner)).close()
     except adbc_driver_manager.Error as error:
         return Finding("fail", "owner", message_of(error), "check PG_OWNER_USER and PG_OWNER_PASSWORD")
     return f"login as {subject.owner.user} works"
 
 
-def _rights(subject: Subject, cursor: Cursor) -> Result:
+def _rights(subject: Subject) -> Result:
     """The loading role reads and inserts, or the tables can be made; dlt's own it makes itself."""
-    user, schema, maker = subject.user, subject.schema, subject.user
+    maker = subject.user
     if subject.owner:
-        owner = as_owner(subject.client.config.credentials, subject.owner)
-        with connect(owner) as connection, transaction_on(connection) as as_maker:
-            maker = str(value_of(as_maker, _USER))
-    sections = sections_of("health.sql", schema=schema, maker=maker.replace("'", "''"))
-    (tables,), (may,) = rows_of(cursor, *sections["tables"]), rows_of(cursor, *sections["rights"])
-    if tables["events"]:
-        check_rights(cursor, schema, user, may_make=may["may_make_tables"])
-    elif not may["may_make_tables"]:
-        raise missing_table(f"{schema}.audit_logs", maker)
-    if not tables["loads"] and not may["may_make_own"] and (tables["events"] or subject.owner is None):
-        hint = "GRANT it what pipelines/warehouse/sql/grants.sql says"
-        raise AuditLogsError(f"{user} may not make dlt's tables in {schema}", hint=hint)
-    return f"{user} may {'read and insert' if tables['events'] else 'have the tables made'}"
+        with connect(as_owner(subject.credentials, subject.owner)) as connection:
+            maker = WarehouseHealth(connection, subject.schema).user
+    has_tables = subject.health.check_rights(maker)
+    return f"{subject.user} may {'read and insert' if has_tables else 'have the tables made'}"
 
 
-def _key(subject: Subject, cursor: Cursor) -> Result:
+def _key(subject: Subject) -> Result:
     """The table's key is ours, so that an event is there once; and so are its columns."""
-    if not subject.health.has_events:
+    if not subject.health.check_table(subject.owner.user if subject.owner else subject.user):
         return f"no table {subject.schema}.audit_logs yet: the first start makes it"
-    check_key(cursor, subject.schema)
-    check_columns(cursor, subject.schema, maker=subject.owner.user if subject.owner else subject.user)
     return f"{subject.schema}.audit_logs has the one that it should"
 
 
-def _timescale(subject: Subject, _: Cursor) -> Result:
-    found = find(subject.connection, subject.schema)
-    check_timescale(found)
-    return timescale_finding(found, subject.settings.stores.timescale)
+def _timescale(subject: Subject) -> Result:
+    return timescale_finding(subject.health.check_timescale(), subject.settings.stores.timescale)
 
 
 def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
@@ -162,13 +131,13 @@ def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
     return Finding("ok", "timescaledb", f"{version}, {table}")
 
 
-def _writer(subject: Subject, cursor: Cursor) -> Result:
+def _writer(subject: Subject) -> Result:
     """Names the holders of the warehouse's lock or, of shards, the locks; on whatever host."""
-    holders = [row["holder"] for row in rows_of(cursor, holders_sql(subject.schema))]
+    holders = subject.health.writers()
     return f"loaded by {', '.join(holders)}; a second one would be refused" if holders else "nobody loads it now"
 
 
-def _lag(subject: Subject, _: Cursor) -> Result:
+def _lag(subject: Subject) -> Result:
     """Compares the safety lag with how long events took to come."""
     settings, health = subject.settings, subject.health
     lags = {stream: settings.safety_lag(stream) for stream in settings.streams}
@@ -189,7 +158,7 @@ def _lag(subject: Subject, _: Cursor) -> Result:
     return Finding("warn", "safety lag", found, hint)
 
 
-def _gaps(subject: Subject, _: Cursor) -> Result:
+def _gaps(subject: Subject) -> Result:
     """Hours that a comparison found wrong and none has found right since."""
     if not subject.health.has_events:
         return "nothing was compared yet"
@@ -201,9 +170,9 @@ def _gaps(subject: Subject, _: Cursor) -> Result:
     return Finding("fail", "gaps", summary_of(gaps), "; ".join(one.command for one in repairs[:MOST_SHOWN]) + more)
 
 
-CHECKS: dict[str, Callable[[Subject, Cursor], Result]] = {
-    "postgresql": lambda _, cursor: check_version(value_of(cursor, VERSION_SQL)),
-    "encoding": lambda _, cursor: check_encoding(cursor),
+CHECKS: dict[str, Callable[[Subject], Result]] = {
+    "postgresql": lambda subject: subject.health.check_version(),
+    "encoding": lambda subject: subject.health.check_encoding(),
     "pooling": _pooling,
     "owner": _owner,
     "rights": _rights,

@@ -1,1 +1,1 @@
-"""What the commands share: settings and errors to exit codes, windows of time, text for a terminal."""
+"""The parts that commands share: settings and errors to exit codes, windows of time, text for a terminal."""

@@ -1,4 +1,4 @@
-"""What the commands share: settings, a running warehouse, errors as one line, exit codes."""
+"""The frame of every command: settings, a running warehouse, errors as one line, exit codes."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What `make demo` does: a simulated Cloudflare, the main job in a process of its own, and what landed where."""
+"""The tour of `make demo`: a simulated Cloudflare, the main job in a process of its own, and what landed where."""
 
 import os
 import shutil

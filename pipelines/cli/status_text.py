@@ -59,7 +59,7 @@ def _list(rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Of each stream: both cursors, and what the warehouse knows of it."""
+    """One row for each stream: both cursors, and what the warehouse knows of it."""
     lake = {_key(stream): stream for stream in status["lake"].get("streams", [])}
     warehouse = {_key(stream): stream for stream in status["warehouse"].get("streams", [])}
     for key in sorted({*warehouse, *lake}):

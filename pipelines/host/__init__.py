@@ -1,1 +1,1 @@
-"""What belongs to this host and process: logs, locks, memory, secrets in text."""
+"""The host and the process: logs, locks, memory, secrets in text."""

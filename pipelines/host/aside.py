@@ -1,4 +1,4 @@
-"""What stands beside the events' way: it may fail, which is told, and ends nothing. Only the data path may do that."""
+"""Runs work beside the events' way: if it fails, that is logged and ends nothing. Only the data path may end a run."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -43,7 +43,7 @@ def free_number(folder: Path) -> Iterator[int]:
 
 
 def holder_of(path: Path) -> str | None:
-    """Who holds the lock of a file, as that says; None: nobody, or this system does not tell.
+    """The holder of a file's lock, as the file names it; None: nobody, or this system does not say.
 
     Read from the kernel's list of locks: to try the lock could make a process fail that takes it at this moment.
     """

@@ -39,7 +39,7 @@ def configure_logs(level: str = "INFO") -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Of all that is logged, whoever logs it."""
+    """Formats all that is logged, by whatever library."""
 
     def __init__(self, time: str) -> None:
         super().__init__(f"{time}%(levelname)s %(message)s")

@@ -25,7 +25,7 @@ LEAST_PART = 12
 _BLOCK = 8
 """Every part of 2 * 8 - 1 characters has a whole block in it, and every beginning has the first."""
 _LONGEST_UNIT = 40
-"""Of what a character becomes."""
+"""The most characters that one becomes in any encoding."""
 
 SECRET_NAME = re.compile(
     r"(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|(ACCESS|API|ACCOUNT|PRIVATE|SECRET)_KEY(_ID)?|WEBHOOK_URL)$",
@@ -41,7 +41,7 @@ OWN_WORDS = frozenset(
     }
 )
 _SHOWN_SETTINGS = ("PG_USER", "PG_OWNER_USER", "PG_DATABASE", "PG_SCHEMA", "PG_HOST", "S3_BUCKET", "S3_PREFIX")
-"""Who has one of their values for a password hides it from nobody."""
+"""A password that equals one of their values is hidden from nobody."""
 _BEFORE = r"""(?i:(?:passw\w*|pwd|secret\w*|token\w*|key)["']?\s*[=:]\s*["']?|://[^\s/:@]*:|bearer\s+)"""
 
 
@@ -53,7 +53,7 @@ _finders: tuple[_Find, ...] = ()
 _known: dict[str, str] = {}
 """The name of each secret, by itself."""
 _shown: frozenset[str] = frozenset()
-"""What other settings say."""
+"""The values of other settings."""
 
 
 def masked(text: str) -> str:
@@ -88,7 +88,7 @@ def learn(name: str, secret: str) -> None:
 
 
 def learn_shown(*values: str) -> None:
-    """What other settings say: a part of a secret that stands in one of these is shown."""
+    """Learns values of other settings: a part of a secret that stands in one of these is shown."""
     global _shown  # noqa: PLW0603  # there is one process, and one place that knows its secrets
     if not _shown.issuperset(values):
         _shown |= frozenset(values)
@@ -141,7 +141,7 @@ def _compile() -> None:
 
 
 def _finders_of(secret: str, shown: str, others: frozenset[str]) -> list[_Find]:
-    """How a secret is found, whole and in parts, by its strength."""
+    """The patterns that find a secret, whole and in parts, by its strength."""
     units = _units_of(secret)
     pattern, literal = "".join(units), _literal_of(units)
     if secret in others or secret.lower() in OWN_WORDS or secret.isdecimal() or len(secret) < AS_WORD:
@@ -176,7 +176,7 @@ def _unit_of(character: str) -> str:
 
 
 def _base64_of(secret: str) -> Iterator[str]:
-    """What Base64 has of it, whatever stands before and behind it (`user:password`)."""
+    """The part of it that Base64 shows, whatever stands before and behind it (`user:password`)."""
     for shift in range(3):
         encoded = b64encode(bytes(shift) + secret.encode()).decode().rstrip("=")
         core = encoded[4 * shift // 3 + (shift > 0) : len(encoded) - 1]

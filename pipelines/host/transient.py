@@ -33,7 +33,7 @@ _PASSING_S3_CODES = {
     "IncompleteBody",
     "BadDigest",
 }
-"""In spite of their status."""
+"""Codes that can pass in spite of their status."""
 
 _LASTING_BOTOCORE = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
 
@@ -71,6 +71,6 @@ def can_pass(error: BaseException) -> bool:
 
 
 def _s3_answer(error: BaseException) -> dict[str, Any] | None:
-    """What an S3 store answered; s3fs translates botocore's errors and keeps them as the cause."""
+    """The answer of an S3 store; s3fs translates botocore's errors and keeps them as the cause."""
     answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     return answer if isinstance(answer, dict) else None

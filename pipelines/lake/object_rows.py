@@ -36,7 +36,7 @@ _DIGESTS = select_columns(QUARANTINE_SCHEMA, ["digest", "api_version"])
 _CLOCKS_DIFFER = timedelta(minutes=10)
 """Reception is by our clock, windows are by the API's: more than five minutes apart, nothing is loaded."""
 MOST_DAYS = 31
-"""Whose objects are asked for one by one: polls and sweeps, which look at two days, list nothing."""
+"""Days whose objects are asked for one by one: polls and sweeps, which look at two days, list nothing."""
 
 
 class NewerObjectError(BrokenObjectError):

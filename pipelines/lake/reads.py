@@ -173,7 +173,7 @@ class LakeHealth(NamedTuple):
     positions: dict[Stream, Position]
     last_load: datetime | None
     objects: int
-    """Those of the last days."""
+    """The number of objects of the last days."""
     bytes: int
     """Their size."""
 

@@ -1,4 +1,4 @@
-"""What a destination is known to hold, so that only what it lacks is loaded. Pure, in memory, an optimisation.
+"""The keys that a destination is known to hold, so that only what it lacks is loaded. Pure, in memory, an optimisation.
 
 Rebuilt from the destination; losing it costs a load that writes nothing, never an event.
 """
@@ -42,7 +42,7 @@ class HeldKeys:
     """The keys that one destination holds of one stream, in the hours that were asked for."""
 
     digests: set[str] = field(default_factory=set)
-    """Of the quarantined events that this reading has shown."""
+    """The digests of quarantined events that this reading has shown."""
     earlier_digests: set[str] = field(default_factory=set)
     """The same of the reading before it; in a long one, of what came before."""
     keys: set[EventKey] = field(default_factory=set)

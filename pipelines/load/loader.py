@@ -133,7 +133,7 @@ class Loader:
         self._pipeline.close()
 
     def position(self, stream: Stream) -> Position | None:
-        """How far the store holds the stream; None if it never saw it."""
+        """The position up to which the store holds the stream; None if it never saw it."""
         return self._inherited.get(stream) or stored_position(self._state, stream)
 
     def load(self, step: Step) -> dict[Stream, Batch]:

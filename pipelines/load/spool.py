@@ -25,7 +25,7 @@ LEAST_ROWS = 200
 """A smaller window stays in memory: a poll that sees some known events alone writes no file."""
 
 LONGEST_SECONDS = 5
-"""How long a part is read on: others of the same token wait for their turn."""
+"""A part is read for so long at most: others of the same token wait for their turn."""
 
 
 class SpooledReading:

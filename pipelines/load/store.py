@@ -44,7 +44,7 @@ class Store(Protocol):
         """Prepares the store: for the loop with the writer's lock, for others without. Repeatable."""
 
     def states(self, client: Any) -> list[Any]:
-        """Of each pipeline that loads the store or a shard of its accounts, the newest state that counts, as dlt's."""
+        """The newest state that counts of each pipeline that loads the store or a shard of its accounts, as dlt's."""
 
     def verify_lock(self) -> None:
         """Raises if the lock may be lost."""
@@ -65,7 +65,7 @@ class Store(Protocol):
         """The keys of the events held in `[since, before)`."""
 
     def held_digests(self, stream: Stream, digests: Sequence[str], received: Window) -> set[str]:
-        """Those of the digests whose events are quarantined; `received` is when they can have been received."""
+        """Returns the digests whose events are quarantined; `received` is when they can have been received."""
 
 
 def client_of(store: Store, destination: Any = None) -> Any:

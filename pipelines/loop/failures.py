@@ -11,12 +11,12 @@ from datetime import datetime
 
 from pipelines.host.aside import aside
 from pipelines.host.logs import log
+from pipelines.host.transient import exit_code_of
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import (
     AccountError,
     AuditLogsError,
     RateLimitedError,
-    TemporaryError,
 )
 from sources.cloudflare_audit_logs.streams import Stream
 
@@ -121,10 +121,6 @@ class Failures:
     @property
     def exit_code(self) -> int:
         """0 nothing failed, 1 an account failed, 75 try again later."""
-        accounts = self.accounts.failing.values()
         others_loaded = bool(self.accounts.read - self.accounts.failed.keys())
-        if accounts and (others_loaded or not all(isinstance(error, TemporaryError) for error in accounts)):
-            return 1
-        if not self.failing:
-            return 0
-        return 75 if all(isinstance(error, TemporaryError) for error in self.failing) else 1
+        code = exit_code_of(*self.accounts.failing.values())
+        return 1 if code == 1 or (code and others_loaded) else exit_code_of(*self.failing)

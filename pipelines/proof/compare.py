@@ -98,7 +98,7 @@ class HourCheck:
 
     @property
     def problems(self) -> list[str]:
-        """What makes it a gap, for people."""
+        """The reasons that make it a gap, for people."""
         counts = {f"missing in the {store}": len(self.missing.get(store, ())) for store in STORES}
         counts |= {"doubled in the lake": len(self.doubled), "in the wrong object": self.stray}
         counts |= {"fewer than when it was complete": self.lost}

@@ -32,8 +32,8 @@ STRETCH_HOURS = 6
 """Compared at once: a bounded task, however busy an account is."""
 
 SHARE_OF_INTERVAL = 0.25
-"""Of the time between two polls is spent on comparing, if so much is due: 12 stretches a day and account. What one
-takes: docs/scale/model.md."""
+"""The share of the time between two polls for comparing, if so much is due: 12 stretches a day and account.
+Their cost: docs/scale/model.md."""
 
 SHARE_OF_BUDGET = 0.9
 """The share of the loop's budget: the polls go on where comparing stops."""

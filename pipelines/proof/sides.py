@@ -24,7 +24,7 @@ _LAKE_READERS = 8
 
 
 class ApiSide:
-    """What the API shows of a stream in a window that was read to its end."""
+    """The API's side: the events of a stream in a window that was read to its end."""
 
     def __init__(self, events: Iterable[pa.Table], hidden: Sequence[datetime] = ()) -> None:
         """Takes events or their keys, page by page, and the instants of which the API does not show all events."""

@@ -32,18 +32,18 @@ SHORTEST_TOKEN = 30
 """Characters; Cloudflare's have 40. A name as long as that is not shown: it may be a token in the wrong place."""
 
 LEAST_OVERLAP = timedelta(seconds=1)
-"""Of a window with the one before it, whatever the safety lag: nothing is assumed of `since` and `before` being
-inclusive, and an event may become visible that has the time of the cursor itself."""
+"""The overlap of two windows, whatever the safety lag: nothing is assumed of `since` and `before` being inclusive,
+and an event may become visible that has the time of the cursor itself."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """How one account is read."""
+    """The settings of one account."""
 
     id: str = ""
     token: str = setting(TOKEN, values.token, "")
     token_name: str = TOKEN
-    """What the operator calls the token. Accounts with the same token share the name, and so the token's budget."""
+    """The operator's name for the token. Accounts with the same token share the name, and so the token's budget."""
     api_versions: tuple[str, ...] = setting("CLOUDFLARE_API_VERSION", values.api_versions, API_VERSIONS)
     """Sign-ins are in v2 alone, old and new values and script deployments in v1 alone."""
     per_page: int = setting("CLOUDFLARE_PER_PAGE", values.whole(1, 1000), 1000)
@@ -59,7 +59,7 @@ class Account:
 
     @property
     def safety_lag(self) -> timedelta:
-        """How far before its cursor a poll begins."""
+        """The time before its cursor at which a poll begins."""
         return max(timedelta(seconds=self.safety_lag_seconds), LEAST_OVERLAP)
 
 

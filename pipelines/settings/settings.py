@@ -30,12 +30,12 @@ class SettingsError(WrongUsageError):
 
 
 class UsageError(WrongUsageError):
-    """What a command was asked for makes no sense here (exit 2). Nothing was touched."""
+    """The options of a command make no sense here (exit 2). Nothing was touched."""
 
 
 @dataclass(frozen=True)
 class PostgresSettings:
-    """How to reach the warehouse's PostgreSQL."""
+    """The way to the warehouse's PostgreSQL."""
 
     host: str = setting("PG_HOST", values.postgres_hosts, "")
     """As libpq takes it: a name, an address, a socket (`/folder`, `@name`), or several, comma separated."""
@@ -58,7 +58,7 @@ class OwnerSettings:
 
 @dataclass(frozen=True)
 class TimescaleSettings:
-    """What TimescaleDB makes of the warehouse's table, where it is there."""
+    """The wishes for the warehouse's table where the server has TimescaleDB."""
 
     chunk_days: int = setting("TIMESCALE_CHUNK_DAYS", values.whole(0, 36_500), 7)
     """Zero: the table stays a plain one."""
@@ -70,7 +70,7 @@ class TimescaleSettings:
 
 @dataclass(frozen=True)
 class S3Settings:
-    """How to reach the lake's bucket. Without keys, the usual AWS chain is asked."""
+    """The way to the lake's bucket. Without keys, the usual AWS chain is asked."""
 
     bucket: str = setting("S3_BUCKET", values.bucket, "")
     endpoint: str | None = setting("S3_ENDPOINT", values.url, None)
@@ -112,7 +112,7 @@ class Settings:
     accounts: Mapping[str, Account]
     """By id."""
     defaults: Account
-    """What an account has whose table says nothing else."""
+    """The settings of an account whose table says nothing else."""
     stores: StoreSettings
     api_url: str = setting("CLOUDFLARE_API_URL", values.url, "https://api.cloudflare.com/client/v4")
     poll_interval_seconds: float = setting("POLL_INTERVAL_SECONDS", values.seconds(0.1, 86_400), 30.0)
@@ -127,7 +127,7 @@ class Settings:
     """None: metrics and health are not served. Zero: at a free port."""
     metrics_host: str = setting("METRICS_HOST", values.hostname, "127.0.0.1")
     warnings: tuple[str, ...] = ()
-    """Of what does no harm at once: names that are no settings, files that others may read."""
+    """Warnings of what does no harm at once: names that are no settings, files that others may read."""
 
     @property
     def account_ids(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class Settings:
         return [stream for account_id in account_ids for stream in self.account(account_id).streams]
 
     def account(self, account_id: str) -> Account:
-        """How an account is read; one that is not in the settings, as the simple variables say."""
+        """The settings of an account; one that is not in the settings, as the simple variables say."""
         return self.accounts.get(account_id) or replace(self.defaults, id=account_id)
 
     def is_read(self, stream: Stream) -> bool:
@@ -156,7 +156,7 @@ class Settings:
         return stream.api_version != "v1" or not self.account(stream.account_id).hide_user_logs
 
     def safety_lag(self, stream: Stream) -> timedelta:
-        """How far before its cursor a poll of the stream begins."""
+        """The time before its cursor at which a poll of the stream begins."""
         return self.account(stream.account_id).safety_lag
 
     @property
@@ -171,7 +171,7 @@ class Settings:
 
     @property
     def sweep_window(self) -> timedelta:
-        """How late an event may become visible and still be found."""
+        """The longest delay with which an event is still found."""
         return timedelta(hours=self.sweep_window_hours)
 
     @property

@@ -40,7 +40,7 @@ class Shard:
 
     @property
     def suffix(self) -> str:
-        """What the names of its pipelines and locks end in; nothing where it is the whole."""
+        """The end of the names of its pipelines and locks; nothing where it is the whole."""
         return f"_shard_{self.number}_of_{self.count}" if self.count > 1 else ""
 
     @property
@@ -57,7 +57,7 @@ WHOLE = Shard()
 
 
 def sibling_pattern(*base_names: str) -> str:
-    """What matches the pipelines that move cursors under these names, whole or sharded; for Python and PostgreSQL.
+    """A pattern of the pipelines that move cursors under these names, whole or sharded; for Python and PostgreSQL.
 
     Those of sweep, backfill and repair are none: they have no cursors.
     """

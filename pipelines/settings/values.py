@@ -82,9 +82,9 @@ bucket = matching(
     "is not a bucket name: 3 to 63 small letters, digits, dots and hyphens; the path goes to S3_PREFIX",
 )
 sslmode = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-"""How strictly PostgreSQL's certificate is checked, least first."""
+"""The degrees of checking PostgreSQL's certificate, least first."""
 postgres_text = matching(r"[^\0]*", "has a NUL in it, which PostgreSQL cannot be given: write it again")
-"""What libpq can be given: it would end at a NUL."""
+"""A text that libpq can be given: it would end at a NUL."""
 port = whole(1, 65_535)
 hours = number(float, 0, 24 * 548, "a number of hours")
 
@@ -130,7 +130,7 @@ def hostname(text: str) -> str:
 
 
 def postgres_hosts(text: str) -> str:
-    """What psql takes for `PGHOST`: a host, the folder of a socket, an abstract socket (`@name`), or several."""
+    """The value of psql's `PGHOST`: a host, the folder of a socket, an abstract socket (`@name`), or several."""
     for host in text.split(","):
         if not host.startswith(("/", "@")):
             hostname(host)

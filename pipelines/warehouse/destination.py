@@ -73,7 +73,7 @@ class Warehouse:
         self.connection: Connection | None = None
         """Holds the writer's lock, and is used for all questions."""
         self.session: Session | None = None
-        """That of the connection, if it holds the lock."""
+        """The connection's session, if it holds the lock."""
         self._refused: Counter[Stream] = Counter()
 
     @classmethod

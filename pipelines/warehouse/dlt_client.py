@@ -34,7 +34,7 @@ _IS_ALIVE = f"SELECT 1 FROM pg_stat_activity WHERE pid = %s AND {STARTED} = %s" 
 
 @configspec(init=False)
 class WarehouseCredentials(PostgresCredentials):
-    """Those of dlt, whatever characters the password has. Without one, libpq looks where psql does (`.pgpass`)."""
+    """dlt's credentials, whatever characters the password has. Without one, libpq looks where psql does (`.pgpass`)."""
 
     password: TSecretStrValue = ""
 
@@ -48,7 +48,7 @@ class WarehouseCredentials(PostgresCredentials):
 
 @configspec
 class WarehouseConfiguration(PostgresClientConfiguration):
-    """That of dlt, with the credentials above."""
+    """dlt's configuration, with the credentials above."""
 
     credentials: WarehouseCredentials = dataclasses.field(default=None)  # type: ignore[assignment]  # as dlt's has it
 

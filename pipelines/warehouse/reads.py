@@ -56,7 +56,7 @@ class WarehouseReader:
         return self._in_window("events", stream, window).rename_columns(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
 
     def quarantined_digests(self, stream: Stream) -> list[str]:
-        """Those of the events that could not be placed in any store, of all times."""
+        """The digests of the events that could not be placed in any store, of all times."""
         digests: list[str] = self._query("quarantined digests", stream)["digest"].to_pylist()
         return digests
 

@@ -55,7 +55,7 @@ class WarehouseHealth:
     """Asks through one connection. Errors of the driver are for the caller to translate."""
 
     def __init__(self, connection: Connection, schema: str) -> None:
-        self._connection, self._schema = connection, schema
+        self.connection, self._schema = connection, schema
         self._sections = sections_of("health.sql", schema=schema)
 
     # --- the server and its tables; each `check_…` raises an AuditLogsError ---
@@ -63,17 +63,22 @@ class WarehouseHealth:
     @property
     def user(self) -> str:
         """The role, as the server knows it: a pooler may know it as `role.project`."""
-        with transaction_on(self._connection) as cursor:
+        with transaction_on(self.connection) as cursor:
             return str(value_of(cursor, "SELECT current_user::text"))
 
-    def check_server(self) -> tuple[str, str]:
-        """PostgreSQL's version and the database's encoding, which must be ones that are supported."""
-        with transaction_on(self._connection) as cursor:
-            return setup.check_version(value_of(cursor, setup.VERSION_SQL)), setup.check_encoding(cursor)
+    def check_version(self) -> str:
+        """PostgreSQL's version, which must be supported."""
+        with transaction_on(self.connection) as cursor:
+            return setup.check_version(value_of(cursor, setup.VERSION_SQL))
+
+    def check_encoding(self) -> str:
+        """The database's encoding, which must be supported."""
+        with transaction_on(self.connection) as cursor:
+            return setup.check_encoding(cursor)
 
     def check_timescale(self) -> Found:
         """The state of TimescaleDB, which must lose no events."""
-        found = find(self._connection, self._schema)
+        found = find(self.connection, self._schema)
         setup.check_timescale(found)
         return found
 
@@ -85,7 +90,7 @@ class WarehouseHealth:
         user = self.user
         tables = self._row("tables")
         sections = sections_of("health.sql", schema=self._schema, maker=maker.replace("'", "''"))
-        with transaction_on(self._connection) as cursor:
+        with transaction_on(self.connection) as cursor:
             (may,) = rows_of(cursor, *sections["rights"])
             if tables["events"]:
                 setup.check_rights(cursor, self._schema, user, may_make=may["may_make_tables"])
@@ -101,14 +106,14 @@ class WarehouseHealth:
         """The tables must have our key and columns, but for columns that the maker can add. False: no table."""
         if not self.has_events:
             return False
-        with transaction_on(self._connection) as cursor:
+        with transaction_on(self.connection) as cursor:
             setup.check_key(cursor, self._schema)
             setup.check_columns(cursor, self._schema, maker=maker)
         return True
 
     def writers(self) -> list[str]:
         """The processes that hold the writer's lock or, of shards, the locks; on all hosts."""
-        with transaction_on(self._connection) as cursor:
+        with transaction_on(self.connection) as cursor:
             return [row["holder"] for row in rows_of(cursor, holders_sql(self._schema))]
 
     # --- what was loaded ---
@@ -120,7 +125,7 @@ class WarehouseHealth:
 
     def positions(self) -> dict[Stream, Position]:
         """The position of each stream's cursor, whatever shard loads it."""
-        with transaction_on(self._connection) as cursor:
+        with transaction_on(self.connection) as cursor:
             return positions_of(*stored_states(cursor, self._schema))
 
     def last_load(self) -> datetime | None:
@@ -143,7 +148,7 @@ class WarehouseHealth:
 
     def open_gaps(self) -> list[OpenGap]:
         """Hours of all streams and times whose newest comparison found a gap; up to 10,000."""
-        with transaction_on(self._connection) as cursor:
+        with transaction_on(self.connection) as cursor:
             rows = rows_of(cursor, *self._sections["open gaps"])
         return [
             OpenGap(
@@ -156,13 +161,13 @@ class WarehouseHealth:
 
     def size(self) -> dict[str, int]:
         """Bytes of the table with its indexes, and PostgreSQL's estimate of the number of events."""
-        found = find(self._connection, self._schema)
-        with transaction_on(self._connection) as cursor:
+        found = find(self.connection, self._schema)
+        with transaction_on(self.connection) as cursor:
             look_where_timescale_is(cursor, found)
             return rows_of(cursor, *self._sections["size" if found.chunk_days is None else "size, hypertable"])[0]
 
     def _row(self, section: str, *parameters: Any) -> dict[str, Any]:
-        with transaction_on(self._connection) as cursor:
+        with transaction_on(self.connection) as cursor:
             return rows_of(cursor, *self._sections[section], *parameters)[0]
 
 

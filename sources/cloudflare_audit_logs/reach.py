@@ -134,7 +134,7 @@ class Stretch:
 
     @property
     def length(self) -> timedelta:
-        """That of its window."""
+        """The length of its window."""
         return self.asked.before - self.asked.since
 
     @property

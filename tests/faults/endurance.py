@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _files_in(folder: Path) -> int:
-    """How many there are; folders that go meanwhile have none."""
+    """The number of files; folders that go meanwhile have none."""
     return sum(len(files) for _, _, files in os.walk(folder))
 
 

@@ -1,4 +1,4 @@
-"""What the loop decides by the time that has passed is decided by the clock that it is given: no test waits."""
+"""The loop decides by the clock that it is given: no test waits."""
 
 import subprocess
 import sys
@@ -142,7 +142,7 @@ def test_threads_say_how_long_a_task_took(clock: Clock) -> None:
 
 
 def test_a_thread_that_is_free_does_the_next_task() -> None:
-    """What it has opened, it uses again; a task that comes while it is busy has another one."""
+    """A thread that is free is used again; a task that comes while it is busy has another one."""
     threads, both_are_there = Threads[str]("test"), threading.Barrier(2)
     idents = list[int]()
     for subject in ("first", "second"):

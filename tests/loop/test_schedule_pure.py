@@ -1,4 +1,4 @@
-"""What is due is decided by clock and activity alone: no thread, no process, no sleep."""
+"""Clock and activity alone decide what is due: no thread, no process, no sleep."""
 
 import pytest
 

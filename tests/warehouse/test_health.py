@@ -25,7 +25,10 @@ def test_it_knows_the_server_the_tables_and_who_loads_them(poll: Callable[..., R
         health, empty = WarehouseHealth(connection, stores.schema), WarehouseHealth(connection, "nothing_here")
         user = health.user
 
-        assert health.check_server()[1] == "UTF8"
+        assert (health.check_version(), health.check_encoding()) == (
+            stores.query("SHOW server_version")[0]["server_version"],
+            "UTF8",
+        )
         assert (health.check_rights(user), health.check_table(user)) == (True, True)
         assert (empty.check_rights(user), empty.check_table(user)) == (False, False)
         assert health.check_timescale().chunk_days is None

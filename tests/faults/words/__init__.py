@@ -1,1 +1,1 @@
-"""What is said, and what must never be: secrets, and failures beside the way."""
+"""Words that must be said, and words that must never be: secrets, and failures beside the way."""

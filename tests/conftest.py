@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,12 @@ _numbers = count(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--long`."""
     parser.addoption("--long", action="store_true", help="run the long tests, too")
+
+
+def pytest_configure() -> None:
+    """Lets the processes of the tests hear SIGINT: a shell that begins these in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

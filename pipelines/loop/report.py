@@ -14,7 +14,6 @@ from pipelines.fetch.refusals import told_refused
 from pipelines.host.logs import log
 from pipelines.load.conflicts import Conflicts
 from sources.cloudflare_audit_logs import Batch
-from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import Traffic
 
@@ -104,16 +103,6 @@ class Report:
         """The number of events that could not be placed, or were refused, by destination."""
         flows = [(name, flow.quarantined) for (name, _), flow in self._flows.items()]
         return {destination: sum(count for name, count in flows if name == destination) for destination in self._loads}
-
-    @property
-    def accounts_failed(self) -> Mapping[Stream, AuditLogsError]:
-        """The streams that failed when they were read last, refused versions included."""
-        return self.failures.accounts.failed
-
-    @property
-    def destinations_failed(self) -> Mapping[str, AuditLogsError]:
-        """The destinations that could not be opened or loaded last."""
-        return self.failures.destinations
 
     @property
     def has_result(self) -> bool:

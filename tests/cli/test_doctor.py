@@ -22,9 +22,9 @@ from pipelines.loop.report import Report
 from pipelines.settings.settings import TimescaleSettings
 from pipelines.warehouse.setup import check_version
 from pipelines.warehouse.upkeep import Found
-from simulator.api import Api, Fault
+from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, spread
+from tests.factory import ACCOUNT, ago, spread
 from tests.stores import Stores
 from tests.watching import watched_loop
 
@@ -51,7 +51,7 @@ ALL = [
 ALL += ["key", "timescaledb", "writer", "safety lag", "gaps", "lake"]
 
 
-def _checks(done: Finished, status: str) -> list[str]:
+def checks_of(done: Finished, status: str) -> list[str]:
     lines = [json.loads(line) for line in done.out.splitlines()]
     return [line["check"] for line in lines if line["status"] == status]
 
@@ -79,26 +79,10 @@ def test_where_all_is_well_every_line_is_ok_and_nothing_is_changed(
     done = command(*DOCTOR, "--json")
 
     assert (new.code, done.code) == (0, 0), new.out + done.out
-    assert _checks(new, "ok") == _checks(done, "ok") == ALL, new.out + done.out
+    assert checks_of(new, "ok") == checks_of(done, "ok") == ALL, new.out + done.out
     assert (untouched, loaded) == (still_untouched, _contents(stores))
     secrets = [stores.environment["CLOUDFLARE_API_TOKEN"], stores.environment["PG_PASSWORD"]]
     assert not [secret for secret in secrets if secret in new.out + new.err + done.out + done.err]
-
-
-@pytest.mark.integration
-def test_every_account_has_a_line(api: Api, command: Command) -> None:
-    """One that is refused is named, and fails nothing but itself."""
-    unknown = "f" * 32
-
-    done = command(
-        *DOCTOR, CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{unknown},{OTHER_ACCOUNT}", CLOUDFLARE_API_VERSION="v1,v2"
-    )
-
-    lines = [line for line in done.out.splitlines() if "account" in line.split()[1]]
-    assert done.code == 1
-    assert [line.startswith("fail") for line in lines] == [False, False, True, True, False, False]
-    assert all(unknown in line for line in lines[2:4])
-    assert len(api.requests) == 6
 
 
 @pytest.mark.integration
@@ -117,8 +101,8 @@ def test_a_port_is_the_jobs_only_if_the_job_answers_there(
         found = [command(*DOCTOR, "--json", METRICS_PORT=str(port)) for port in ports]
         elsewhere.shutdown()
 
-    assert ["port" in _checks(done, "ok") for done in found] == [True, False, False]
-    assert ["port" in _checks(done, "fail") for done in found] == [False, True, True]
+    assert ["port" in checks_of(done, "ok") for done in found] == [True, False, False]
+    assert ["port" in checks_of(done, "fail") for done in found] == [False, True, True]
 
 
 @pytest.mark.integration
@@ -129,7 +113,7 @@ def test_one_failure_hides_no_other(command: Command, stores: Stores) -> None:
 
     done = command(*DOCTOR, "--json", CLOUDFLARE_API_TOKEN="wrong", PG_PASSWORD="wrong")
 
-    assert (done.code, _checks(done, "fail")) == (1, ["token", "warehouse", "lake"])
+    assert (done.code, checks_of(done, "fail")) == (1, ["token", "warehouse", "lake"])
 
 
 @pytest.mark.integration
@@ -146,7 +130,7 @@ def test_a_warehouse_that_lacks_a_column_is_told_by_all_alike(command: Command, 
 
     lacking = f"the table {stores.schema}.audit_logs has no column ingestion_time"
     assert (doctor.code, loop.code, status.code) == (1, 1, 1)
-    assert _checks(doctor, "fail") == ["key"]
+    assert checks_of(doctor, "fail") == ["key"]
     assert lacking in doctor.out
     assert lacking in loop.err
     assert "the warehouse is not as it should be" in status.out
@@ -162,7 +146,7 @@ def test_a_table_of_others_is_told_by_all_alike(command: Command, stores: Stores
     loop = command("pipelines/run.py", "--once")
 
     assert (doctor.code, loop.code, status.code) == (1, 1, 1)
-    assert _checks(doctor, "fail") == ["key"]
+    assert checks_of(doctor, "fail") == ["key"]
     for said in (doctor.out, loop.err):
         assert "it is not ours: set PG_SCHEMA" in said
     assert "the warehouse is not as it should be" in status.out
@@ -177,7 +161,7 @@ def test_a_bucket_is_tried_out_and_left_as_it_was(command: Command, stores: Stor
 
     left = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=f"{stores.schema}/")
     assert done.code == 0, done.out
-    assert _checks(done, "ok") == [*ALL, "conditions"], done.out
+    assert checks_of(done, "ok") == [*ALL, "conditions"], done.out
     assert left.get("Contents", []) == []
 
 
@@ -198,18 +182,6 @@ def test_a_safety_lag_that_is_too_short_is_told_with_a_better_one(command: Comma
     assert line.startswith("warn  safety lag   60 s; 99.9 % of 480 events came within 200 s"), line
     assert "set CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS to 300" in line
     assert "warn" not in longer.out
-
-
-@pytest.mark.integration
-def test_a_clock_that_drifts_is_warned_of_before_it_stops_the_loop(api: Api, command: Command) -> None:
-    """Two minutes: the loop goes on until five."""
-    api.behaviour.clock_offset_seconds = 120
-
-    done = command(*DOCTOR)
-
-    assert done.code == 0
-    assert "warn  clock        1" in done.out
-    assert "behind the API's (set it" in done.out
 
 
 @pytest.mark.integration
@@ -235,7 +207,7 @@ def test_the_embedded_server_is_started_if_it_is_there_and_never_made(command: C
     assert (new.code, asked.code, made, done.code) == (0, 1, False, 0), done.out
     assert "nothing is in" in asked.err
     assert "which the first start makes" in new.out
-    assert _checks(done, "ok") == ALL
+    assert checks_of(done, "ok") == ALL
     assert not (server_dir / f"doctor-{os.getpid()}" / "postgres" / "postmaster.pid").exists()
 
 
@@ -268,59 +240,6 @@ def test_what_is_said_of_timescaledb_and_its_licence(found: Found, chunk_days: i
     finding = timescale_finding(found, TimescaleSettings(chunk_days=chunk_days))
 
     assert (finding.status, said in finding.found) == (status, True)
-
-
-@pytest.mark.integration
-def test_an_account_without_answers_hides_no_other_check(
-    command: Command, api: Api, environment: dict[str, str]
-) -> None:
-    """It is named; the API is there for the others."""
-    api.faults.append(Fault(account_id=ACCOUNT, status=500, times=None))
-
-    done = command(*DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
-    api.faults[:] = [Fault(status=500, times=None)]
-    nobody = command(*DOCTOR, "--json", CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}")
-
-    assert (done.code, _checks(done, "fail")) == (1, ["account"]), done.out
-    assert {"api", "clock", "token", "account"} <= set(_checks(done, "ok"))
-    assert f"{ACCOUNT} v1: the API is not available" in done.out
-    assert (nobody.code, _checks(nobody, "fail")[0]) == (1, "api"), environment
-
-
-@pytest.mark.integration
-def test_a_wrong_path_of_the_api_is_no_wrong_token(command: Command, environment: dict[str, str]) -> None:
-    """Where nothing of the API is found, the address is named."""
-    done = command(*DOCTOR, CLOUDFLARE_API_URL=environment["CLOUDFLARE_API_URL"].replace("/v4", "/v5"))
-
-    assert "nothing of the API is at this address (check CLOUDFLARE_API_URL)" in done.out
-
-
-@pytest.mark.integration
-def test_a_token_with_too_many_accounts_is_told(command: Command) -> None:
-    """What polls would need of its budget, and the interval that leaves room."""
-    ids = ",".join(f"{number:032x}" for number in range(100))
-
-    done = command(*DOCTOR, CLOUDFLARE_ACCOUNT_ID=ids, POLL_INTERVAL_SECONDS="30")
-
-    assert "CLOUDFLARE_API_TOKEN: 1,000 requests in 5 minutes to poll 100 accounts and versions, of 1,200" in done.out
-    assert "(POLL_INTERVAL_SECONDS=36 or more, or tokens of their own: docs/scale/README.md)" in done.out
-
-
-@pytest.mark.integration
-def test_accounts_that_do_not_answer_hide_none_that_does(command: Command, api: Api) -> None:
-    """However many stand before it; what they lack is no token."""
-    hanging = [f"{number:032x}" for number in range(7)]
-    api.faults += [Fault(account_id=account, latency_seconds=60, times=None) for account in hanging]
-
-    done = command(
-        *DOCTOR,
-        "--json",
-        CLOUDFLARE_ACCOUNT_ID=",".join([*hanging, ACCOUNT]),
-        CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="1",
-    )
-
-    assert (done.code, _checks(done, "fail")) == (1, ["account"] * 7), done.out
-    assert {"api", "clock", "token", "account"} <= set(_checks(done, "ok"))
 
 
 def test_a_check_that_is_not_answered_and_those_after_it_have_a_line_each() -> None:

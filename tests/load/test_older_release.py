@@ -92,8 +92,8 @@ def test_the_cursors_are_honoured_and_new_events_join_the_old_hours(api: Api, po
     first = poll(ahead=AHEAD, INITIAL_CHECKPOINT="2024-02-01T00:00:00Z")
     second = poll(ahead=AHEAD, INITIAL_CHECKPOINT="2024-02-01T00:00:00Z")
 
-    assert not first.destinations_failed
-    assert not first.accounts_failed
+    assert not first.failures.destinations
+    assert not first.failures.accounts.failed
     oldest = min(datetime.fromisoformat(request.params["since"]) for request in api.requests)
     assert WRITTEN - timedelta(days=3) < oldest < NEWEST
     assert (first.new, first.late) == (Counter(warehouse=1, lake=1), Counter(warehouse=1, lake=1))
@@ -120,7 +120,7 @@ def test_a_comparison_finds_the_old_hours_complete(
         found = json.loads(capsys.readouterr().out)
         assert (code, found["gaps"], found["broken_quarantines"]) == (0, [], []), found
         assert (found["events"], found["not_in_api"]) == (33, 0)
-    assert not poll(ahead=AHEAD).destinations_failed
+    assert not poll(ahead=AHEAD).failures.destinations
     assert reconcile.main([*WINDOW, "--content"]) == 0
 
 

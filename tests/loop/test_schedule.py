@@ -163,12 +163,15 @@ import threading
 from pipelines.loop.loaders import DEADLINE_SECONDS, Loaders
 
 class Hanging:
-    name = "lake"
-    def open(self): threading.Event().wait()
+    name, is_begun = "lake", threading.Event()
+    def open(self):
+        self.is_begun.set()
+        threading.Event().wait()
 
 now, destination = [0.0], Hanging()
 loaders = Loaders([destination], None, lambda: now[0])
 loaders.open(destination)
+destination.is_begun.wait()
 now[0] = DEADLINE_SECONDS - 1.0
 print(loaders.collect(), flush=True)
 now[0] += 1

@@ -1,6 +1,5 @@
 """Damage that is not plain: proofs that would be false, repairs that would lose what only one side had."""
 
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 from benchmarks.servers.commands import Finished, process_of, wait_until
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
-from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, ids, raw_event, spread, v1_tree
+from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, ids, spread
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -28,7 +27,7 @@ WINDOW = ("--since", DAY.isoformat(), "--before", (DAY + timedelta(days=1)).isof
 RECONCILE = ("pipelines/reconcile.py", *WINDOW)
 
 
-def _objects(stores: Stores) -> list[Path]:
+def hour_objects(stores: Stores) -> list[Path]:
     return sorted((stores.lake / "cloudflare/audit_logs").rglob("*.parquet"))
 
 
@@ -46,7 +45,7 @@ def test_what_only_a_broken_object_had_stays_a_gap(api: Api, command: Command, s
     proven = command(*RECONCILE)
     api.world.forget(ACCOUNT, "v1")
     stores.query("DELETE FROM {schema}.audit_logs")
-    _objects(stores)[3].write_bytes(b"garbage")
+    hour_objects(stores)[3].write_bytes(b"garbage")
 
     mended = command(*RECONCILE, "--repair", TIMESCALE_RETENTION_DAYS="1")
     later = command(*RECONCILE, "--json", TIMESCALE_RETENTION_DAYS="1")
@@ -63,7 +62,7 @@ def test_a_repair_that_found_nothing_to_refill_is_kept_as_a_gap(
     """In the table that dashboards read, too, although the hour was never compared before."""
     api.world.forget(ACCOUNT, "v1")
     stores.query("DELETE FROM {schema}.audit_logs")
-    _objects(stores)[3].write_bytes(b"garbage")
+    hour_objects(stores)[3].write_bytes(b"garbage")
 
     mended = command(*RECONCILE, "--repair", TIMESCALE_RETENTION_DAYS="1")
 
@@ -82,7 +81,7 @@ def test_a_repair_of_a_part_refills_all_of_a_broken_object(
         hour = [event_at(DAY + timedelta(minutes=10 * n), id=f"{version}-{n}", version=version) for n in range(6)]
         api.world.add(ACCOUNT, version, hour)
     poll(CLOUDFLARE_API_VERSION="v1,v2")
-    _objects(stores)[0].write_bytes(b"garbage")
+    hour_objects(stores)[0].write_bytes(b"garbage")
     window = ("--since", (DAY + timedelta(minutes=30)).isoformat(), "--before", (DAY + timedelta(hours=1)).isoformat())
 
     mended = command("pipelines/reconcile.py", *window, "--repair")
@@ -138,7 +137,7 @@ def test_an_object_that_is_broken_inside_is_named_and_made_anew(
 ) -> None:
     """With its keys intact, only who reads the payloads can see it."""
     before = stores.lake_events()
-    damage(_objects(stores)[3])
+    damage(hour_objects(stores)[3])
 
     rehydrated = command("pipelines/rehydrate.py", *WINDOW, "--json")
     named = command(*RECONCILE, "--content", "--json")
@@ -159,7 +158,7 @@ def test_rows_in_the_wrong_object_are_named_and_put_into_place(
     command: Command, stores: Stores, day: list[Any]
 ) -> None:
     """Whoever reads the lake would count them."""
-    objects = _objects(stores)
+    objects = hour_objects(stores)
     misplaced = pq.ParquetFile(objects[4]).read()
     pq.write_table(pa.concat_tables([pq.ParquetFile(objects[3]).read(), misplaced]), objects[3])
     objects[4].unlink()
@@ -180,7 +179,7 @@ def test_a_double_with_two_texts_is_resolved_by_the_api(
 ) -> None:
     """Without --content, too."""
     lake_object(3, texts={"e0006": ('"low"', '"wrong"')})
-    path = _objects(stores)[3]
+    path = hour_objects(stores)[3]
     wrong = pq.ParquetFile(path).read()
     right = wrong.set_column(
         wrong.column_names.index("raw_event"),
@@ -242,7 +241,7 @@ def test_a_broken_object_does_not_end_a_backfill_of_the_other_days(
     """It is named, with what mends it."""
     earlier = spread(10, DAY - timedelta(days=1), DAY)
     api.world.add(ACCOUNT, "v1", earlier)
-    _objects(stores)[0].write_bytes(b"garbage")
+    hour_objects(stores)[0].write_bytes(b"garbage")
     window = ("--since", (DAY - timedelta(days=1)).isoformat(), "--before", (DAY + timedelta(days=1)).isoformat())
 
     done = command("pipelines/backfill.py", *window, "--json")
@@ -280,108 +279,3 @@ def test_a_signal_ends_it_while_it_waits(
 
         assert process.wait(15) == 130
     assert day
-
-
-def _quarantine_of(stores: Stores, account_id: str = ACCOUNT) -> Path:
-    (path,) = (stores.lake / f"cloudflare/audit_logs_quarantine/account={account_id}").glob("date=*/events.parquet")
-    return path
-
-
-def _torn(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def _quarantined(stores: Stores) -> tuple[list[str], list[str]]:
-    warehouse = stores.query("SELECT raw_event FROM {schema}.audit_logs_quarantine WHERE timestamp IS NULL")
-    lake = stores.lake_table("audit_logs_quarantine").to_pylist()
-    return sorted(row["raw_event"] for row in warehouse), sorted(row["raw_event"] for row in lake)
-
-
-def test_a_broken_quarantine_is_made_anew_by_the_command_that_the_loop_names(
-    api: Api, poll: Poll, command: Command, stores: Stores
-) -> None:
-    """From the warehouse's, which has all of it; what it held is kept beside, and the next poll loads."""
-    odd = [raw_event(f'{{"id":"odd-{n}"}}', time=ago(minutes=9)) for n in range(3)]
-    refused = encoded(v1_tree(when=ago(minutes=8).isoformat(), metadata={"ttl": "N"})).replace(b'"N"', b"1e999999")
-    api.world.add(ACCOUNT, "v1", [*odd, raw_event(refused, time=ago(minutes=8))])
-    poll()
-    held = _quarantined(stores)
-    _torn(_quarantine_of(stores))
-    api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=5), id="after")])
-
-    stopped = poll()
-    error = str(stopped.destinations_failed["lake"])
-    named = re.search(r"pipelines/reconcile\.py( \S+)+? sets it aside", error)
-    assert named, error
-    found = command(*named[0].split()[:-3], "--json")
-    wrong = command(*[word for word in named[0].split()[:-3] if word != "--repair"], "--json")
-    went_on = poll()
-
-    assert (found.code, found.report["broken_quarantines"]) == (0, []), found.err
-    assert wrong.code == 0, wrong.out
-    assert _quarantined(stores) == held == (sorted(event.raw.decode() for event in odd),) * 2
-    assert list((stores.lake / "cloudflare/_broken/audit_logs_quarantine").rglob("events.parquet-*"))
-    assert not went_on.destinations_failed
-    assert "after" in stores.lake_ids()
-
-
-def test_a_broken_quarantine_is_told_and_filled_from_the_api_where_the_warehouse_has_nothing(
-    api: Api, poll: Poll, command: Command, stores: Stores
-) -> None:
-    """A comparison alone changes nothing."""
-    api.world.add(ACCOUNT, "v1", [raw_event('{"id":"odd"}', time=DAY + timedelta(hours=1))])
-    poll()
-    stores.query("DELETE FROM {schema}.audit_logs_quarantine")
-    _torn(_quarantine_of(stores))
-    torn = _quarantine_of(stores).read_bytes()
-
-    told, doctor = command(*RECONCILE), command("pipelines/doctor.py")
-    is_untouched = _quarantine_of(stores).read_bytes() == torn
-    mended = command(*RECONCILE, "--repair")
-
-    assert (told.code, doctor.code, is_untouched, mended.code) == (3, 1, True, 0), told.err + mended.err
-    assert re.search(r"^fail  quarantine .*reconcile\.py --repair --account", doctor.out, re.MULTILINE), doctor.out
-    assert f"account {ACCOUNT}: its quarantine in the lake is broken" in told.out
-    assert _quarantined(stores) == (['{"id":"odd"}'],) * 2
-
-
-def test_a_broken_quarantine_that_nobody_can_fill_stays_a_gap_of_its_repair(
-    api: Api, poll: Poll, command: Command, stores: Stores
-) -> None:
-    """The API has forgotten it, the warehouse lost it."""
-    api.world.add(ACCOUNT, "v1", [raw_event('{"id":"odd"}', time=DAY + timedelta(hours=1))])
-    poll()
-    stores.query("DELETE FROM {schema}.audit_logs_quarantine")
-    api.world.forget(ACCOUNT, "v1")
-    _torn(_quarantine_of(stores))
-
-    mended = command(*RECONCILE, "--repair", "--json")
-
-    assert (mended.code, mended.report["broken_quarantines"]) == (3, [ACCOUNT])
-    assert list((stores.lake / "cloudflare/_broken").rglob("events.parquet-*"))
-
-
-def test_a_broken_quarantine_holds_up_neither_other_accounts_nor_the_repair_of_an_hour(
-    api: Api, poll: Poll, command: Command, stores: Stores
-) -> None:
-    """Nor its own, unless there is something to quarantine."""
-    both = {"CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}"}
-    odd, hour, newest = (
-        raw_event('{"id":"odd"}', time=DAY + timedelta(hours=1)),
-        event_at(DAY),
-        event_at(ago(minutes=30)),
-    )
-    api.world.add(ACCOUNT, "v1", [odd, hour, newest])
-    poll(**both)
-    _torn(_quarantine_of(stores))
-    others, own = event_at(ago(minutes=5)), event_at(ago(minutes=5))
-    api.world.add(OTHER_ACCOUNT, "v1", [others])
-    api.world.add(ACCOUNT, "v1", [own])
-
-    report = poll(SWEEP_INTERVAL_SECONDS="0", **both)
-    _torn(_objects(stores)[0])
-    mended = command(*RECONCILE, "--repair")
-
-    assert not report.destinations_failed
-    assert mended.code == 0, mended.err
-    assert stores.lake_ids() == sorted(ids([hour, newest, others, own]))

@@ -52,7 +52,7 @@ def test_what_lies_behind_a_limit_of_results_arrives(
     report = poll(CLOUDFLARE_API_VERSION=version)
     compared = command(*RECONCILE, CLOUDFLARE_API_VERSION=version)
 
-    assert report.accounts_failed == {}
+    assert report.failures.accounts.failed == {}
     assert stores.ids() == (sorted(ids(events)),) * 2
     assert (compared.code, compared.report["gaps"]) == (0, []), compared.err
 
@@ -100,7 +100,7 @@ def test_a_sweep_of_a_day_reads_behind_a_limit_of_results(api: Api, poll: Poll, 
 
     report = poll(SWEEP_INTERVAL_SECONDS="0.1")
 
-    assert (report.accounts_failed, report.late["lake"]) == ({}, 1)
+    assert (report.failures.accounts.failed, report.late["lake"]) == ({}, 1)
     assert stores.ids() == (sorted(ids([*events, late])),) * 2
 
 
@@ -122,7 +122,7 @@ def test_what_is_refused_is_asked_for_in_less(
     report = poll()
     compared = command(*RECONCILE)
 
-    assert report.accounts_failed == {}
+    assert report.failures.accounts.failed == {}
     assert stores.ids() == (sorted(ids(events)),) * 2
     assert (compared.code, compared.report["gaps"]) == (0, []), compared.err
     assert len(api.requests) < 600
@@ -136,7 +136,7 @@ def test_pages_that_take_too_long_are_made_smaller(api: Api, poll: Poll, stores:
 
     report = poll(CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="4", CLOUDFLARE_MAX_RETRIES="0")
 
-    assert report.accounts_failed == {}
+    assert report.failures.accounts.failed == {}
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
@@ -150,7 +150,7 @@ def test_events_too_heavy_for_one_page_arrive(api: Api, poll: Poll, stores: Stor
 
     report = poll(CLOUDFLARE_API_VERSION=version)
 
-    assert report.accounts_failed == {}
+    assert report.failures.accounts.failed == {}
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 

@@ -227,7 +227,7 @@ def test_an_object_of_a_newer_release_is_neither_changed_nor_set_aside(
     repaired = command("pipelines/reconcile.py", *window, "--repair")
     rehydrated = command("pipelines/rehydrate.py", *window)
 
-    assert "was written by a newer release" in str(failed.destinations_failed["lake"])
+    assert "was written by a newer release" in str(failed.failures.destinations["lake"])
     assert "schema_version is 99" in repaired.err
     assert (repaired.code, rehydrated.code) == (1, 1), repaired.err + rehydrated.err
     assert path.read_bytes() == newer
@@ -248,7 +248,7 @@ def test_a_table_of_an_older_release_gets_its_column_from_its_owner(
     doctor = command("pipelines/doctor.py")
     api.world.add(ACCOUNT, "v1", [event_at(ago(hours=1), id="new")])
 
-    assert not poll().destinations_failed
+    assert not poll().failures.destinations
 
     rows = stores.query(f"SELECT event_id, {column} IS NULL AS lacks FROM {{schema}}.audit_logs_all ORDER BY 1")
     assert rows == [{"event_id": "new", "lacks": False}, {"event_id": "old", "lacks": True}]

@@ -1,6 +1,5 @@
 """The step after the load makes the warehouse what the settings say, and nothing of it holds up a load."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,17 +10,17 @@ import pytest
 from adbc_driver_manager.dbapi import Cursor
 
 from benchmarks.events import insert_events
-from benchmarks.servers.commands import Finished, process_of, wait_until
+from benchmarks.servers.commands import Finished
 from benchmarks.warehouse import questions
 from pipelines.load.dlt_settings import verify_hooks
 from pipelines.loop.report import Report
 from pipelines.settings.settings import TimescaleSettings
 from pipelines.warehouse.dlt_client import WarehouseClient
 from pipelines.warehouse.setup import check_timescale
-from pipelines.warehouse.upkeep import LARGE_TABLE_ROWS, Found, Step, due_steps
+from pipelines.warehouse.upkeep import Found, Step, due_steps
 from simulator.api import Api
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from tests.factory import ACCOUNT, ago, event_at, ids, spread
+from tests.factory import ACCOUNT, ago, event_at, spread
 from tests.stores import Stores
 
 Poll = Callable[..., Report]
@@ -114,7 +113,7 @@ def test_a_step_that_fails_is_reported_and_holds_up_no_other(
     report = poll()
 
     assert report.new["warehouse"] == 3
-    assert not report.destinations_failed
+    assert not report.failures.destinations
     assert re.search(r'not_prepared step="view audit_logs_all" reason=".*is not a view', caplog.text)
     assert stores.query("SELECT sum(events)::bigint AS n FROM {schema}.audit_activity_hourly") == [{"n": 3}]
 
@@ -265,81 +264,6 @@ def test_another_dlt_is_refused(monkeypatch: pytest.MonkeyPatch, hook: str, chan
 
     with pytest.raises(AuditLogsError, match=rf"dlt 1\.31.* not the one .*{hook}.*make setup"):
         verify_hooks()
-
-
-# --- large tables and retention --------------------------------------------------------------------------------------
-
-
-@pytest.mark.integration
-def test_a_large_table_is_left_to_a_command(
-    api: Api,
-    poll: Poll,
-    command: Command,
-    stores: Stores,
-    environment: dict[str, str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The loop says which; the command does it, but not beside the loop."""
-    poll()
-    stores.query(insert_events(stores.schema, LARGE_TABLE_ROWS + 1, ago(days=1), timedelta(days=30)))
-    stores.query("DROP INDEX {schema}.audit_logs_actor")
-    api.world.add(ACCOUNT, "v1", [event_at(ago(seconds=1))])
-
-    left = poll()
-    with process_of(environment, "pipelines/run.py", POLL_INTERVAL_SECONDS="60"):
-        wait_until(lambda: bool(stores.query("SELECT 1 AS one FROM pg_locks WHERE locktype = 'advisory'")))
-        refused = command("pipelines/convert.py")
-    done = command("pipelines/convert.py")
-    again = command("pipelines/convert.py")
-
-    assert left.new["warehouse"] == 1
-    assert re.search(
-        r'step="index actor" reason="a table has more than 100,000 rows: run pipelines/convert.py', caplog.text
-    )
-    assert (refused.code, done.code, again.code) == (75, 0, 0), refused.err + done.err
-    assert "another process loads this warehouse" in refused.err
-    assert (done.out.split(",")[0], again.out.split(",")[0]) == ("1 steps done", "0 steps done")
-    assert stores.query(
-        "SELECT 1 AS one FROM pg_indexes WHERE schemaname = '{schema}' AND indexname = 'audit_logs_actor'"
-    )
-
-
-@pytest.mark.integration
-def test_what_is_older_than_the_retention_is_deleted_and_stays_so(
-    api: Api, poll: Poll, command: Command, stores: Stores
-) -> None:
-    """By the command in the warehouse; the lake keeps it, and neither a poll nor a sweep brings it back."""
-    retention = {"TIMESCALE_RETENTION_DAYS": "5"}
-    old, young = spread(20, ago(days=9), ago(days=5)), spread(10, ago(days=4), ago(minutes=1))
-    api.world.add(ACCOUNT, "v1", old + young)
-    poll()
-
-    unset = command("pipelines/retention.py")
-    counted = command("pipelines/retention.py", "--dry-run", "--json", **retention)
-    kept = stores.warehouse_ids()
-    done = command("pipelines/retention.py", **retention)
-    late = event_at(ago(days=6))
-    api.world.add(ACCOUNT, "v1", [late])
-    swept = poll(**retention, SWEEP_INTERVAL_SECONDS="0.1", SWEEP_WINDOW_HOURS="240")
-
-    assert (unset.code, "TIMESCALE_RETENTION_DAYS" in unset.err) == (2, True)
-    assert (counted.code, json.loads(counted.out)["events"], len(kept)) == (0, 20, 30)
-    assert (done.code, done.out.split(" from ")[0]) == (0, "20 events"), done.err
-    assert +swept.late == {"lake": 1}
-    assert stores.ids() == (sorted(ids(young)), sorted(ids([*old, *young, late])))
-
-
-@pytest.mark.integration
-def test_a_first_start_loads_what_the_warehouse_is_to_keep(api: Api, poll: Poll, stores: Stores) -> None:
-    """The lake gets all of it, and both cursors end at the newest event."""
-    old, young = spread(20, ago(days=9), ago(days=5)), spread(10, ago(days=4), ago(minutes=1))
-    api.world.add(ACCOUNT, "v1", old + young)
-
-    poll(TIMESCALE_RETENTION_DAYS="5")
-    again = poll(TIMESCALE_RETENTION_DAYS="5")
-
-    assert stores.ids() == (sorted(ids(young)), sorted(ids(old + young)))
-    assert again.new == {}
 
 
 @pytest.mark.integration

@@ -271,5 +271,5 @@ def test_what_is_loaded_through_a_socket_is_all_there(
     report = poll(PG_HOST=sockets, PG_PORT=str(server.port), PG_PASSWORD=server.password)
     stores.postgres = server
 
-    assert not report.destinations_failed
+    assert not report.failures.destinations
     assert stores.ids() == (sorted(ids(events)),) * 2

@@ -71,7 +71,7 @@ def test_a_load_of_a_clock_that_was_ahead_is_waited_for(api: Api, poll: Poll, st
         pass
     poll()
 
-    assert "ahead of this host's clock" in str(waiting.destinations_failed[store])
+    assert "ahead of this host's clock" in str(waiting.failures.destinations[store])
     assert stores.ids() == (sorted(ids(events + more)),) * 2
 
 

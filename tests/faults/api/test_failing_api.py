@@ -63,9 +63,9 @@ def test_a_page_that_goes_wrong_loses_nothing(api: Api, poll: Poll, stores: Stor
     api.faults.clear()
     mended = poll(**settings)
 
-    assert list(broken.accounts_failed) != []
+    assert list(broken.failures.accounts.failed) != []
     assert broken.new == {}
-    assert mended.accounts_failed == {}
+    assert mended.failures.accounts.failed == {}
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
@@ -79,7 +79,7 @@ def test_a_page_cursor_that_expires_in_the_middle_loses_nothing(api: Api, poll: 
 
     first, second = poll(**settings), poll(**settings)
 
-    assert (first.accounts_failed, first.new["lake"], second.new["lake"]) == ({}, 90, 0)
+    assert (first.failures.accounts.failed, first.new["lake"], second.new["lake"]) == ({}, 90, 0)
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
@@ -97,7 +97,7 @@ def test_second_pages_that_are_refused_are_no_obstacle(
 
     report = poll(CLOUDFLARE_API_VERSION=version, **PAGES)
 
-    assert report.accounts_failed == {}
+    assert report.failures.accounts.failed == {}
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
@@ -108,7 +108,7 @@ def test_a_window_that_is_hopeless_costs_one_request_more(api: Api, poll: Poll, 
 
     report = poll(CLOUDFLARE_MAX_RETRIES="2")
 
-    assert len(report.accounts_failed) == 1
+    assert len(report.failures.accounts.failed) == 1
     assert len(api.requests) == (2 if status == 400 else 4)
 
 

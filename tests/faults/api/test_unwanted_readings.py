@@ -53,7 +53,7 @@ def test_a_window_is_not_read_on_when_both_stores_have_failed(api: Api, poll: Po
 
     report = poll(limits=SMALL, **SETTINGS)
 
-    assert report.destinations_failed.keys() == {"warehouse", "lake"}
+    assert report.failures.destinations.keys() == {"warehouse", "lake"}
     assert len(api.requests) - asked <= 2 * (100 // 20 + 1)
 
 
@@ -73,9 +73,9 @@ def test_nobody_waits_for_a_second_try_of_what_nobody_wants(api: Api, poll: Poll
 
     report = poll(limits=SMALL, **SETTINGS, **waiting)
 
-    assert report.destinations_failed.keys() == {"warehouse", "lake"}
+    assert report.failures.destinations.keys() == {"warehouse", "lake"}
     assert sum(request.page == fault.page for request in api.requests) <= 1
-    assert report.accounts_failed == {}
+    assert report.failures.accounts.failed == {}
 
 
 def test_stores_that_come_back_begin_one_new_cycle(

@@ -185,7 +185,7 @@ class History(RuleBasedStateMachine):
         Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
         checked = read_settings(read_environment(), now=self.now + timedelta(days=1))
         report = run(checked, once=True, stop=threading.Event(), clock=lambda: self.now)
-        self._check_polled(except_for=report.destinations_failed.keys())
+        self._check_polled(except_for=report.failures.destinations.keys())
         self._check_cursors()
 
     def _check_polled(self, except_for: Collection[str]) -> None:

@@ -26,7 +26,7 @@ def test_a_database_may_write_dates_in_its_own_way(api: Api, poll: Poll, stores:
 
     first, second = poll(PG_DATABASE=name), poll(PG_DATABASE=name)
 
-    assert (first.destinations_failed, second.destinations_failed) == ({}, {})
+    assert (first.failures.destinations, second.failures.destinations) == ({}, {})
     assert (first.new["warehouse"], second.new["warehouse"]) == (3, 0)
 
 

@@ -41,7 +41,7 @@ def test_a_damaged_file_of_dlt_is_no_obstacle(
 
     report = poll()
 
-    assert not report.destinations_failed
+    assert not report.failures.destinations
     assert stores.ids() == (sorted(ids(early + late)),) * 2
 
 
@@ -90,7 +90,7 @@ def test_a_foreign_object_stops_its_hour_alone_and_is_named(api: Api, poll: Poll
     path.unlink()
     poll()
 
-    assert "hour=" in str(report.destinations_failed["lake"])
-    assert "--repair" in str(report.destinations_failed["lake"])
+    assert "hour=" in str(report.failures.destinations["lake"])
+    assert "--repair" in str(report.failures.destinations["lake"])
     assert report.new["warehouse"] == 1
     assert stores.ids() == (sorted(ids([event])),) * 2

@@ -79,7 +79,7 @@ def test_an_hour_is_written_again_and_again(
 
         report = poll(**V1)
 
-        assert not report.destinations_failed
+        assert not report.failures.destinations
         assert stores.lake_ids() == sorted(ids(events))
     assert stores.warehouse_ids() == sorted(ids(events))
     assert len(stores.lake_table("audit_logs_quarantine")) == 3

@@ -163,7 +163,7 @@ def test_the_lake_works_under_the_policy_that_it_asks_for(
         api.world.add(ACCOUNT, "v1", [event])
         expected |= ids([event])
         report = poll()
-        assert not report.destinations_failed
+        assert not report.failures.destinations
     late = event_at(ago(hours=5))
     api.world.add(ACCOUNT, "v1", [late])
 

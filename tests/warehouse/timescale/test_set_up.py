@@ -176,7 +176,7 @@ def test_what_others_have_set_up_breaks_no_load(api: Api, poll: Poll, stores: St
     report = poll()
 
     assert report.new["warehouse"] == 1
-    assert not report.destinations_failed
+    assert not report.failures.destinations
     assert set(_jobs(stores)) == {"policy_refresh_continuous_aggregate"}
 
 
@@ -232,7 +232,7 @@ def test_a_column_is_added_to_compressed_chunks(api: Api, poll: Poll, filled: St
     compressed = filled.query(chunks)
     api.world.add(ACCOUNT, "v1", [event_at(ago(minutes=1), id="new")])
 
-    assert not poll(TIMESCALE_COMPRESS_AFTER_DAYS="36500").destinations_failed
+    assert not poll(TIMESCALE_COMPRESS_AFTER_DAYS="36500").failures.destinations
 
     named = filled.query("SELECT event_id FROM {schema}.audit_logs_all WHERE zone_name IS NOT NULL")
     assert [row["event_id"] for row in named] == ["new"]

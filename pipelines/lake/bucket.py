@@ -23,7 +23,7 @@ from pipelines.host.logs import log
 from sources.cloudflare_audit_logs.errors import TemporaryError
 
 from .dialects import ONE_WRITER, STORE_ERRORS, Answer, Condition, Dialect, Probe, answer_in, status_of
-from .objects import ConflictError, StoredObject, Version, locked
+from .objects import ConflictError, Listed, StoredObject, Version, locked
 
 if TYPE_CHECKING:
     from s3fs import S3FileSystem
@@ -197,15 +197,16 @@ class Bucket:
         """True if there is any object below the folder."""
         return bool(self._s3.call_s3("list_objects_v2", MaxKeys=1, **self._below(folder)).get("Contents"))
 
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Lists the objects below the folder, 1,000 a request."""
-        sizes: dict[str, int] = {}
+    def listing(self, folder: str) -> dict[str, Listed]:
+        """Lists the objects below the folder, by path; 1,000 a request."""
+        listing: dict[str, Listed] = {}
         request, root = self._below(folder), self._below("")["Prefix"]
         while True:
             page = self._s3.call_s3("list_objects_v2", **request)
-            sizes |= {item["Key"].removeprefix(root): item["Size"] for item in page.get("Contents", [])}
+            for item in page.get("Contents", []):
+                listing[item["Key"].removeprefix(root)] = Listed(item["Size"], item.get("ETag", ""))
             if not page.get("IsTruncated"):
-                return sizes
+                return listing
             request["ContinuationToken"] = page["NextContinuationToken"]
 
     def url(self, path: str) -> str:

@@ -88,11 +88,11 @@ class LakeClient(FilesystemClient):
 
     def list_table_files(self, table_name: str, schema_name: str | None = None) -> list[str]:  # noqa: ARG002  # dlt's signature
         """The files of a table, by name."""
-        return [self.pathlib.join(self.dataset_path, path) for path in sorted(self.objects.sizes(table_name))]
+        return [self.pathlib.join(self.dataset_path, path) for path in sorted(self.objects.listing(table_name))]
 
     def load_markers(self) -> list[str]:
         """The files that say which loads are complete, oldest first."""
-        return sorted(self.objects.sizes(self.schema.loads_table_name))
+        return sorted(self.objects.listing(self.schema.loads_table_name))
 
     def get_stored_state(self, pipeline_name: str) -> StateInfo | None:
         """The newest state that can be read."""

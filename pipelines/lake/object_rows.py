@@ -92,7 +92,7 @@ def _write(objects: Objects, path: str, add: Add, rows: pa.Table) -> None:
 def quarantine_objects(objects: Objects, account_id: str, received: Window) -> list[str]:
     """The objects, there or not, that can hold events received in a window; listed if the window is a long one."""
     if received.before - received.since > MOST_DAYS * DAY:
-        places = {path: place_of(path) for path in sorted(objects.sizes(quarantine_folder(account_id)))}
+        places = {path: place_of(path) for path in sorted(objects.listing(quarantine_folder(account_id)))}
         return [path for path, place in places.items() if place and (not place[1] or received.since < place[1].before)]
     return quarantine_paths(account_id, received)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 from uuid import uuid4
 
@@ -33,6 +34,14 @@ class StoredObject(NamedTuple):
 
     body: bytes
     version: Version
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it."""
+
+    size: int
+    version: Version
+    """Another one for another content: a bucket's ETag, a file's time of change."""
 
 
 class ConflictError(Exception):
@@ -95,10 +104,15 @@ class Folder:
         """True if there is any file below the folder."""
         return any(file.is_file() for file in (self._root / folder).rglob("*"))
 
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Lists the files below the folder."""
-        files = [file for file in sorted((self._root / folder).rglob("*")) if file.is_file()]
-        return {file.relative_to(self._root).as_posix(): file.stat().st_size for file in files}
+    def listing(self, folder: str) -> dict[str, Listed]:
+        """Lists the files below the folder, by path."""
+        listing: dict[str, Listed] = {}
+        for file in sorted((self._root / folder).rglob("*")):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if S_ISREG((found := file.stat()).st_mode):
+                    name = file.relative_to(self._root).as_posix()
+                    listing[name] = Listed(found.st_size, str(found.st_mtime_ns))
+        return listing
 
     def url(self, path: str) -> str:
         """The file's path."""

@@ -81,9 +81,9 @@ class LakeReader:
     def sizes(self, account_id: str, window: Window) -> dict[Partition, int]:
         """The bytes of each object of a window of at most a day: one listing of that day's folder."""
         with self._lake.translated_errors():
-            found = self.objects.sizes(day_folder(account_id, window.since))
+            found = self.objects.listing(day_folder(account_id, window.since))
         partitions = [Partition(account_id, hour) for hour in hours_of(window.since, window.before)]
-        return {partition: found[partition.path] for partition in partitions if partition.path in found}
+        return {partition: found[partition.path].size for partition in partitions if partition.path in found}
 
     def keys(self, stream: Stream, window: Window) -> tuple[pa.Table, int]:
         """`event_id` and `timestamp` of each row in a window of at most an hour, as often as it is there.
@@ -192,7 +192,7 @@ def lake_health(account_ids: Sequence[str], now: datetime) -> LakeHealth:
         accounts = sorted({*account_ids, *(stream.account_id for stream in positions)})
         folders = [day_folder(account_id, now - timedelta(days=n)) for account_id in accounts for n in range(DAYS)]
         with ThreadPoolExecutor(_LISTINGS) as pool:
-            sizes = [size for found in pool.map(client.objects.sizes, folders) for size in found.values()]
+            sizes = [found.size for listing in pool.map(client.objects.listing, folders) for found in listing.values()]
         # A marker's name ends with the load's id, which is a time.
         loads = [float(marker.rpartition("__")[2].removesuffix(".jsonl")) for marker in client.load_markers()]
         last_load = datetime.fromtimestamp(max(loads), UTC) if loads else None

@@ -60,7 +60,7 @@ def test_an_object_holds_what_was_received_on_a_day_each_once(objects: Folder) -
     assert first.stat().st_ino == written
     assert pq.ParquetFile(first).read()["digest"].to_pylist() == digests(1, 2, 3, 3)
     assert pq.ParquetFile(second).read()["digest"].to_pylist() == digests(4)
-    assert len(objects.sizes("audit_logs_quarantine")) == 3
+    assert len(objects.listing("audit_logs_quarantine")) == 3
 
 
 @pytest.mark.parametrize("days", [1, 400])

@@ -1,154 +1,154 @@
-"""The lake read as it is by engines for large ones, which open no object that a question does not name.
+"""The lake read as it is by other engines, with the statements of docs/engines.md.
 
-They live outside the environment of the tests, as `.venv/readers` does: `make test-engines` installs them.
+An engine reads each event once, and opens no object that a question does not name.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.servers.seaweed import S3_KEYS, Bucket
+from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
-from pipelines.settings.settings import PROJECT_ROOT
 from simulator.api import Api
-from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, spread
+from tests.factory import ACCOUNT, OTHER_ACCOUNT, spread
+from tests.lake.engines import STATEMENTS, Place, bucket_place, copy_days, run
 from tests.stores import Stores
 
 pytestmark = [pytest.mark.integration, pytest.mark.engines]
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
-REGISTRATION = re.findall(r"```python iceberg\n(.+?)```", (PROJECT_ROOT / "docs" / "lake.md").read_text(), re.DOTALL)
+OF_DIGITS = "00000000000000000000000000000123"
 
-DAFT = """
-import contextlib, datetime, io, json, os, daft
-from daft.io import IOConfig, S3Config
-store = S3Config(endpoint_url=endpoint, key_id=key, access_key=secret, region_name="us-east-1", use_ssl=False)
-config = {"io_config": IOConfig(s3=store)} if endpoint else {}
-frame = daft.read_parquet(f"{lake}/**/*.parquet", hive_partitioning=True, **config)
-day = frame.where((daft.col("account") == account) & (daft.col("date") == datetime.date(2026, 11, 21)))
+FRAME = """
+import json
+print(json.dumps({"ids": list(events["event_id"]), "accounts": sorted(set(events["account"]))}))
+"""
+# Each has the document's statement as STATEMENT, or its text as `sql`.
+READERS = {
+    "pyarrow": """STATEMENT
+events, files = events.to_pydict(), [fragment.path for fragment in lake.get_fragments(filter=of_a_day)]
+assert len(files) == expected_files, files
+""",
+    "pandas": "STATEMENT",
+    "polars": """STATEMENT
+plan, events = events.explain().splitlines()[0], events.collect()
+assert f"date=2026-11-20/" in plan and f"events.parquet, ... {expected_files - 1} other sources]" in plan or expected_files == 1, plan
+""",
+    "daft": """
+import contextlib, io
 plan = io.StringIO()
-day.explain(show_all=True, file=plan)
-ids = day.select("event_id").to_pydict()["event_id"]
-print(json.dumps({"total": frame.count_rows(), "ids": ids, "plan": plan.getvalue()}))
-"""
+with contextlib.redirect_stdout(plan):
+    STATEMENT
+events = events.to_pydict()
+assert f"Num Scan Tasks = {expected_files}\\n" in plan.getvalue(), plan.getvalue()
+""",
+    "duckdb": """
+import duckdb, os
+if "AWS_ENDPOINT_URL" in os.environ:
+    (extension,) = __import__("pathlib").Path(packages).glob("duckdb_extension_httpfs/extensions/*/httpfs.duckdb_extension")
+    duckdb.sql(f"LOAD '{extension}'")
+    duckdb.sql(f\"\"\"CREATE SECRET (TYPE s3, KEY_ID '{os.environ["AWS_ACCESS_KEY_ID"]}', URL_STYLE path, USE_SSL false,
+        SECRET '{os.environ["AWS_SECRET_ACCESS_KEY"]}', ENDPOINT '{os.environ["AWS_ENDPOINT_URL"].partition("//")[2]}')\"\"\")
+events = duckdb.sql(sql).fetch_arrow_table().to_pydict()
+plan = duckdb.sql("EXPLAIN ANALYZE " + sql).fetchall()[0][1]
+assert f"Total Files Read: {expected_files} " in plan, plan
+""",
+    "datafusion": """
+import os, re, datafusion, datafusion.object_store
+context = datafusion.SessionContext()
+if "AWS_ENDPOINT_URL" in os.environ:
+    bucket = sql.partition("s3://")[2].partition("/")[0]
+    store = datafusion.object_store.AmazonS3(
+        bucket, region=os.environ["AWS_REGION"], endpoint=os.environ["AWS_ENDPOINT_URL"], allow_http=True)
+    context.register_object_store("s3://", store, bucket)
+table, question, *_ = sql.split(";")
+context.sql(table)
+events = context.sql(question).to_arrow_table().to_pydict()
+plan = str(context.sql("EXPLAIN VERBOSE " + question).to_pydict())
+assert len(set(re.findall(r"date=[\\w=/-]+/events.parquet", plan))) == expected_files, plan
+""",
+    "clickhouse": """
+import chdb
+events = chdb.query(sql, "DataFrame")
+""",
+}
+PACKAGES = {"clickhouse": "chdb"}
+HOUR = re.compile(r""", \("hour", pyarrow.int8\(\)\)|, "hour": polars.Int8|, 'hour': TINYINT|/\*(?=/\*/\*/)|, hour(?=\))|/hour=\*""")
 
-POLARS = """
-import datetime, json, polars
-options = {"aws_endpoint_url": endpoint, "aws_allow_http": "true", "aws_region": "us-east-1",
-           "aws_access_key_id": key, "aws_secret_access_key": secret}
-frame = polars.scan_parquet(f"{lake}/", hive_partitioning=True, storage_options=options if endpoint else None)
-day = frame.filter(polars.col("account") == account, polars.col("date") == datetime.date(2026, 11, 21))
-total = frame.select(polars.len()).collect().item()
-print(json.dumps({"total": total, "ids": day.collect()["event_id"].to_list(), "plan": day.explain()}))
-"""
 
-ICEBERG = """
-import json, os
-from pyiceberg.catalog.sql import SqlCatalog
-catalog = SqlCatalog("test", uri=f"sqlite:///{home}/catalog.db", warehouse=f"file://{home}")
-catalog.create_namespace_if_not_exists("audit")
-exec(compile(script, "docs/lake.md", "exec"))
-table = catalog.load_table("audit.audit_logs")
-since, before = "2026-11-21T00:00:00+00:00", "2026-11-22T00:00:00+00:00"
-day = table.scan(row_filter=f"account_id = '{account}' AND timestamp >= '{since}' AND timestamp < '{before}'")
-files = [task.file.file_path for task in day.plan_files()]
-ids, total = day.to_arrow()["event_id"].to_pylist(), table.scan().count()
-print(json.dumps({"total": total, "read": table.scan().to_arrow().num_rows, "ids": ids, "files": files}))
-"""
+def _read(name: str, place: Place, *, account: str = ACCOUNT, days: bool = False) -> dict[str, Any]:
+    """Returns the answer of the engine to the document's question, of the hours or of the day copies."""
+    folder = "_folder" if name == "clickhouse" and not place.endpoint else ""
+    statement = place.located(STATEMENTS[name + folder]).replace(ACCOUNT, account)
+    if days:
+        statement = HOUR.sub("", statement).replace("/audit_logs/", "/audit_logs_days/")
+        statement = statement.replace('/audit_logs"', '/audit_logs_days"')
+    script = READERS[name].replace("STATEMENT", statement.replace("\n", "\n    ") if name == "daft" else statement)
+    files = 1 if days else 24
+    return run(PACKAGES.get(name, name), script + FRAME, place, sql=statement, expected_files=files)
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def lake(
+def place(
     request: pytest.FixtureRequest,
     environment: dict[str, str],
     api: Api,
     poll: Callable[..., Report],
     stores: Stores,
     tmp_path: Path,
-) -> dict[str, str]:
-    """Two accounts of two days; where it is, as the scripts take it."""
-    place = {"lake": str(stores.lake / "cloudflare" / "audit_logs"), "endpoint": "", "key": "", "secret": ""}
+) -> Place:
+    """Two accounts of two days in a lake of each kind."""
+    place = Place(str(stores.lake))
     if request.param == "bucket":
         bucket: Bucket = request.getfixturevalue("bucket")
         environment |= bucket.settings(f"engines/{tmp_path.name}")
-        place = {
-            "lake": f"s3://{bucket.name}/engines/{tmp_path.name}/cloudflare/audit_logs",
-            "endpoint": bucket.endpoint,
-            "key": S3_KEYS["S3_ACCESS_KEY"],
-            "secret": S3_KEYS["S3_SECRET_KEY"],
-        }
+        place = bucket_place(bucket, f"engines/{tmp_path.name}")
     for account in (ACCOUNT, OTHER_ACCOUNT):
         api.world.add(account, "v1", spread(96, DAY, DAY + timedelta(days=2)))
     poll(CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}", INITIAL_CHECKPOINT=DAY.isoformat())
     return place
 
 
-def _run(folder: str, package: str, script: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the output of the script, in a process that has the folder's packages."""
-    packages = Path(sys.prefix) / folder
-    if not (packages / package).exists():
-        pytest.skip(f"{package} is not installed: make test-engines installs it")
-    head = "".join(f"{name} = {value!r}\n" for name, value in {"account": ACCOUNT, **names}.items())
-    environment = {**os.environ, "PYTHONPATH": str(packages), "DO_NOT_TRACK": "true"}
-    done = subprocess.run(
-        [sys.executable, "-c", head + script], env=environment, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert isinstance(answer, dict)
-    return answer
+def _of_the_day(api: Api, account: str = ACCOUNT) -> list[str]:
+    """The ids of the events of the first day."""
+    events = [json.loads(event.raw) for event in api.world.events(account, "v1")]
+    return sorted(event["id"] for event in events if event["when"].startswith("2026-11-20"))
 
 
-def _expected(api: Api) -> list[str]:
-    """The ids of the second day."""
-    events = [json.loads(event.raw) for event in api.world.events(ACCOUNT, "v1")]
-    return sorted(event["id"] for event in events if event["when"].startswith("2026-11-21"))
+@pytest.mark.parametrize("name", READERS)
+def test_a_day_of_an_account_is_read_from_its_hours_alone(api: Api, place: Place, name: str) -> None:
+    """Each event once, from 24 of 96 objects, in a folder and on S3."""
+    answer = _read(name, place)
+
+    assert sorted(answer["ids"]) == _of_the_day(api)
+    assert len(answer["ids"]) == 48
+    assert answer["accounts"] == [ACCOUNT]
 
 
-def test_daft_plans_the_objects_of_a_day_alone(api: Api, lake: dict[str, str]) -> None:
-    """24 of 96, by the partitions, in a folder and on S3."""
-    answer = _run("engines", "daft", DAFT, lake)
+@pytest.mark.parametrize("name", READERS)
+def test_a_day_of_an_account_is_read_from_its_copy_alone(api: Api, place: Place, name: str) -> None:
+    """The same statement, of the folder of the copies and without the hour, opens one object."""
+    copy_days(place)
 
-    assert (answer["total"], sorted(answer["ids"])) == (192, _expected(api))
-    assert re.search(r"Num Scan Tasks = 24\b", answer["plan"])
-    assert "Partition Filter = [col(account)" in answer["plan"]
+    answer = _read(name, place, days=True)
 
-
-def test_polars_plans_the_objects_of_a_day_alone(api: Api, lake: dict[str, str]) -> None:
-    """As above."""
-    answer = _run("readers", "polars", POLARS, lake)
-
-    assert (answer["total"], sorted(answer["ids"])) == (192, _expected(api))
-    first = answer["plan"].splitlines()[0]
-    assert f"account={ACCOUNT}/date=2026-11-21/hour=00/events.parquet, ... 23 other sources]" in first
+    assert sorted(answer["ids"]) == _of_the_day(api)
 
 
-def test_iceberg_registers_closed_hours_where_they_are(
-    api: Api, poll: Callable[..., Report], stores: Stores, tmp_path: Path
+@pytest.mark.parametrize("name", [name for name in READERS if name != "clickhouse"])
+def test_an_account_of_digits_keeps_its_zeros(
+    api: Api, poll: Callable[..., Report], stores: Stores, name: str
 ) -> None:
-    """By the docs' own lines: newer hours wait, and an object that was replaced is taken anew."""
-    recent = datetime.now(UTC) - timedelta(hours=2)
-    api.world.add(ACCOUNT, "v1", [*spread(96, DAY, DAY + timedelta(days=2)), event_at(recent)])
-    poll(INITIAL_CHECKPOINT=DAY.isoformat())
-    lake = (stores.lake / "cloudflare" / "audit_logs").as_uri()
-    names = {"lake": lake, "home": str(tmp_path), "script": REGISTRATION[0]}
+    """The statements name the types of the path's columns, so that no engine guesses them."""
+    api.world.add(OF_DIGITS, "v1", spread(48, DAY, DAY + timedelta(days=1)))
+    poll(CLOUDFLARE_ACCOUNT_ID=OF_DIGITS, INITIAL_CHECKPOINT=DAY.isoformat())
 
-    first = _run("engines", "pyiceberg", ICEBERG, names)
-    api.world.add(ACCOUNT, "v1", [event_at(DAY + timedelta(hours=30, minutes=7))])
-    poll(SWEEP_WINDOW_HOURS="12000", SWEEP_INTERVAL_SECONDS="0.001")
-    again = _run("engines", "pyiceberg", ICEBERG, names)
+    answer = _read(name, Place(str(stores.lake)), account=OF_DIGITS)
 
-    assert first["total"] == first["read"] == 96
-    assert len(first["files"]) == len(set(first["files"])) == 24
-    assert again["total"] == again["read"] == 97
-    assert len(again["files"]) == 24
-    assert sorted(again["ids"]) == _expected(api)
-    assert len(stores.lake_ids()) == 98
+    assert answer["accounts"] == [OF_DIGITS]
+    assert sorted(answer["ids"]) == _of_the_day(api, OF_DIGITS)

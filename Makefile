@@ -34,8 +34,8 @@ setup-dask: $(VENV)/.ready-dask ## Installs Dask for backfill and rehydrate with
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
 
-test-engines: $(VENV)/.ready-engines ## Reads the lake with Daft, Polars and Iceberg, which no other test needs (400 MB)
-	$(BIN)/python -m pytest tests/lake/test_lake_engines.py
+test-engines: $(VENV)/.ready-engines ## Runs what docs/engines.md says of Spark, ClickHouse, Iceberg and others (2 GB; Spark needs Java)
+	$(BIN)/python -m pytest tests/lake/test_lake_engines.py tests/lake/test_lake_registered.py
 
 soak: setup-dev ## The long part of the faults: all their tests, 500 kills on each kind of lake, 5,000 cycles; about an hour
 	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long tests/faults

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,17 @@ from pipelines.settings.settings import PROJECT_ROOT
 DOCUMENT = (PROJECT_ROOT / "docs" / "engines.md").read_text()
 STATEMENTS = dict(re.findall(r"^```(?:python|sql) (\w+)\n(.+?)```", DOCUMENT, re.DOTALL | re.MULTILINE))
 TIMEOUT_SECONDS = 170
+DUCKDB = """
+import duckdb, os, pathlib
+for extension in pathlib.Path(packages).glob("duckdb_extension_*/extensions/*/*.duckdb_extension"):
+    duckdb.sql(f"LOAD '{extension}'")
+if "AWS_ENDPOINT_URL" in os.environ:
+    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    host = os.environ["AWS_ENDPOINT_URL"].partition("//")[2]
+    duckdb.sql(f"CREATE SECRET (TYPE s3, KEY_ID '{key}', SECRET '{secret}', ENDPOINT '{host}',"
+        " URL_STYLE path, USE_SSL false)")
+"""
+"""With its extensions and, for a bucket, the secret that docs/engines.md speaks of."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,10 @@ def copy_days(place: Place) -> None:
 
 
 def run(package: str, script: str, place: Place, *, keys: bool = True, **names: Any) -> dict[str, Any]:
-    """Returns the last line of the script's output, in a process that has the package and the names; skips without it."""
+    """Returns the last line of the script's output, in a process that has the package and the names.
+
+    Skips the test if the package is not installed.
+    """
     folders = [Path(sys.prefix) / folder for folder in ("readers", "engines")]
     folder = next((folder for folder in folders if (folder / package).exists()), None)
     if folder is None:

@@ -1,4 +1,4 @@
-"""The statements of docs/lake.md that register the lake in other engines: parsed, not run. No engine is started."""
+"""The statements of docs/engines.md that register the lake as a table: parsed, not run. No engine is started."""
 
 import re
 from itertools import chain
@@ -10,7 +10,7 @@ from sqlglot import exp
 from pipelines.settings.settings import PROJECT_ROOT
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 
-DOCUMENT = (PROJECT_ROOT / "docs" / "lake.md").read_text()
+DOCUMENT = (PROJECT_ROOT / "docs" / "engines.md").read_text()
 STATEMENTS = dict(re.findall(r"^```sql (\w+)\n(.+?)```", DOCUMENT, re.DOTALL | re.MULTILINE))
 TABLES = ("athena", "spark", "trino")
 
@@ -53,13 +53,6 @@ def test_athena_computes_the_paths_that_we_write() -> None:
     path = properties["storage.location.template"].partition("/cloudflare/")[2]
     assert path == "audit_logs/account=${account}/date=${date}/hour=${hour}"
     assert properties["projection.hour.digits"] == "2"
-
-
-def test_the_question_for_clickhouse_is_sql() -> None:
-    """It parses; ClickHouse itself is not asked."""
-    (select,) = sqlglot.parse(STATEMENTS["clickhouse"], dialect="clickhouse")
-
-    assert isinstance(select, exp.Select)
 
 
 def _partitions(create: exp.Create) -> list[exp.Expression]:

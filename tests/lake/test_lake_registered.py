@@ -17,7 +17,7 @@ from benchmarks.servers.seaweed import S3_KEYS, Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, event_at, spread
-from tests.lake.engines import STATEMENTS, Place, bucket_place, copy_days, objects, run
+from tests.lake.engines import DUCKDB, STATEMENTS, Place, bucket_place, copy_days, objects, run
 from tests.stores import Stores
 
 pytestmark = [pytest.mark.integration, pytest.mark.engines]
@@ -244,14 +244,11 @@ def test_spark_sees_what_an_hour_gained_once_it_is_told(place: Place, tmp_path: 
     assert answer["total"] == 97 + 60 + 2
 
 
-DUCKLAKE = """
-import duckdb, json, os, pathlib
+DUCKLAKE = (
+    DUCKDB
+    + """
+import json
 os.chdir(home)
-for extension in pathlib.Path(packages).glob("duckdb_extension_*/extensions/*/*.duckdb_extension"):
-    duckdb.sql(f"LOAD '{extension}'")
-if place_endpoint:
-    duckdb.sql(f\"\"\"CREATE SECRET (TYPE s3, KEY_ID '{os.environ["AWS_ACCESS_KEY_ID"]}', URL_STYLE path, USE_SSL false,
-        SECRET '{os.environ["AWS_SECRET_ACCESS_KEY"]}', ENDPOINT '{place_endpoint.partition("//")[2]}')\"\"\")
 duckdb.execute(sql)
 duckdb.execute("DETACH archive")
 os.replace("new.ducklake", "kept.ducklake")
@@ -261,17 +258,18 @@ total, unique = duckdb.sql("SELECT count(*), count(DISTINCT event_id) FROM archi
     f"SELECT count(*) FROM archive.audit_logs WHERE account = '{account}' AND date = '2026-11-21'").fetchone()
 print(json.dumps({"total": total, "unique": unique, "day": day}))
 """
+)
 
 
 def test_ducklake_shows_each_event_of_the_day_copies_once(place: Place, tmp_path: Path) -> None:
     """By a catalog that is made anew each time, also after a copy was replaced."""
     home = tmp_path / "ducklake"
     home.mkdir()
-    names = {"sql": place.located(STATEMENTS["ducklake"]), "home": str(home), "account": ACCOUNT}
+    names: dict[str, Any] = {"sql": place.located(STATEMENTS["ducklake"]), "home": str(home), "account": ACCOUNT}
 
-    first = run("duckdb", DUCKLAKE, place, place_endpoint=place.endpoint, **names)
+    first = run("duckdb", DUCKLAKE, place, **names)
     _add(place, objects(place, "audit_logs_days")[-1], 1)
-    again = run("duckdb", DUCKLAKE, place, place_endpoint=place.endpoint, **names)
+    again = run("duckdb", DUCKLAKE, place, **names)
 
     assert first == {"total": 96, "unique": 96, "day": 48}
     assert again == {"total": 97, "unique": 97, "day": 49}

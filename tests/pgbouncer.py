@@ -23,7 +23,7 @@ needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="needs PgBouncer (D
 def pooled(
     server: PostgresSettings, folder: Path, mode: str, *, user: str | None = None, **settings: str
 ) -> Iterator[PostgresSettings]:
-    """How to reach the server through it; `user` is a name that the pooler alone knows, for the server's own user."""
+    """Yields the settings that reach the server through a pooler; `user` is a name that it alone knows."""
     (port,) = free_ports(1)
     user = user or server.user
     folder.mkdir(mode=0o755)

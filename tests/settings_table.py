@@ -8,7 +8,7 @@ from pipelines.settings.settings import PROJECT_ROOT
 PAGE = PROJECT_ROOT / "docs" / "settings.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- end -->\n"
 SHOWN_AS_EXAMPLES = {"PG_HOST", "INITIAL_CHECKPOINT"}
-"""What the example file shows of these is not their default: they have none."""
+"""These settings have no default; the example file shows a value of another kind."""
 
 _NAME = re.compile(
     r'"((?:ACCOUNTS|CLOUDFLARE|METRICS|PG|RECONCILE|S3|SWEEP|TIMESCALE)_[A-Z_]+'

@@ -21,7 +21,7 @@ class Watched(NamedTuple):
     port: int
 
     def get(self, path: str) -> requests.Response:
-        """What it answers."""
+        """Returns the server's answer."""
         return requests.get(f"http://{self.host}:{self.port}{path}", timeout=5)
 
     def value(self, name: str, **labels: str) -> float | None:

@@ -1,4 +1,4 @@
-"""What the benchmark of many accounts reads out of the API's log. On made-up requests."""
+"""The benchmark of many accounts finds its cycles in the API's log; on made-up requests."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +27,7 @@ def test_sweeps_retries_and_pages_are_no_polls() -> None:
 
 
 def test_a_cycle_is_from_the_first_account_to_the_last() -> None:
-    """Of the rounds that are whole; the last one here is not."""
+    """Only whole rounds count; the last one here is not."""
     assert cycle_seconds(ROUNDS, {"a", "b"}) == [4, 6]
     assert cycle_seconds(ROUNDS, {"a", "b", "c"}) == []
 

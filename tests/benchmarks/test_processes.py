@@ -1,4 +1,4 @@
-"""What the benchmarks read of other processes, which may end at any moment."""
+"""The benchmarks measure other processes, which may end at any moment."""
 
 import os
 import signal

@@ -91,7 +91,7 @@ def test_polling_less_often_writes_less_often() -> None:
     ],
 )
 def test_the_first_limit_is_the_fullest(size: Size, tokens: int, limit: str, is_met: bool) -> None:  # noqa: FBT001  # a case
-    """Whether it is met already or not; with tokens of their own, accounts meet another one."""
+    """The first limit is the fullest one, reached or not; accounts with tokens of their own reach another one."""
     name, share = first_limit(_limits(size, Plan(tokens=tokens)))
 
     assert (name, share >= 1) == (limit, is_met)
@@ -145,7 +145,7 @@ def test_a_bill_is_the_sum_of_what_was_needed() -> None:
 
 
 def test_the_page_has_a_place_for_every_table_and_every_limit() -> None:
-    """What `--write` fills, and what to do about each limit."""
+    """The page has each table that `--write` fills, and what to do about each limit."""
     page = DOCUMENT.read_text()
 
     shown = tables(COSTS)

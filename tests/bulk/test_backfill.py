@@ -208,7 +208,7 @@ def test_the_budget_is_shared_by_threads() -> None:
 
 
 def test_comparisons_leave_the_polls_their_part_of_one_count() -> None:
-    """What the loop sends counts for both; the polls go on where the comparisons stop."""
+    """The polls' requests count against both budgets, so the comparisons stop while the polls go on."""
     polls = Budgets(share=LOOP_SHARE, kept_back=LOOP_KEPT_BACK)
     comparisons = Budgets(share=0.9, patience_seconds=10, beside=polls)
     for _ in range(972):  # nine tenths of nine tenths of 1,200

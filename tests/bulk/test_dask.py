@@ -1,4 +1,4 @@
-"""Backfill and rehydrate on a Dask cluster: as locally, and what only several machines can do wrong is told."""
+"""Backfill and rehydrate on a Dask cluster do what they do locally, and report what only a cluster gets wrong."""
 
 import signal
 import time
@@ -283,7 +283,7 @@ def test_other_versions_on_a_worker_are_told(command: Command, environment: dict
 
 
 def test_dask_is_needed_for_the_option_alone(command: Command, tmp_path: Path) -> None:
-    """Without it, its packages are not even imported; where they are missing, that is told: exit 2."""
+    """Only `--scheduler` imports Dask; without the packages, it exits with 2 and says so."""
     (tmp_path / "distributed.py").write_text("raise ModuleNotFoundError(\"No module named 'distributed'\")")
     look = "import sys; from pipelines import backfill, rehydrate; print({'dask', 'distributed'} & set(sys.modules))"
 

@@ -87,7 +87,7 @@ def test_what_the_warehouse_lost_is_in_the_view_of_all(api: Api, poll: Poll, com
 def test_a_dry_run_says_what_would_be_read_and_drop_takes_it_out(
     api: Api, poll: Poll, command: Command, stores: Stores
 ) -> None:
-    """Of the accounts that are named, and no others."""
+    """Only the accounts that are named are brought back."""
     for account in (ACCOUNT, OTHER_ACCOUNT):
         api.world.add(account, "v1", spread(24, DAY, DAY + timedelta(days=1)))
     both = {"CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}"}

@@ -11,7 +11,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 
 class Crew:
-    """Whoever does units: as many at once as its width, the youngest first."""
+    """An executor that does as many units at once as its width, the youngest first."""
 
     def __init__(self, *widths: int) -> None:
         self.widths, self.looked = widths, count()
@@ -19,7 +19,7 @@ class Crew:
         self.most = 0
 
     def submit(self, unit: int) -> "Future[int | AuditLogsError]":
-        """Takes a unit in hand."""
+        """Starts a unit."""
         self.in_hand.append((unit, Future()))
         self.most = max(self.most, len(self.in_hand))
         return self.in_hand[-1][1]

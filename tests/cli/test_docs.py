@@ -1,4 +1,4 @@
-"""What the documents say is true: every setting and command of the code is in them, and theirs work."""
+"""The documents are true: every setting and command of the code is in them, and theirs work."""
 
 import re
 from datetime import UTC, datetime
@@ -74,7 +74,7 @@ def test_every_file_and_make_target_that_the_readme_names_exists() -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    """What can be run by itself."""
+    """Every file that can be run by itself is named."""
     commands = [
         path.relative_to(PROJECT_ROOT).as_posix()
         for path in (PROJECT_ROOT / "pipelines").glob("*.py")
@@ -97,7 +97,7 @@ def test_no_lock_file_names_a_package_index() -> None:
 
 
 def test_no_secret_is_in_the_repository() -> None:
-    """What holds secrets is ignored."""
+    """Git ignores the files that hold secrets."""
     ignored = Path(PROJECT_ROOT / ".gitignore").read_text().splitlines()
 
     assert {".env", "/data/", "/secrets/", ".dlt/secrets.toml"} <= set(ignored)

@@ -89,7 +89,7 @@ def test_where_all_is_well_every_line_is_ok_and_nothing_is_changed(
 def test_a_port_is_the_jobs_only_if_the_job_answers_there(
     command: Command, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Another server in its place is told, one that says nothing, too, whatever runs beside it."""
+    """The doctor names another server in that place, also one that does not answer."""
     elsewhere = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     with (
         watched_loop(environment, tmp_path) as loop,
@@ -138,7 +138,7 @@ def test_a_warehouse_that_lacks_a_column_is_told_by_all_alike(command: Command, 
 
 @pytest.mark.integration
 def test_a_table_of_others_is_told_by_all_alike(command: Command, stores: Stores) -> None:
-    """What is missing beside it is not said to be the mistake."""
+    """The message names the foreign table, and not the tables that are missing."""
     stores.query("CREATE SCHEMA {schema}")
     stores.query("CREATE TABLE {schema}.audit_logs (id int)")
 
@@ -215,7 +215,7 @@ def test_the_embedded_server_is_started_if_it_is_there_and_never_made(command: C
     ("number", "said"), [(180004, "18.4"), (120017, "12.17"), (110022, "11.22 is too old"), (90624, "9.6 is too old")]
 )
 def test_a_server_is_too_old_before_12(number: int, said: str) -> None:
-    """What is said of a number alone; of a real one where TEST_OLD_POSTGRES_DSN names it (`test_mistakes`)."""
+    """The check of a version number; `test_mistakes` has a real old server, which TEST_OLD_POSTGRES_DSN names."""
     if "old" not in said:
         assert check_version(number) == said
         return

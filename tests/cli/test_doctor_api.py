@@ -62,7 +62,7 @@ def test_a_wrong_path_of_the_api_is_no_wrong_token(command: Command, environment
 
 @pytest.mark.integration
 def test_a_token_with_too_many_accounts_is_told(command: Command) -> None:
-    """What polls would need of its budget, and the interval that leaves room."""
+    """The message has the share of the budget that polls would need, and an interval that leaves room."""
     ids = ",".join(f"{number:032x}" for number in range(100))
 
     done = command(*DOCTOR, CLOUDFLARE_ACCOUNT_ID=ids, POLL_INTERVAL_SECONDS="30")

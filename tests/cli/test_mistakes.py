@@ -1,4 +1,4 @@
-"""The mistakes that are most likely: each is told in one clear message by the job and by the doctor, no traceback."""
+"""Job and doctor report each of the most likely mistakes in one clear message, without a traceback."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ class Scene:
     tmp_path: Path
     stack: ExitStack
     before: list[str] = field(default_factory=list)
-    """What Python is told before the command."""
+    """Options of Python, before the command."""
     root: Path = PROJECT_ROOT
 
 
@@ -59,7 +59,7 @@ Changes = dict[str, str | None]
 
 
 class Mistake(NamedTuple):
-    """What is done wrong, and what the two say of it."""
+    """A mistake, and the messages of job and doctor."""
 
     make: Callable[[Scene], Changes]
     code: int
@@ -69,9 +69,9 @@ class Mistake(NamedTuple):
     doctor_says: str
     doctor_code: int = 1
     stores: int = 1
-    """How many the job says it of."""
+    """The number of stores that the job reports it for."""
     options: tuple[str, ...] = ("--once",)
-    """Of the job."""
+    """The job's options."""
 
 
 def _permission(scene: Scene) -> Changes:
@@ -116,7 +116,7 @@ def _full_disk(scene: Scene) -> Changes:
 
 
 def _folder(scene: Scene) -> Changes:
-    """Of somebody else; root itself may read and write everything, and becomes nobody."""
+    """Makes the folder another user's; root, who may write everything, becomes `nobody`."""
     data = Path(scene.environment["DATA_DIR"])
     (data / "lake").mkdir(parents=True)
     (data / "lake").chmod(0o700 if os.geteuid() == 0 else 0)

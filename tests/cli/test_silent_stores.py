@@ -77,7 +77,7 @@ def test_a_silent_store_hides_nothing_from_the_doctor(command: Command, poll: Po
 def test_a_silent_store_hides_nothing_from_the_status(
     api: Api, command: Command, poll: Poll, silent: str, store: str, other: str
 ) -> None:
-    """It is told, and the exit code says that it may pass."""
+    """The log names the silent store, and the exit code says that it may pass."""
     api.world.add(ACCOUNT, "v1", spread(5, ago(hours=2), ago(minutes=1)))
     poll()
     begun = time.monotonic()

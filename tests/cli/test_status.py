@@ -124,7 +124,7 @@ def test_a_first_start_a_catch_up_and_a_backfill_are_no_lateness(
 def test_what_the_cursor_had_passed_is_measured_and_late_beyond_the_safety_lag(
     command: Command, poll: Poll, stores: Stores
 ) -> None:
-    """Of three that came late, by 10 minutes, 20 minutes and 3 hours, the last two are the sweep's."""
+    """Three events came late, by 10 minutes, 20 minutes and 3 hours: the last two are the sweep's."""
     poll()
     begin = ago(days=2)
     steady = [(begin + timedelta(minutes=n), begin + timedelta(minutes=n, seconds=40)) for n in range(600)]

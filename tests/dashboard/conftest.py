@@ -74,7 +74,7 @@ def is_trouble(said: Any, forbidden: Any) -> bool:
 
 
 def is_foreign(url: str) -> bool:
-    """Of another host than this one."""
+    """True if the URL is another host's."""
     return not re.match(r"(https?|ws)://(127\.0\.0\.1|localhost):|data:|blob:", url)
 
 

@@ -62,7 +62,7 @@ def test_v2_has_a_request_and_a_response() -> None:
 
 @pytest.mark.parametrize("payload", [None, [], "text", {}, {"resource": 1, "action": 1}, {"newValueJson": [1]}])
 def test_any_payload_is_compared(payload: Any) -> None:
-    """What is no event has nothing to compare, and is no error."""
+    """A payload that is no event has nothing to compare, and is no error."""
     assert json.dumps([change.field for change in comparison_of(payload).changes])
 
 

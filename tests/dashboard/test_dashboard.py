@@ -1,4 +1,4 @@
-"""What is in the stores is on the page: by a browser, on real stores that the pipeline filled."""
+"""The page shows the contents of the stores: in a browser, on real stores that the pipeline filled."""
 
 import re
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def test_an_event_opens_with_old_and_new_values_side_by_side(dashboard: Dashboar
 
 
 def test_an_event_cannot_make_the_browser_ask_elsewhere(api: Api, poll: Poll, dashboard: Dashboard, look: Look) -> None:
-    """What looks like an address is text, in lists and in the event: neither an image nor a link."""
+    """An address in an event is text, in lists and in the event: neither an image nor a link."""
     bait: dict[str, Any] = {"email": f"{ELSEWHERE}.jpg", "id": ELSEWHERE, "ip": f"{ELSEWHERE}.gif", "type": ELSEWHERE}
     fields: dict[str, Any] = {"action": {"result": False, "type": ELSEWHERE}, "metadata": {"zone_name": ELSEWHERE}}
     on: dict[str, Any] = {"id": ELSEWHERE, "type": f"https://evil.example/t.svg#{HOSTILE}"}

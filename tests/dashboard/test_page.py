@@ -1,4 +1,4 @@
-"""What an address asks for, and what the page makes of it."""
+"""A page's address says what it shows."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,7 +42,7 @@ def test_what_an_address_does_not_get_is_said() -> None:
 
 
 def test_where_both_versions_are_counted_the_numbers_say_so() -> None:
-    """How many events are of which, and that deeds are counted twice; nothing where one is chosen."""
+    """The page has the number of each version, and says that deeds count twice; nothing if one version is chosen."""
     one, other = ({"subject": "version", "value": v, "events": n, "failures": 0} for v, n in (("v2", 30), ("v1", 12)))
     time = {"subject": "time", "value": None, "events": 42, "failures": 0}
     week = Filters(NOW - timedelta(days=7), NOW)

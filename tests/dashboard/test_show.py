@@ -32,7 +32,7 @@ def test_dlts_dashboard_shows_state_and_data(
     tmp_path: Path,
     store: str,
 ) -> None:
-    """Of a bucket, too. Neither its logo nor a picture that an event names is asked for; other pages are refused."""
+    """The view, of a bucket too, loads no logo and no picture that an event names; other pages are refused."""
     environment |= bucket.settings("shown") if store == "bucket" else {}
     api.world.add(ACCOUNT, "v1", spread(5, ago(hours=3), ago(hours=2), resource={"id": PICTURE, "type": "t"}))
     poll()

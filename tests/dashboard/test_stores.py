@@ -75,7 +75,7 @@ def test_both_stores_answer_every_question_alike(both: list[EventStore]) -> None
 
 
 def test_events_are_counted_by_version(both: list[EventStore]) -> None:
-    """Of an account that is read in both, most deeds are in each: the page says how many events are of which."""
+    """Most deeds of an account that is read in both versions are in each, so the page has a number for each."""
     for store in both:
         (found,) = store.ask(questions.overview(replace(ALL, account_id=OTHER_ACCOUNT)))
 
@@ -107,7 +107,7 @@ def test_who_is_first_seen_is_told_with_what_came_with_it(api: Api, poll: Callab
 
 
 def test_what_was_seen_before_is_not_new_by_a_search(api: Api, poll: Callable[..., Report]) -> None:
-    """Nor by failures alone: his first failure does not make an actor new. And the first event of all is told."""
+    """Neither a search nor a first failure makes an actor new, and the page names the first event of all."""
     api.world.add(ACCOUNT, "v1", [event_at(ago(days=10)), event_at(ago(days=1), **FAILED)])
     api.world.add(ACCOUNT, "v1", [event_at(ago(days=2), **NEW), event_at(ago(days=1), **NEW, **FAILED)])
     poll()
@@ -129,7 +129,7 @@ def test_a_text_that_no_store_can_hold_is_not_found(both: list[EventStore], sear
 
 @pytest.mark.parametrize("email", ["ÜLKÜ@ÇANKAYA.example", "İSTANBUL@example.com", "ΣΊΣΥΦΟΣ@example.gr", None])
 def test_whoever_is_listed_is_found_by_his_name(api: Api, poll: Callable[..., Report], email: str | None) -> None:
-    """In any letters; or by his type, where nothing else is told of him."""
+    """An actor is found in upper or lower case, or by the type if nothing else is known."""
     actor = {"email": email, "type": "user"} if email else {"type": "cloudflare_admin"}
     api.world.add(ACCOUNT, "v1", [event_at(ago(hours=4), actor=actor)])
     poll()
@@ -162,7 +162,7 @@ def test_the_lake_is_read_anew_where_it_has_changed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was read of other days stays, what is out of date goes; only objects of ours are read."""
+    """Cached days stay until they are out of date, and only the lake's own objects are read."""
     monkeypatch.setattr("dashboard.copies._folder.name", str(tmp_path))
     monkeypatch.setattr("dashboard.copies._KEPT_SECONDS", -60)
     api.world.add(ACCOUNT, "v1", spread(6, ago(days=2), ago(hours=1)))

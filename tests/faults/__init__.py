@@ -1,1 +1,1 @@
-"""What may happen to a run, on purpose: one file a property. `python -m tests.faults.soak` is the long part."""
+"""Faults made on purpose, one file for each property. `python -m tests.faults.soak` is the long part."""

@@ -26,7 +26,7 @@ class Running:
 
     @property
     def log(self) -> str:
-        """What it has said so far."""
+        """The process's log so far."""
         return self.log_file.read_text()
 
 

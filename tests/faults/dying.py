@@ -67,7 +67,7 @@ COMMAND_POINTS = {
     "before events are replaced": Point("before", f"{_REPAIR}._replace"),
     "between lake and warehouse": Point("before", "pipelines.proof.repair:update_events"),
 }
-"""Of backfill, rehydrate and reconcile, besides those above."""
+"""The points of backfill, rehydrate and reconcile, in addition to those above."""
 
 
 def main() -> int:

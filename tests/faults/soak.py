@@ -39,7 +39,7 @@ from .proxy import Proxy
 
 KILLS_BETWEEN_CHECKS = 20
 LATENESS = [timedelta(), timedelta(seconds=1), timedelta(minutes=7), timedelta(minutes=30), timedelta(hours=6)]
-"""How long before it becomes visible an event has happened: within the lag, or within the sweep's window."""
+"""The times between an event and its visibility: within the lag, or within the sweep's window."""
 
 API_FAULTS = [
     Fault(status=429, headers={"Retry-After": "1"}),
@@ -54,7 +54,7 @@ API_FAULTS = [
 
 @dataclass
 class Table:
-    """What has happened."""
+    """The events and faults of a soak so far."""
 
     kills: int = 0
     faults: Counter[str] = field(default_factory=Counter)

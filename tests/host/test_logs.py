@@ -1,4 +1,4 @@
-"""What is written to stderr is as its reader needs it: journald a priority on each line, everyone else the time."""
+"""Log lines fit the reader of stderr: for journald they begin with a priority, for all others with the time."""
 
 import os
 import re
@@ -35,7 +35,7 @@ raise RuntimeError("unexpected\\nin two lines")
 
 
 def _stderr_of(folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str], *, is_journal: bool) -> str:
-    """What a process writes to a file that is the journal, as systemd would say, or is not."""
+    """Returns a process's output to a file that is the journal, as systemd would say, or is not."""
     with (folder / "stderr").open("w") as stderr:
         status = os.fstat(stderr.fileno())
         stream = f"{status.st_dev}:{status.st_ino if is_journal else 1}"

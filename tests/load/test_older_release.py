@@ -1,4 +1,4 @@
-"""What the release before wrote is gone on from: lake, warehouse and cursors, with nothing lost and nothing doubled."""
+"""A release continues from the lake, warehouse and cursors of the one before; nothing is lost or doubled."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ WRITTEN = datetime(2024, 3, 11, 12, tzinfo=UTC)
 """When the older release ran."""
 NEWEST = datetime(2024, 3, 11, 0, 51, 0, 51051, tzinfo=UTC)
 AHEAD = WRITTEN + timedelta(hours=2) - datetime.now(UTC)
-"""Of the clock: the tests live two hours later, for the API does not show events for ever."""
+"""The clock's offset: the tests run two hours after the last write, because the API does not show events for ever."""
 WINDOW = ("--since", "2024-03-10T00:00Z", "--before", "2024-03-12T00:00Z")
 ODD = {"odd-023", "later-023", "odd-4bb"}
 """Without a time: in the quarantine of both stores."""
@@ -163,7 +163,7 @@ def _run(server: PostgresSettings, sql: str) -> None:
 
 
 def _held(stores: Stores) -> tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]:
-    """How often each event is in the warehouse and in the lake; what PostgreSQL refused counts for it."""
+    """Counts each event in the warehouse, refused ones included, and in the lake."""
     refused = stores.query("SELECT * FROM {schema}.audit_logs_quarantine WHERE timestamp IS NOT NULL")
     return _keys([*stores.warehouse(), *refused]), _keys(stores.lake_events())
 

@@ -1,4 +1,4 @@
-"""Accounts that meet the same are told of in one line; a version that is refused alone is a warning, once."""
+"""Accounts with the same failure share one line; a version that is refused alone is a warning, once."""
 
 import pytest
 
@@ -21,7 +21,7 @@ REFUSED = RefusedError("the API refuses the token")
 
 
 def test_a_wrong_token_is_one_line_however_many_accounts_it_reads(caplog: pytest.LogCaptureFixture) -> None:
-    """Five are named; another error has a line of its own; what was told is not told again."""
+    """The line names five accounts; another error has a line of its own; nothing is reported twice."""
     streams = [Stream(f"a{number}", version) for number in range(8) for version in ("v1", "v2")]
     failed = {**dict.fromkeys(streams, REFUSED), OTHER: UnavailableError("the API is not available")}
     failures = AccountFailures(failed)

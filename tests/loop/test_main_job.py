@@ -64,7 +64,7 @@ def test_an_idle_cycle_with_two_accounts_in_two_versions_makes_four_requests(api
 def test_dlts_own_names_win_over_the_settings(
     api: Api, command: Command, environment: Mapping[str, str], tmp_path: Path, postgres: PostgresSettings
 ) -> None:
-    """Who knows dlt configures it as anywhere else."""
+    """Dlt's own settings work as in any other project."""
     events = spread(5, ago(hours=1), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", events)
     uri = f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
@@ -111,7 +111,7 @@ def test_an_event_that_becomes_visible_within_the_lag_is_found_by_a_later_poll(
 def test_the_loop_loads_what_appears_while_it_runs_and_ends_on_sigterm(
     api: Api, environment: Mapping[str, str], stores: Stores
 ) -> None:
-    """Exit 0, with the step in hand finished."""
+    """The running step finishes, and the process exits with 0."""
     now = datetime.now(UTC)
     events = spread(20, now, now + timedelta(seconds=4))
     api.world.add(ACCOUNT, "v1", events)

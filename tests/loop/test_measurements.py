@@ -1,4 +1,4 @@
-"""How long events take to become visible is measured where the poll before looked."""
+"""The visibility lag is measured only in the window that the poll before had read."""
 
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,7 @@ def _lags(report: Report) -> tuple[int, float]:
 
 
 def test_the_lag_is_measured_from_the_second_poll_on() -> None:
-    """Of an event that is new then."""
+    """Only an event that is new in the second poll is measured."""
     report = _report()
 
     _poll(report, START, timedelta(hours=3))

@@ -192,7 +192,7 @@ def test_a_load_that_hangs_ends_the_process_at_its_deadline(asked: str) -> None:
 
 
 def test_failures_of_accounts_gather_for_a_moment(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """Then they are told together."""
+    """Failures of several accounts are reported together after a moment."""
     failures = AccountFailures(monotonic=clock)
     for stream in STREAMS:
         failures.note(stream, UnavailableError("down"), "next poll")

@@ -35,7 +35,7 @@ def newer(events: list[SimulatedEvent], since: datetime) -> list[SimulatedEvent]
 
 
 def cursors(command: Command, **changes: str | None) -> dict[tuple[str, str, str], str | None]:
-    """How far each store holds each account and version."""
+    """Returns the cursor of each store, account and version."""
     status = command("pipelines/status.py", "--json", **DEFAULT, **changes).report
     return {
         (store, stream["account_id"], stream["api_version"]): stream["cursor"]
@@ -101,7 +101,7 @@ def test_on_an_embedded_server_and_a_bucket_as_well(
 
 
 def test_shards_take_it_up_though_their_number_changes_with_it(api: Api, command: Command, stores: Stores) -> None:
-    """What the shards before hold of v1 says nothing of v2."""
+    """The former shards' positions in v1 do not count for v2."""
     events = {account: happened(api, account) for account in (ACCOUNT, OTHER_ACCOUNT)}
     first = [command("pipelines/run.py", "--once", "--shard", f"{n}/2", **BOTH_ACCOUNTS) for n in (1, 2)]
     began_with = cursors(command, **BOTH_ACCOUNTS)

@@ -1,4 +1,4 @@
-"""v1 and v2 by default: a version that an account is refused is told once, and fails nothing of the other."""
+"""v1 and v2 by default: a version that an account is refused is reported once, and does not fail the other."""
 
 import json
 import threading
@@ -72,7 +72,7 @@ def test_a_version_that_is_refused_is_told_once_and_fails_nothing(
 def test_the_result_for_people_says_so_too_and_a_version_that_was_asked_for_by_name_is_no_other_matter(
     api: Api, command: Command
 ) -> None:
-    """Who names both wants both, but is served as well with one."""
+    """A refused version does not fail a run that names both, but fails one that names it alone."""
     refuse(api, "v2")
 
     done = command("pipelines/run.py", "--once", CLOUDFLARE_API_VERSION="v1,v2")
@@ -123,7 +123,7 @@ def test_what_is_no_refusal_fails_the_account_in_any_version(
 def test_a_loop_is_ready_without_the_version_and_the_metrics_show_it(
     api: Api, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
-    """It was told in one line; the account that is refused both keeps the loop from being ready."""
+    """The refusal is one line; an account that is refused both versions keeps the loop from being ready."""
     refuse(api, "v2")
 
     with watched_loop(environment, tmp_path) as loop:
@@ -163,7 +163,7 @@ def test_a_version_that_is_granted_later_is_taken_up_by_itself(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With its last 30 days; it was tried again and again, at the pace of a refused account, and told once."""
+    """A version granted later is loaded with its last 30 days; until then it is tried, and reported once."""
     monkeypatch.setattr("pipelines.loop.schedule.REFUSED_PAUSE_SECONDS", 1)
     caplog.set_level("INFO", "audit")
     of_v1 = spread(20, ago(days=29), ago(minutes=1))
@@ -243,7 +243,7 @@ def test_commands_fail_where_every_version_is_refused(api: Api, command: Command
 def test_a_broken_object_is_made_anew_though_a_version_of_it_is_refused_by_now(
     api: Api, command: Command, stores: Stores
 ) -> None:
-    """What the API does not show any more comes from the warehouse."""
+    """Events that the API no longer shows are taken from the warehouse."""
     events = [event_at(DAY + timedelta(minutes=1), version=version) for version in ("v1", "v2")]
     for version, event in zip(("v1", "v2"), events, strict=True):
         api.world.add(ACCOUNT, version, [event])

@@ -118,7 +118,7 @@ def test_what_another_process_finds_and_repairs_is_in_the_metrics(
 
 @pytest.mark.integration
 def test_open_gaps_cost_what_there_are_not_the_history(poll: Poll, stores: Stores) -> None:
-    """Of 300,000 checks, 40 found a gap and 20 are open: some hundred pages, with or without statistics."""
+    """With 300,000 checks, 40 gaps and 20 of them open, some hundred pages are read, with or without statistics."""
     poll()
     of = f"'{ACCOUNT}', 'v1', date_trunc('hour', now()) - n * INTERVAL '1 hour'"
     for found, numbers, at in (

@@ -1,4 +1,4 @@
-"""What is missing, doubled, broken or changed is named, hour by hour, and mended."""
+"""Missing, doubled, broken and changed events are named, hour by hour, and mended."""
 
 import re
 from collections.abc import Callable

@@ -157,7 +157,7 @@ def test_an_object_that_is_broken_inside_is_named_and_made_anew(
 def test_rows_in_the_wrong_object_are_named_and_put_into_place(
     command: Command, stores: Stores, day: list[Any]
 ) -> None:
-    """Whoever reads the lake would count them."""
+    """Doubled events in the lake are a gap, because its readers would count them."""
     objects = hour_objects(stores)
     misplaced = pq.ParquetFile(objects[4]).read()
     pq.write_table(pa.concat_tables([pq.ParquetFile(objects[3]).read(), misplaced]), objects[3])

@@ -31,7 +31,7 @@ def read(tmp_path: Path) -> Read:
 
 @pytest.fixture
 def problems(read: Read) -> Callable[..., list[str]]:
-    """What is wrong with this text as accounts.toml."""
+    """Returns a function that gives the problems of a text as accounts.toml."""
 
     def problems(text: str, **values: str) -> list[str]:
         with pytest.raises(SettingsError) as caught:

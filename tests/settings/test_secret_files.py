@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with the environment."""
+    """Returns the problems of the environment."""
     with pytest.raises(SettingsError) as caught:
         read_environment(folder)
     return caught.value.problems

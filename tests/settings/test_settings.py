@@ -21,7 +21,7 @@ def read(**values: str) -> Settings:
 
 
 def problems(**values: str) -> list[str]:
-    """What is wrong with a valid environment and these values."""
+    """Returns the problems of a valid environment with these values."""
     with pytest.raises(SettingsError) as caught:
         read(**values)
     return caught.value.problems

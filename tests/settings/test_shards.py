@@ -1,4 +1,4 @@
-"""Shards divide the accounts for good, and what a store holds of a stream is told whatever their number was."""
+"""Shards divide the accounts for good, and a stream's position in a store is found whatever their number was."""
 
 import argparse
 import re
@@ -94,7 +94,7 @@ def test_the_whole_is_called_as_ever() -> None:
 
 
 def positions(*pairs: tuple[int, int]) -> list[Position]:
-    """Of pairs of minutes."""
+    """Makes positions from pairs of minutes."""
     return [Position(*(EPOCH + timedelta(minutes=minute) for minute in pair)) for pair in pairs]
 
 
@@ -116,7 +116,7 @@ intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size
     ],
 )
 def test_what_is_held_ends_at_the_first_hole(held: list[Position], together: tuple[int, int] | None) -> None:
-    """What lies behind one is read again."""
+    """Events behind the first hole are read again."""
     assert joined(held) == (positions(together)[0] if together else None)
 
 

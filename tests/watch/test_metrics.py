@@ -1,4 +1,4 @@
-"""Whoever is on call sees from outside whether it works, and why not."""
+"""Metrics and health show from outside if the pipeline works, and why not."""
 
 import re
 import socket

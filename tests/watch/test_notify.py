@@ -1,4 +1,4 @@
-"""A supervisor that speaks systemd's protocol is told when we are ready, alive and stopping; by what was done alone."""
+"""The loop reports to systemd when it is ready, alive and stopping, and only because of work that was done."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 
 class Socket:
-    """What a supervisor hears."""
+    """A supervisor's socket, with all messages that it received."""
 
     def __init__(self, listening: socket.socket, name: str) -> None:
         self._socket, self.name = listening, name
@@ -39,7 +39,7 @@ class Socket:
                 return self._heard
 
     def has(self, line: str) -> bool:
-        """Whether this was said."""
+        """True if this message was received."""
         return line in self.heard
 
 
@@ -103,7 +103,7 @@ def test_a_loop_that_hangs_feeds_no_watchdog(environment: Mapping[str, str], lis
 
 
 def test_a_first_poll_that_fails_is_ready_and_alive(api: Api, environment: Mapping[str, str], listener: Socket) -> None:
-    """Who waited for more would end it. A poll without anything to do, while its accounts pause, is progress, too."""
+    """A failed first poll is progress, or the supervisor would end the loop; so is a poll whose accounts all pause."""
     api.faults.append(Fault(status=403, times=None))
 
     with process_of(environment, "pipelines/run.py", NOTIFY_SOCKET=listener.name, POLL_INTERVAL_SECONDS="0.3"):

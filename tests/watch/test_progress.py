@@ -74,7 +74,7 @@ def test_it_is_alive_as_long_as_something_is_finished(
     ],
 )
 def test_the_longest_silence_is_the_longest_wait(name: str, value: str, seconds: float) -> None:
-    """Of the next poll, of a load until its deadline, of an answer that trickles; and a minute's grace."""
+    """The limit is the longest of poll interval, load deadline and slowest answer, and a minute more."""
     environment = {"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a", name: value}
 
     assert Progress(read_settings(environment, now=START)).longest_silence_seconds == seconds

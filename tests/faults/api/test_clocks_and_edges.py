@@ -58,7 +58,7 @@ def test_a_clock_that_jumps_within_what_is_allowed_loses_nothing(
 
 @pytest.mark.parametrize("store", ["warehouse", "lake"])
 def test_a_load_of_a_clock_that_was_ahead_is_waited_for(api: Api, poll: Poll, stores: Stores, store: str) -> None:
-    """What dlt takes for the newest state is told by the clock of whoever loaded it."""
+    """Dlt orders states by the clock of the host that loaded them, so a fast clock delays the next load."""
     events, more = spread(5, ago(hours=2), ago(hours=1)), spread(5, ago(minutes=9), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", events)
     poll()
@@ -127,7 +127,7 @@ def test_a_host_in_another_time_zone_holds_the_same(api: Api, command: Command, 
     ],
 )
 def test_events_on_an_edge_lie_on_its_right_side(api: Api, poll: Poll, stores: Stores, edge: str) -> None:
-    """Of an hour, a day, a year, a leap day: a microsecond before, at, and after it."""
+    """Events a microsecond before, at or after the edge of an hour, day or year go to their own partition."""
     at = time_of(edge)
     tick = timedelta(microseconds=1)
     events = [event_at(time) for time in (at - tick, at, at + tick)]

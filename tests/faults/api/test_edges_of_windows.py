@@ -22,7 +22,7 @@ class ExclusiveWorld(World):
     def visible(
         self, account_id: str, version: str, since: datetime, before: datetime, now: datetime, *, hide_user_logs: bool
     ) -> list[SimulatedEvent]:
-        """What the API shows of `(since, before)`."""
+        """Returns the visible events of `(since, before)`: both edges are excluded."""
         shown = super().visible(account_id, version, since, before, now, hide_user_logs=hide_user_logs)
         return [event for event in shown if event.time > since]
 

@@ -1,4 +1,4 @@
-"""What comes from outside ends as data, in the stores as in the logs."""
+"""Input from outside stays data, in the stores and in the logs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +74,7 @@ def test_hostile_text_forges_no_log_line(api: Api, command: Command, stores: Sto
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_log_line_is_one_line_whatever_is_in_it(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Every field is made printable, with its spaces and quotes told from the line's own."""
+    """Every field is printable, and its spaces and quotes cannot be mistaken for the line's own."""
     log.error("event.name", field=text, other=1)
 
     (message,) = caplog.messages

@@ -65,7 +65,7 @@ def test_within_the_sweeps_window_a_sweep_finds_it(
 @pytest.mark.long
 @pytest.mark.integration
 def test_later_than_that_it_is_left_to_a_reconciliation(api: Api, poll: Poll, stores: Stores) -> None:
-    """Three days: no sweep reads that far back by default, but one that is told to does."""
+    """An event three days late is loaded only if `SWEEP_WINDOW_HOURS` reaches that far."""
     known = [*spread(50, ago(days=5), ago(hours=1)), event_at(ago(seconds=1))]
     api.world.add(ACCOUNT, "v1", known)
     poll()

@@ -46,7 +46,7 @@ def refusing_stores(api: Api, poll: Poll, stores: Stores) -> None:
 
 @pytest.mark.usefixtures("refusing_stores")
 def test_a_window_is_not_read_on_when_both_stores_have_failed(api: Api, poll: Poll) -> None:
-    """Of 201 requests there are those of the step that was loaded, and of the one that was read meanwhile."""
+    """The requests end with the step that was loaded and the one read meanwhile, far from all 201."""
     api.world.add(ACCOUNT, "v1", spread(4_000, DAY, DAY + timedelta(hours=20)))
     asked = len(api.requests)
     api.behaviour.latency_seconds = 0.3  # they fail while the next part is being read

@@ -1,4 +1,4 @@
-"""Whatever dlt is told by environment and files, and however often it repeats a job, each event is there once."""
+"""Each event is stored once, whatever dlt's environment and files say and however often it repeats a job."""
 
 import shutil
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
 def test_a_job_that_failed_once_loads_the_same_events_when_it_is_repeated(
     api: Api, command: Command, stores: Stores, elsewhere: dict[str, str], point: str
 ) -> None:
-    """Of a backlog too old for lag and sweep: what a first try took must not be gone for the second."""
+    """A repeated load job writes all of a backlog that neither lag nor sweep would read again."""
     events = spread(300, ago(hours=60), ago(hours=40))
     api.world.add(ACCOUNT, "v1", events)
 

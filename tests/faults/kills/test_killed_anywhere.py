@@ -32,7 +32,7 @@ FAST = {
     "with a part in the spool",
     "after one of a load's jobs in the lake",
 }
-"""Of the others, `make soak` has all."""
+"""The points that every run kills at; `make soak` has all others."""
 
 
 def _params(points: Iterable[str]) -> list[Any]:
@@ -51,7 +51,7 @@ def test_killed_at_a_named_point_nothing_is_lost_and_nothing_doubled(
 def test_killed_at_a_named_point_of_a_bucket_nothing_is_lost_and_nothing_doubled(
     api: Api, command: Command, environment: dict[str, str], bucket: Bucket, stores: Stores, point: str
 ) -> None:
-    """What has only a bucket."""
+    """A kill at a point that only a bucket has loses nothing."""
     environment.update(bucket.settings(prefix=environment["PG_SCHEMA"]))
 
     _killed_and_completed(api, command, stores, point)

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.integration
 PARTS = 4
 """Run side by side."""
 EXAMPLES = -(-int(os.environ.get("MODEL_EXAMPLES", "20")) // PARTS)
-"""Of each."""
+"""Histories of each part."""
 LAG = timedelta(minutes=15)
 IN_TIME = st.integers(0, 14 * 60).map(lambda seconds: timedelta(seconds=seconds))
 LATE = st.integers(20, 20 * 60).map(lambda minutes: timedelta(minutes=minutes))
@@ -70,7 +70,7 @@ class KilledError(BaseException):
 
 @dataclass(frozen=True)
 class Servers:
-    """What all histories share."""
+    """The servers that all histories share."""
 
     environment: Mapping[str, str]
     postgres: PostgresSettings
@@ -189,7 +189,7 @@ class History(RuleBasedStateMachine):
         self._check_cursors()
 
     def _check_polled(self, except_for: Collection[str]) -> None:
-        """What became visible within the lag is there after the next poll that reaches the destination."""
+        """An event that became visible within the lag is stored by the next poll that reaches the destination."""
         expected = set()
         for events in self.events.values():
             in_time = [event for event in events if event.visible_at - event.time < LAG]
@@ -198,7 +198,7 @@ class History(RuleBasedStateMachine):
             assert name in except_for or expected <= set(held()), f"a poll of the {name} has left something out"
 
     def _check_cursors(self) -> None:
-        """What is missing below cursor minus lag became visible late: at the time of the poll it was not there."""
+        """An event that is missing below cursor minus lag was not yet visible at the time of the poll."""
         held_by = {"warehouse": self.stores.warehouse_ids, "lake": self.stores.lake_ids}
         for name, state in self._states().items():
             held = set(held_by[name]())

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT let the load in hand finish, in bounded time; a second one ends at once, and loses nothing."""
+"""After SIGTERM or SIGINT, the running load finishes in bounded time; a second signal ends at once. Nothing is lost."""
 
 import random
 import secrets
@@ -50,7 +50,7 @@ def test_a_signal_in_the_middle_of_a_load_lets_it_finish(
 
 
 def test_a_signal_while_the_api_makes_us_wait_ends_well_at_once(api: Api, environment: Mapping[str, str]) -> None:
-    """Retries are waited for with an ear open, and a window in hand is let go between two pages."""
+    """A signal interrupts the wait for a retry."""
     api.faults.append(Fault(times=None, status=503))
     waiting = {"CLOUDFLARE_BACKOFF_SECONDS": "60"}
     with process_of(environment, "pipelines/run.py", **waiting) as loop:
@@ -61,7 +61,7 @@ def test_a_signal_while_the_api_makes_us_wait_ends_well_at_once(api: Api, enviro
 
 
 def test_a_signal_in_the_middle_of_a_long_window_ends_well_at_once(api: Api, environment: Mapping[str, str]) -> None:
-    """What was read and not loaded is let go of: the next run reads it again."""
+    """Pages that were read but not loaded are discarded: the next run reads them again."""
     api.world.add(ACCOUNT, "v1", spread(5000, ago(days=1), ago(minutes=1)))
     api.behaviour.requests_per_window = 1_000_000
     with process_of(environment, "pipelines/run.py", CLOUDFLARE_PER_PAGE="1") as loop:
@@ -116,7 +116,7 @@ def test_a_load_that_hangs_ends_the_process_after_a_while(
 
 
 def test_a_signal_while_an_account_does_not_answer_ends_well_at_once(api: Api, environment: Mapping[str, str]) -> None:
-    """What it would answer is not needed."""
+    """The stopping process does not wait for an answer that it no longer needs."""
     api.faults.append(Fault(latency_seconds=60, times=None))
     with process_of(environment, "pipelines/run.py") as process:
         wait_until(lambda: bool(api.requests))

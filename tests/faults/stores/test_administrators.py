@@ -31,7 +31,7 @@ def test_a_database_may_write_dates_in_its_own_way(api: Api, poll: Poll, stores:
 
 
 def test_a_table_that_was_dropped_is_filled_again(api: Api, poll: Poll, stores: Stores) -> None:
-    """The cursor beside it says how far events went that are no longer there."""
+    """The cursor that was left refers to events that are no longer there, so it goes, too."""
     events = spread(6, ago(days=3), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", events)
     poll()

@@ -94,7 +94,7 @@ def test_a_single_poll_waits_for_a_slow_store_in_the_end(
 def test_a_slow_warehouse_does_not_slow_down_the_lake(
     api: Api, running: RunLoop, stores: Stores, warehouse_proxy: Proxy
 ) -> None:
-    """A load that takes 20 seconds: the lake goes on at its pace beside it."""
+    """A load of 20 seconds into the warehouse does not slow down the lake."""
     heavy = spread(600, ago(hours=2), ago(hours=1), newValue="x" * 1000)
     api.world.add(ACCOUNT, "v1", heavy)
     warehouse_proxy.bytes_per_second = 100_000

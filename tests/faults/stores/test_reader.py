@@ -96,7 +96,7 @@ def loaded(api: Api, command: Command) -> Callable[[], None]:
 def test_a_reader_reads_events_views_and_completeness(
     reader: Reader, loaded: Callable[[], None], *, is_first: bool
 ) -> None:
-    """Whether the role or the tables are made first; every question of the docs runs as it is written."""
+    """Every question of the docs runs as it is written, whichever is made first, the role or the tables."""
     if is_first:
         reader.make()
     loaded()

@@ -58,7 +58,7 @@ def test_a_database_restored_between_two_runs_is_filled_again(
 def test_a_database_restored_under_a_running_process_is_filled_again(
     api: Api, running: RunLoop, database: Stores, tmp_path: Path
 ) -> None:
-    """What the process remembers of the destination goes with the destination's state."""
+    """The process forgets what it remembers of a destination when the destination's state changes."""
     early, late = spread(5, ago(hours=3), ago(hours=2)), spread(5, ago(minutes=50), ago(minutes=40))
     api.world.add(ACCOUNT, "v1", early)
     with running(CLOUDFLARE_BACKOFF_MAX_SECONDS="0.5"):

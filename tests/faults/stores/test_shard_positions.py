@@ -1,4 +1,4 @@
-"""How far a store holds a stream, by all shards that ever loaded it: inherited, verified, and stored anew."""
+"""A stream's position follows from all shards that ever loaded it: it is inherited, verified and stored anew."""
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 Command = Callable[..., Finished]
 RUN = "pipelines/run.py"
 ACCOUNTS = [f"{number:032x}" for number in range(6)]
-"""Of two shards, the first has four of them and the second two; of three, each has two."""
+"""Two shards have four and two of these accounts; three shards have two each."""
 LAG = timedelta(seconds=60)
 STATES = "SELECT DISTINCT pipeline_name FROM {schema}._dlt_pipeline_state ORDER BY 1"
 
@@ -46,7 +46,7 @@ def lake(request: pytest.FixtureRequest, environment: dict[str, str]) -> str:
 
 @pytest.fixture(autouse=True)
 def accounts(api: Api, environment: dict[str, str]) -> None:
-    """Several, and a short lag: what is read again is easily told then."""
+    """Several accounts with a short lag, so that a second reading of the same events shows."""
     api.world.account_ids.update(ACCOUNTS)
     environment["CLOUDFLARE_ACCOUNT_ID"] = ",".join(ACCOUNTS)
     environment["CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS"] = f"{LAG.total_seconds():.0f}"
@@ -63,7 +63,7 @@ def add(api: Api, since: datetime, before: datetime, accounts: Sequence[str] = A
 
 
 def holds(stores: Stores, events: list[SimulatedEvent]) -> Callable[[], bool]:
-    """Whether both stores have each of these, once, and nothing else."""
+    """Returns a check that both stores have each of these events once, and nothing else."""
     return lambda: stores.ids() == (sorted(ids(events)),) * 2
 
 
@@ -142,7 +142,7 @@ def test_the_number_of_shards_can_be_changed(api: Api, command: Command, stores:
 def test_a_shard_that_is_killed_in_a_load_is_taken_over_by_another_number(
     api: Api, command: Command, stores: Stores, point: str
 ) -> None:
-    """What it wrote and did not commit is read again, and written once."""
+    """Events that a killed shard wrote without a commit are read again, and written once."""
     events = add(api, ago(days=20), ago(days=1))
     poll_all(command, 2)
     events += add(api, ago(hours=9), ago(hours=8))

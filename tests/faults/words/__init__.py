@@ -1,1 +1,1 @@
-"""Words that must be said, and words that must never be: secrets, and failures beside the way."""
+"""Messages that must appear, and words that never may: failures in the background, and secrets."""

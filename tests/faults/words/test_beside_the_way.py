@@ -1,4 +1,4 @@
-"""What fails or hangs beside the events' way is told in a line and ends nothing; what fails on it ends the process."""
+"""A failure in the background is reported in one line and ends nothing; one on the data path ends the process."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ def _goes_on(api: Api, stores: Stores) -> None:
 def test_a_comparison_that_fails_in_any_way_ends_nothing(
     api: Api, running: RunLoop, stores: Stores, command: tuple[str, ...], told: str
 ) -> None:
-    """It is told in a line, with its type; the polls go on, and it is tried again later."""
+    """The failure is reported in one line, with its type; the polls go on, and the work is tried again later."""
     api.world.add(ACCOUNT, "v1", spread(2_000, HOUR, HOUR + timedelta(minutes=50)))
 
     with running(*command, **COMPARING) as loop:
@@ -121,7 +121,7 @@ def test_a_comparison_that_hangs_is_told_and_left_to_itself(
 def test_what_only_tells_of_the_loop_ends_nothing(
     api: Api, running: RunLoop, stores: Stores, function: str, what: str
 ) -> None:
-    """It is told once, not in each of hundreds of cycles."""
+    """The failure is reported once, not in each of hundreds of cycles."""
     api.world.add(ACCOUNT, "v1", spread(20, ago(hours=1), ago(minutes=1)))
 
     with running(*FAILING, function, "ZeroDivisionError", "run") as loop:

@@ -111,7 +111,7 @@ def test_debug_level_of_everything_shows_no_secret(
 def test_a_traceback_shows_no_secret(
     api: Api, command: Command, stores: Stores, environment: dict[str, str], canaries: dict[str, str], place: str
 ) -> None:
-    """Of an error that nobody thought of."""
+    """An unexpected error shows no secret either."""
     _one_of_each_kind(api)
 
     done = command("-c", CRASHING.format(f"{place} = explode"))

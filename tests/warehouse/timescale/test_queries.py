@@ -1,4 +1,4 @@
-"""What people ask of chunks, compressed or not, and what a late event costs them."""
+"""Questions to chunks, compressed or not, read few of them, and a late event decompresses none."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the step after the load makes of the warehouse, under every licence and right."""
+"""The step after a load makes the warehouse what the settings say, under every licence and with any rights."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -207,7 +207,7 @@ def test_the_extension_may_be_in_a_schema_of_its_own(
 def test_under_the_apache_licence_it_is_a_hypertable_with_retention_by_command(
     api: Api, poll: Poll, command: Command, stores: Stores, timescale: Stores, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the licence withholds is told once; the hourly activity is a plain view."""
+    """The log names once what the licence withholds; the hourly activity is a plain view."""
     old, young = spread(20, ago(days=28), ago(days=20)), spread(10, ago(days=2), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", old + young)
     with _licence(timescale, "apache"):

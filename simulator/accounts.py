@@ -16,7 +16,7 @@ def token_of(account_id: str) -> str:
 
 
 def write_accounts(file: Path, account_ids: Iterable[str], *, with_tokens: bool) -> None:
-    """Writes an `accounts.toml`; with tokens, each of them into a file of its own under `tokens/` beside it.
+    """Writes an `accounts.toml`, and each token, if any, to a file of its own in `tokens/` next to it.
 
     Only the user that runs this may read them.
     """

@@ -68,12 +68,12 @@ class Fault:
 
 @dataclass
 class Behaviour(Limits):
-    """The ways of this server, within and outside what the API documents."""
+    """The server's behaviour, within and outside what the API documents."""
 
     page_cap: int = LARGEST_PAGE
-    """The server silently sends no more than this."""
+    """The most events that a page has; more are left out silently."""
     sends_result_info: bool = False
-    """v1: the spec has none, some answers do."""
+    """True if v1 answers have `result_info`: the specification has none, some real answers do."""
     repeats_last_page: bool = False
     repeats_cursor: bool = False
     ignores_direction: bool = False
@@ -81,7 +81,7 @@ class Behaviour(Limits):
     sends_date: bool = True
     token_has_permission: bool = True
     requests_per_window: int = 1200
-    """For each token."""
+    """Requests that each token has in a window."""
     window_seconds: float = 300
     latency_seconds: float = 0
     """The delay of every answer; the real API's is 0.1 to 0.3."""
@@ -100,7 +100,7 @@ class Request:
 
 
 class LimitError(BadRequestError):
-    """More than this server answers."""
+    """A query beyond the server's limits."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

@@ -13,25 +13,25 @@ Shown = TypeVar("Shown")
 
 @dataclass
 class Limits:
-    """Zero: no limit."""
+    """The limits of a server; zero is none."""
 
     shows_at_most: int = 0
-    """Results of one query."""
+    """Results that one query shows."""
     end_of_results: Literal["error", "empty", "no_cursor"] = "error"
-    """Past them: a refusal, an empty page, or (v2) no page cursor, (v1) totals that are those of what is shown."""
+    """The answer past that: a refusal, an empty page, or (v2) no page cursor, (v1) totals of only the shown results."""
     longest_range_seconds: float = 0
-    """A longer one is refused."""
+    """A longer range is refused."""
     most_in_range: int = 0
     """A range that holds more events is refused."""
     largest_page: int = 0
-    """A larger one is refused, whatever is documented."""
+    """A larger page is refused, also if it is within what is documented."""
     refuses_with: int = 400
     """The status of all these refusals."""
     slow_page: int = 0
-    """A larger one takes `slow_seconds`."""
+    """A larger page takes `slow_seconds`."""
     slow_seconds: float = 5
     null_result: bool = False
-    """`result: null` where there is nothing."""
+    """An empty page has `result: null`."""
     challenge: bool = False
     """A page of HTML, with 403, instead of any answer."""
 

@@ -58,7 +58,7 @@ class World:
         return list(self._events.get((account_id, version), []))
 
     def raw(self, account_id: str, version: str) -> list[bytes]:
-        """The same, as sent."""
+        """The JSON of every event of the account, as sent, oldest first."""
         return [event.raw for event in self.events(account_id, version)]
 
 
@@ -104,7 +104,7 @@ def _event(dice: random.Random, make: Any, account_id: str, time: datetime, plan
 
 
 def _written(dice: random.Random, time: datetime) -> str:
-    """As the API writes times: with 0, 3, 5 or 6 digits of a second's fraction; never later than the time itself."""
+    """Returns a time as the API writes it: with 0, 3, 5 or 6 digits of a second's fraction, never later than itself."""
     digits = dice.choice([0, 3, 5, 6])
     fraction = f".{time:%f}"[: 1 + digits] if digits else ""
     return f"{time:%Y-%m-%dT%H:%M:%S}{fraction}Z"

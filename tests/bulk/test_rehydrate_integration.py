@@ -140,7 +140,7 @@ def test_a_broken_object_is_named_and_the_rest_goes_on(
 def test_an_event_that_is_twice_in_its_object_comes_back_once(
     api: Api, poll: Poll, command: Command, stores: Stores, lake_object: Callable[..., None]
 ) -> None:
-    """As a tool of others may have left it."""
+    """An object that another tool wrote with doubles brings each event back once."""
     api.world.add(ACCOUNT, "v1", spread(10, DAY, DAY + timedelta(hours=1)))
     poll()
     lake_object(doubled=True)

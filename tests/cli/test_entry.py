@@ -50,7 +50,7 @@ def test_a_signal_during_the_imports_ends_a_command_without_a_word(
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
-    """As of a command that a shell has put into the background."""
+    """A command that a shell has put into the background goes on ignoring SIGINT."""
     ignoring = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     )

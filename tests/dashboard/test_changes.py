@@ -23,7 +23,7 @@ from tests.factory import v1_tree, v2_tree
     ],
 )
 def test_v1_has_old_and_new_values(fields: dict[str, Any], changes: list[Change]) -> None:
-    """As text, as objects, as JSON in text, or on one side alone."""
+    """Old and new values are shown, whether they are text, objects, JSON in text or on one side alone."""
     assert comparison_of(v1_tree(**fields)).changes == changes
 
 

@@ -63,7 +63,7 @@ def test_an_error_of_the_system_is_told_by_its_kind(error: Exception, *, passes:
 def test_an_error_of_postgresql_is_told_by_its_sqlstate(
     postgres: PostgresSettings, statements: list[str], *, passes: bool
 ) -> None:
-    """As ADBC hands it on; psycopg2 calls it pgcode."""
+    """An SQLSTATE that ADBC hands on says if the failure may pass; psycopg2 calls it pgcode."""
     server = postgres
     uri = f"postgresql://{server.user}:{server.password}@{server.host}:{server.port}/{server.database}"
     *before, last = statements

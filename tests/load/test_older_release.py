@@ -57,7 +57,7 @@ def api() -> Api:
 
 @pytest.fixture
 def environment(environment: dict[str, str], server: PostgresSettings) -> dict[str, str]:
-    """As ever, with the lake and the warehouse of the older release."""
+    """The usual environment, with the lake and the warehouse of the older release."""
     shutil.copytree(DATA / "lake", Path(environment["DATA_DIR"]) / "lake")
     accounts = {"CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}", "CLOUDFLARE_API_VERSION": "v1,v2"}
     return environment | accounts | {"PG_DATABASE": server.database, "PG_SCHEMA": "audit"}

@@ -192,7 +192,7 @@ def test_who_was_left_behind_in_the_only_poll_reads_by_itself(clock: Clock) -> N
 
 
 def test_a_large_step_waits_longer_for_a_busy_destination(clock: Clock) -> None:
-    """As long as the load before may take."""
+    """A large step waits as long as the load before may take."""
     schedule, since = _schedule(clock), clock.now
     clock.now += PATIENCE_SECONDS + 0.5
 

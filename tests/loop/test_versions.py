@@ -85,7 +85,7 @@ def test_the_result_for_people_says_so_too_and_a_version_that_was_asked_for_by_n
 
 
 def test_an_account_that_is_refused_every_version_has_failed(api: Api, command: Command, stores: Stores) -> None:
-    """As one that is read in one version; another account of the run is complete in both."""
+    """An account without any version has failed, and another account of the run is complete in both."""
     events = [*spread(5, ago(hours=2), ago(minutes=1)), *spread(5, ago(hours=2), ago(minutes=1), version="v2")]
     api.world.add(OTHER_ACCOUNT, "v1", events[:5])
     api.world.add(OTHER_ACCOUNT, "v2", events[5:])
@@ -226,7 +226,7 @@ def test_backfill_and_comparison_go_on_with_what_can_be_read_and_say_so(
 
 
 def test_commands_fail_where_every_version_is_refused(api: Api, command: Command) -> None:
-    """As ever, and each of the two is named."""
+    """The commands exit with 1, and the result names each of the two versions."""
     api.world.add(ACCOUNT, "v1", [event_at(DAY + timedelta(minutes=1))])
     assert command("pipelines/run.py", "--once").code == 0  # there is a lake to compare
     refuse(api, "v1")

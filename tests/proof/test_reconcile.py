@@ -275,7 +275,7 @@ def _content_of(raw: str) -> str:
 
 
 def test_contents_are_compared_by_what_they_mean() -> None:
-    """As jsonb keeps them: order, spaces and the form of numbers do not count, every value does."""
+    """Contents are compared as jsonb keeps them: every value counts; order, spaces and the form of numbers do not."""
     text = '{"id":"e","when":"2026-11-20T10:00:00Z","n":1.0,"m":[1,2],"o":{"a":1,"b":"\\u0000"}}'
     same = '{"when": "2026-11-20T10:00:00Z", "id": "e", "o": {"b": "\ufffd", "a": 1e0}, "n": 1, "m": [1, 2]}'
     others = [text.replace("[1,2]", "[2,1]"), text.replace('"a":1', '"a":"1"'), text.replace("1.0", "1.01")]

@@ -188,7 +188,7 @@ def test_commands_that_ask_no_api_need_no_tokens(tmp_path: Path) -> None:
 
 
 def test_the_example_is_right(read: Read, tmp_path: Path) -> None:
-    """As it stands, with its tokens there."""
+    """The example is valid as it stands, once its tokens are there."""
     text = (PROJECT_ROOT / "accounts.example.toml").read_text()
     for name in ("globex", "initech"):
         (tmp_path / name).write_text(f"{name}-token")

@@ -108,7 +108,7 @@ def test_a_variable_set_to_nothing_makes_room_for_the_file(folder: Path, monkeyp
 
 
 def test_dlt_gets_the_secrets_of_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As its last provider: names of its own win, as `test_main_job` shows."""
+    """Secret files are dlt's last provider: its own names win, as `test_main_job` shows."""
     values = {"PG_HOST": "h", "S3_BUCKET": "lake", "CREDENTIALS_DIRECTORY": str(folder)}
     for name, value in values.items():
         monkeypatch.setenv(name, value)

@@ -27,7 +27,7 @@ def test_events_are_slices_of_the_body() -> None:
 
 
 def test_an_empty_page_is_an_answer() -> None:
-    """As the API sends it, without `result_info`."""
+    """An empty page without `result_info`, as the API sends it, is read as no events."""
     answer = parse_answer(b'{"errors":[],"messages":[],"result":[],"success":true}')
 
     assert (answer.slices, answer.info) == ([], {})

@@ -58,7 +58,7 @@ def test_the_official_client_pages_through_v1(api: Api, server: Server, count: i
 
 
 def test_the_newest_come_first_unless_asked_otherwise(api: Api, server: Server) -> None:
-    """As documented for both versions."""
+    """The default order is the documented one, in both versions."""
     api.world.add(ACCOUNT, "v1", spread(3, ago(hours=3), ago(hours=1)))
 
     default = get(server, f"{ACCOUNT}/audit_logs").json()["result"]
@@ -233,7 +233,7 @@ def test_it_runs_as_a_process_of_its_own_and_takes_commands() -> None:
 
 
 def test_its_limits_are_options_and_commands() -> None:
-    """As a process it begins with them; `POST /_simulator/behaviour` changes them."""
+    """The process starts with the limits of its options; `POST /_simulator/behaviour` changes them."""
     options = ("--shows-at-most", "5", "--end-of-results", "error", "--refuses-with", "422", "--event-bytes", "9000")
     with simulator(*options) as (url, _):
         account = f"{url}/accounts/{'a' * 32}/audit_logs"

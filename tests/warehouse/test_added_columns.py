@@ -113,7 +113,7 @@ def test_a_column_of_a_newer_release_stays_in_the_object(new: str) -> None:
 
 @pytest.mark.parametrize("column", ["event_id", "raw_event"])
 def test_an_object_that_lacks_a_required_column_is_none_of_ours(column: str) -> None:
-    """As ever."""
+    """A column that every release wrote is required in every object."""
     with pytest.raises(LookupError, match=column):
         add_events(without(column, events(FIRST)), events(SECOND))
 

@@ -214,14 +214,14 @@ def test_a_host_is_taken_as_psql_takes_it(
 
 
 def test_each_of_several_hosts_may_have_its_port(reached: Callable[..., Any], postgres: PostgresSettings) -> None:
-    """As in libpq."""
+    """Hosts and ports are paired as libpq does."""
     assert reached(PG_HOST="127.0.0.1,127.0.0.1", PG_PORT=f"1,{postgres.port}")[0]["user"] == "postgres"
 
 
 def test_without_a_password_the_passfile_is_asked(
     reached: Callable[..., Any], postgres: PostgresSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As psql does."""
+    """The passfile gives the password, as in psql."""
     file = tmp_path / "pgpass"
     file.write_text(f"*:*:*:*:{postgres.password}\n")
     file.chmod(0o600)

@@ -28,7 +28,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def test_the_process_is_measured_where_proc_has_processes_alone(tmp_path: Path) -> None:
-    """As systemd's ProcSubset=pid has it: AuditRestarting asks for the start time, which stays the same."""
+    """With systemd's ProcSubset=pid, the start time is there and stays the same: AuditRestarting needs it."""
     (tmp_path / "self").symlink_to("/proc/self")
 
     process = OwnProcess(proc=str(tmp_path), registry=None)
@@ -225,7 +225,7 @@ def test_a_port_in_use_is_one_clear_error(
 @pytest.mark.integration
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
 def test_an_address_of_another_host_is_one_clear_error(command: Callable[..., Finished], host: str) -> None:
-    """As above."""
+    """An address that is not this host's is one line, without a traceback."""
     done = command("pipelines/run.py", METRICS_PORT="0", METRICS_HOST=host)
 
     assert done.code == 1

@@ -147,7 +147,7 @@ def test_another_worker_that_comes_soon_after_the_last_was_lost_goes_on(
 def test_a_worker_that_is_killed_in_a_rehydration_loses_nothing(
     environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
 ) -> None:
-    """As above."""
+    """A worker killed in a rehydration loses nothing: another one does its units."""
     command(*BACKFILL)
     command(*REHYDRATE, "--dry-run")
     with (

@@ -30,7 +30,7 @@ ONCE = ("pipelines/run.py", "--once", "--json")
 def test_openings_of_an_empty_schema_at_the_same_time_make_it_once(
     environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As two accounts of a first backfill do: one makes the tables, the other waits and finds them."""
+    """One of two accounts of a first backfill makes the tables, and the other waits and finds them."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     Container()[PluggableRunContext].reload(str(PROJECT_ROOT))

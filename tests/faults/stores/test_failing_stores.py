@@ -286,7 +286,7 @@ def test_a_dead_warehouse_is_told_by_the_exit_code_without_a_trace(api: Api, com
 
 
 def test_a_dead_bucket_is_told_by_the_exit_code_without_a_trace(api: Api, command: Command, stores: Stores) -> None:
-    """As above, for the lake."""
+    """A dead bucket gives an exit code and one line, no traceback."""
     events = spread(30, ago(days=1), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", events)
     dead_store = {"S3_ENDPOINT": "http://127.0.0.1:1", "S3_BUCKET": "lake", "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "b"}

@@ -62,7 +62,7 @@ def step(since: datetime, before: datetime, *events: SimulatedEvent) -> Step:
 
 @pytest.mark.parametrize("name", ["warehouse", "lake"])
 def test_a_hole_between_what_shards_hold_is_read_again_and_closed(destination: Open, name: str) -> None:
-    """As where two that knew nothing of each other began at the same time; then it is as if there had been one."""
+    """Two shards that knew nothing of each other leave a hole: it is read again, and no position shows it any more."""
     times = [ago(days=days) for days in (25, 20, 10, 5)]
     first, second = destination(name, WHOLE), destination(name, Shard(1, 2))
     first.load(step(BEGIN, times[1], event_at(times[0])))
@@ -115,7 +115,7 @@ def test_what_is_inherited_is_stored_by_a_poll_that_finds_nothing(destination: O
 
 
 def forget_the_state_of_the_whole(stores: Stores, name: str) -> None:
-    """As if it had never been."""
+    """Removes the state of the whole, as if there had been none."""
     for file in (stores.lake / "cloudflare" / "_dlt_pipeline_state").glob("cloudflare_audit_lake__*"):
         file.unlink()
     if name == "warehouse":
@@ -124,7 +124,7 @@ def forget_the_state_of_the_whole(stores: Stores, name: str) -> None:
 
 
 def forget_the_newest_state(stores: Stores, name: str) -> None:
-    """As a backup that is older."""
+    """Removes the newest state, as restoring an older backup does."""
     if name == "lake":
         max((stores.lake / "cloudflare" / "_dlt_pipeline_state").glob("*.jsonl")).unlink()
     else:

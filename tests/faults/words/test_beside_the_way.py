@@ -157,7 +157,7 @@ def test_a_defect_on_the_events_way_ends_the_process(api: Api, environment: Mapp
 def test_a_mark_of_the_sweep_that_says_nonsense_costs_a_sweep(
     api: Api, command: Command, environment: Mapping[str, str], stores: Stores, mark: str
 ) -> None:
-    """As one that is gone would."""
+    """A mark that cannot be read counts as none: one more sweep runs."""
     api.world.add(ACCOUNT, "v1", [event_at(ago(hours=30), id="old"), event_at(ago(minutes=1), id="new")])
     assert command("pipelines/run.py", "--once").code == 0
     files = [file for file in (Path(environment["DATA_DIR"]) / "sweeps").rglob("*") if file.is_file()]

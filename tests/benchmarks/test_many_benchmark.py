@@ -20,7 +20,7 @@ ROUNDS = [poll("a", 0), poll("b", 4), poll("a", 30), poll("b", 36), poll("a", 60
 
 
 def test_sweeps_retries_and_pages_are_no_polls() -> None:
-    """Nor are the accounts that are not asked about."""
+    """Requests of sweeps, retries and further pages, and accounts not asked about, do not count as polls."""
     others = [poll("a", 5, begun=0), poll("b", 10, begun=-3600), poll("c", 6)]
 
     assert polls_of([*reversed(ROUNDS), *others], {"a", "b"}) == ROUNDS

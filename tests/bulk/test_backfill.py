@@ -1,4 +1,4 @@
-"""History from the API: into both stores, each event once, resumable, within the budget, beside the loop."""
+"""History from the API is loaded into both stores, each event once, resumable, within the budget, next to the loop."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ BOTH = {"CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}", "CLOUDFLARE_API_V
 def test_history_is_in_both_stores_once_and_the_cursor_stays(
     api: Api, poll: Poll, command: Command, stores: Stores
 ) -> None:
-    """Two accounts, both versions, beside what the loop has; the edges are those that were asked for."""
+    """Two accounts in both versions are filled in addition to what the loop has, exactly between the given edges."""
     inside = spread(90, DAY, DAY + timedelta(days=4))
     for account in (ACCOUNT, OTHER_ACCOUNT):
         api.world.add(account, "v1", inside)
@@ -101,7 +101,7 @@ def test_after_a_429_it_goes_on_when_it_may(api: Api, command: Command, stores: 
 
 @pytest.mark.integration
 def test_what_the_retention_deletes_goes_into_the_lake_alone(api: Api, command: Command, stores: Stores) -> None:
-    """And that is said; it is no gap."""
+    """Events older than the retention are loaded into the lake alone; the command says so, and it is no gap."""
     api.world.add(ACCOUNT, "v1", spread(40, DAY, DAY + timedelta(days=4)))
 
     done = command("pipelines/backfill.py", *WINDOW, "--json", TIMESCALE_RETENTION_DAYS="7")

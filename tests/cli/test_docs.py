@@ -22,7 +22,7 @@ def _read(path: str) -> str:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_setting_is_in_the_example_with_a_comment(example: str) -> None:
-    """And the example has no setting that the code does not know."""
+    """The example has every setting with a comment, and none that the code does not know."""
     in_example = re.findall(r"^#?((?!COMPOSE_)[A-Z][A-Z0-9_]+)=", _read(example), re.MULTILINE)
     lines = _read(example).splitlines()
     starts = [number for number, line in enumerate(lines) if re.match(r"#?[A-Z][A-Z0-9_]+=", line)]

@@ -26,7 +26,7 @@ def _imports(process: "subprocess.Popen[bytes]") -> bool:
 
 
 def test_there_are_commands() -> None:
-    """Or the tests below would test nothing."""
+    """Without commands, the tests below would test nothing."""
     assert {"pipelines/run.py", "pipelines/doctor.py", "pipelines/demo.py"} <= set(commands())
 
 

@@ -121,7 +121,7 @@ def test_a_table_that_is_locked_is_waited_for_as_long_and_no_longer(
 
 
 def test_parts_that_came_before_the_silence_are_given() -> None:
-    """And what a question raises is raised where its answer is awaited."""
+    """Parts read before the silence are returned, and an error is raised where its answer is awaited."""
     never = threading.Event()
 
     def ask() -> Iterator[int]:

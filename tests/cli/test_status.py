@@ -167,7 +167,7 @@ def test_a_store_that_is_down_says_so_and_the_other_is_shown(api: Api, command: 
 
 @pytest.mark.integration
 def test_before_the_first_start_it_says_that_nothing_is_there(command: Command, stores: Stores) -> None:
-    """And makes nothing."""
+    """Before the first start, the status says that nothing is there, and makes nothing."""
     done = command(STATUS)
 
     assert done.code == 1
@@ -275,7 +275,7 @@ def test_the_recommended_lag_has_a_reserve_and_bounds(seconds: list[float], want
 
 
 def test_what_was_hardly_measured_recommends_nothing() -> None:
-    """And warns of nothing."""
+    """Few measurements lead to no recommendation and no warning."""
     assert recommended_seconds([MeasuredLag(), MeasuredLag(2, 900, 1383, 0)]) is None
     assert not is_too_short(timedelta(seconds=60), MeasuredLag(2, 30, 61, 0))
     assert not is_too_short(timedelta(0), MeasuredLag())

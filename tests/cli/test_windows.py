@@ -68,7 +68,7 @@ def test_every_page_is_asked_with_the_same_window(api: Api, read: Read, version:
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("sends_info", [True, False])
 def test_a_server_that_caps_its_pages_is_read_whole(api: Api, read: Read, version: str, *, sends_info: bool) -> None:
-    """With `result_info` it says so, without it a page of 100 is never taken for the last."""
+    """A page of 100 is not the last one, whether `result_info` says so or is missing."""
     api.world.add(ACCOUNT, version, spread(330, SINCE, BEFORE, version=version))
     api.behaviour.page_cap, api.behaviour.sends_result_info = 100, sends_info
 
@@ -123,7 +123,7 @@ def test_a_short_v2_page_with_a_cursor_is_not_the_last() -> None:
 
 @pytest.mark.parametrize(("version", "behaviour"), [("v1", "repeats_last_page"), ("v2", "repeats_cursor")])
 def test_a_server_that_repeats_itself_is_stopped(api: Api, read: Read, version: str, behaviour: str) -> None:
-    """And not taken for one that has no more."""
+    """A repeated page or cursor is an error, not the end of the window."""
     api.world.add(ACCOUNT, version, spread(200, SINCE, BEFORE, version=version))
     setattr(api.behaviour, behaviour, True)
 
@@ -132,7 +132,7 @@ def test_a_server_that_repeats_itself_is_stopped(api: Api, read: Read, version: 
 
 
 def test_empty_pages_without_end_are_stopped() -> None:
-    """Even if each has a page cursor of its own."""
+    """Empty pages are stopped even if each has a page cursor of its own."""
     numbers = iter(range(100_000))
     pages = read_window(
         lambda _, __: Answer([], {"cursor": str(next(numbers))}),

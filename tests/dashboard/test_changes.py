@@ -51,7 +51,7 @@ def test_whatever_differs_looks_different(old: str, new: str, changes: list[tupl
 
 
 def test_v2_has_a_request_and_a_response() -> None:
-    """And says so."""
+    """A v2 event shows request and response, and says that it does."""
     resource = {"id": "r", "request": {"ttl": 1}, "response": {"ttl": 1, "ok": True}}
 
     found = comparison_of(v2_tree(resource=resource))

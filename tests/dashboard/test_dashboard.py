@@ -121,7 +121,7 @@ def test_filters_change_what_is_shown(dashboard: Dashboard, look: Look, store: s
 @BOTH
 @pytest.mark.usefixtures("filled")
 def test_an_event_opens_with_old_and_new_values_side_by_side(dashboard: Dashboard, look: Look, store: str) -> None:
-    """And what an attacker wrote into it stays text."""
+    """An opened event shows old and new values, and an attacker's text in it stays text."""
     with dashboard() as url:
         page = look(f"{url}/?store={store}&range=Last+24+hours&section=Events")
         page.get_by_role("heading", name="The newest 4").wait_for()

@@ -123,7 +123,7 @@ def test_what_was_seen_before_is_not_new_by_a_search(api: Api, poll: Callable[..
 
 @pytest.mark.parametrize("search", ["a\0b", "\0"])
 def test_a_text_that_no_store_can_hold_is_not_found(both: list[EventStore], search: str) -> None:
-    """And neither store is said to be down for it."""
+    """A search that no store can hold finds nothing, and no store is said to be down."""
     assert [store.ask(questions.events(replace(ALL, search=search))) for store in both] == [[[]], [[]]]
 
 

@@ -82,7 +82,7 @@ def test_a_weak_secret_leaves_the_words_alone(secret: str) -> None:
 
 
 def test_a_secret_of_some_characters_is_hidden_where_it_is_a_word() -> None:
-    """And not within others."""
+    """A short secret is hidden where it is a word, and not within other words."""
     learn("PG_PASSWORD", "s3cr3t")
 
     assert masked('near "s3cr3t": s3cr3ts, as3cr3t') == 'near "[PG_PASSWORD]": s3cr3ts, as3cr3t'

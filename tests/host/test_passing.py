@@ -77,7 +77,7 @@ def test_an_error_of_postgresql_is_told_by_its_sqlstate(
 
 
 def _run(cursor: adbc.Cursor, statement: str) -> None:
-    """To its end: the driver tells that a SELECT failed only when its rows are fetched."""
+    """Runs it to its end: the driver reports that a SELECT failed only when its rows are fetched."""
     cursor.execute(statement)
     cursor.fetch_arrow_table()
 

@@ -1,4 +1,4 @@
-"""The two writes are idempotent, atomic and safe beside other writers: in a folder, in a bucket, in PostgreSQL."""
+"""The two writes are idempotent, atomic and safe with other writers: in a folder, in a bucket, in PostgreSQL."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Neither a temporary file nor a change."""
+    """A failed write leaves neither a temporary file nor a change."""
     (tmp_path / "taken" / "full").mkdir(parents=True)
 
     with pytest.raises(OSError, match="taken"):

@@ -36,7 +36,7 @@ def samples(api: Api) -> None:
 
 
 def test_both_destinations_hold_exactly_the_published_events(command: Command, stores: Stores) -> None:
-    """And a second run changes nothing."""
+    """Both destinations have exactly the published events, and a second run changes nothing."""
     first = command("pipelines/run.py", "--once", "--json", **SINCE)
     held = stores.warehouse(), stores.lake_events()
 

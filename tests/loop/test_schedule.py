@@ -280,7 +280,7 @@ def test_what_hangs_is_left_to_itself_and_no_more_than_some_of_it(clock: Clock, 
 
 
 def test_a_result_is_collected_once(clock: Clock) -> None:
-    """And an error of any kind is no more than a result."""
+    """A result is collected once, and an error of any kind is a result like others."""
     good, bad = Work(lambda _: 7), Work(_exit)
     background = Background([good, bad], clock)
     for task in (good, bad):

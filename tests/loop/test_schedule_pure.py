@@ -40,7 +40,7 @@ def test_a_poll_is_due_at_once_and_at_every_interval(clock: Clock) -> None:
 
 
 def test_destinations_begin_their_poll_together(clock: Clock) -> None:
-    """And once."""
+    """Destinations begin their poll together, and once."""
     schedule = _schedule(clock)
     schedule.call(BOTH, {})
 
@@ -150,7 +150,7 @@ def test_one_step_of_a_sweep_is_read_between_two_polls(clock: Clock) -> None:
 
 
 def test_the_background_comes_after_polls_and_sweeps_one_task_at_a_time(clock: Clock) -> None:
-    """And is called to at each poll anew."""
+    """Background tasks run one at a time after polls and sweeps, and are scheduled anew at each poll."""
     schedule = _schedule(clock)
     schedule.call(BOTH, {}, ["compare", "seal"])
     schedule.take_ready(NOTHING)

@@ -32,7 +32,7 @@ def _quarantined(stores: Stores) -> tuple[list[str], list[str]]:
 def test_a_broken_quarantine_is_made_anew_by_the_command_that_the_loop_names(
     api: Api, poll: Poll, command: Command, stores: Stores
 ) -> None:
-    """From the warehouse's, which has all of it; what it held is kept beside, and the next poll loads."""
+    """The quarantine is made from the warehouse's, the broken object is kept elsewhere, and the next poll loads."""
     odd = [raw_event(f'{{"id":"odd-{n}"}}', time=ago(minutes=9)) for n in range(3)]
     refused = encoded(v1_tree(when=ago(minutes=8).isoformat(), metadata={"ttl": "N"})).replace(b'"N"', b"1e999999")
     api.world.add(ACCOUNT, "v1", [*odd, raw_event(refused, time=ago(minutes=8))])

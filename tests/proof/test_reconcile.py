@@ -51,7 +51,7 @@ def _found(done: Finished) -> list[dict[str, Any]]:
 @pytest.mark.integration
 @pytest.mark.usefixtures("day")
 def test_where_nothing_is_missing_it_says_so(command: Command, stores: Stores, api: Api) -> None:
-    """And keeps what it found for each hour; one request a day."""
+    """A complete window is reported, each hour's result is kept, and a day costs one request."""
     api.requests.clear()
 
     done = command("pipelines/reconcile.py", *WINDOW, "--json", "--content")
@@ -318,7 +318,7 @@ AGES = [timedelta(hours=24), timedelta(hours=48)]
 def test_an_hour_is_due_when_it_reached_an_age_since_it_was_compared(
     hours_ago: float, checked_hours_ago: float | None, *, is_due: bool
 ) -> None:
-    """And never more often."""
+    """An hour is compared once at each age, never more often."""
     hour = NOW.replace(minute=0) - timedelta(hours=hours_ago)
     checked = {} if checked_hours_ago is None else {hour: NOW - timedelta(hours=checked_hours_ago)}
     window = Window(NOW - timedelta(hours=70), NOW)

@@ -220,7 +220,7 @@ def test_what_was_read_with_users_hidden_proves_nothing(api: Api, command: Comma
 
 
 def test_an_account_that_fails_is_not_called_complete(api: Api, command: Command, day: list[Any]) -> None:
-    """And is not asked again for every day."""
+    """A failed account is not reported as complete, and is not asked again for every day."""
     api.world.add(OTHER_ACCOUNT, "v1", [event_at(DAY)])
     api.faults.append(Fault(account_id=ACCOUNT, status=403, body="{}", times=None))
     api.requests.clear()

@@ -146,7 +146,7 @@ def test_a_name_that_is_no_setting_is_warned_of() -> None:
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a variable that is set to nothing takes the file's value away."""
+    """A variable of the environment replaces the file's value, also if it is set to nothing."""
     (tmp_path / ".env").write_text("PG_HOST=file\nPG_USER=file\nS3_BUCKET='file'\n")
     monkeypatch.setenv("PG_HOST", "environment")
     monkeypatch.setenv("PG_USER", "")

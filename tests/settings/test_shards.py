@@ -53,7 +53,7 @@ def test_shards_divide_a_tokens_requests_as_they_divide_its_accounts() -> None:
 
 @given(counts, st.data())
 def test_a_shard_is_what_is_written(count: int, data: st.DataObject) -> None:
-    """And is written as it is read."""
+    """A shard is written as it is read."""
     shard = Shard(data.draw(st.integers(1, count)), count)
 
     assert Shard.parse(str(shard)) == shard
@@ -88,7 +88,7 @@ def test_siblings_are_told_by_their_names(count: int, data: st.DataObject) -> No
 
 
 def test_the_whole_is_called_as_ever() -> None:
-    """Also where it is written as one of one."""
+    """The whole has the name that it always had, also if it is written as one of one."""
     assert Shard.parse("1/1") == WHOLE
     assert (WHOLE.suffix, Shard(2, 3).suffix) == ("", "_shard_2_of_3")
 

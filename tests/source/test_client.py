@@ -93,7 +93,7 @@ def test_a_refusal_is_final_and_says_what_to_do(api: Api, ask: Ask, status: int)
 
 
 def test_a_wrong_token_is_answered_with_the_permission_that_is_needed(ask: Ask) -> None:
-    """And never shown itself."""
+    """The error names the permission that is needed, and never shows the token."""
     with pytest.raises(RefusedError, match="Account Settings: Read") as caught:
         ask(token="a-wrong-token")
 

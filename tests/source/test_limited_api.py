@@ -206,7 +206,7 @@ def test_two_events_of_one_key_that_differ_are_reported_and_counted_once(
 
 
 def test_null_is_an_account_without_events(api: Api, command: Command) -> None:
-    """And not an account that fails at each poll."""
+    """An answer of `null` is an account without events, not one that fails at each poll."""
     api.behaviour.null_result = True
 
     assert command("pipelines/run.py", "--once", CLOUDFLARE_API_VERSION="v1,v2").code == 0

@@ -110,7 +110,7 @@ def test_characters_that_jsonb_refuses_are_replaced_in_the_warehouse_alone(
 
 
 def test_an_event_of_10_mb_is_loaded(api: Api, poll: Poll, stores: Stores) -> None:
-    """Neither the step nor the stores have a limit below that."""
+    """Neither step nor stores have a limit below 10 MB for an event."""
     time = ago(minutes=3)
     raw = encoded(v1_tree(when=f"{time:%Y-%m-%dT%H:%M:%SZ}", newValue="€" * 2_000_000))
     api.world.add(ACCOUNT, "v1", [raw_event(raw, time=time), event_at(ago(minutes=2))])

@@ -141,7 +141,7 @@ def test_too_many_requests_block_the_token(api: Api, server: Server) -> None:
 
 
 def test_a_token_of_an_account_is_refused_for_the_others(api: Api, server: Server) -> None:
-    """And known, whatever it may do; the token of all is good for both."""
+    """A token of one account is known but refused for others; the token of all works for both."""
     api.tokens = {"one": {ACCOUNT}, "two": {OTHER_ACCOUNT}}
 
     asked = [(ACCOUNT, "one"), (ACCOUNT, "two"), (OTHER_ACCOUNT, "two"), (OTHER_ACCOUNT, TOKEN), (ACCOUNT, "three")]
@@ -153,7 +153,7 @@ def test_a_token_of_an_account_is_refused_for_the_others(api: Api, server: Serve
 
 
 def test_each_token_has_a_budget_of_its_own(api: Api, server: Server) -> None:
-    """And the log says who asked, and when."""
+    """Each token has its own budget, and the log says who asked, and when."""
     api.tokens = {"one": {ACCOUNT}, "two": {ACCOUNT}}
     api.behaviour.requests_per_window = 2
 
@@ -195,7 +195,7 @@ def test_thirty_two_slow_answers_take_as_long_as_one(api: Api, server: Server) -
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    """And another seed others."""
+    """The same seed gives the same bytes, and another seed gives others."""
     plan = Plan((ACCOUNT,), ("v1", "v2"), 20, ago(days=1), ago())
 
     first, again = build_world(plan), build_world(plan)

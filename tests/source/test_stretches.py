@@ -124,7 +124,7 @@ def test_a_range_that_is_refused_is_made_shorter(hours: int) -> None:
 
 
 def test_a_range_that_is_too_full_is_made_shorter_where_it_is() -> None:
-    """And longer again where little happens."""
+    """A range that is too full is made shorter there, and longer again where little happens."""
     events = burst(3_000, BEGIN + timedelta(days=9), timedelta(hours=2)) + burst(30, BEGIN, timedelta(days=8))
     server = Server(sorted(events), fullest=400)
 

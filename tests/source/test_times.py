@@ -1,4 +1,4 @@
-"""A time has one reading, whatever stands beside it in the column, and however it is read."""
+"""A time has one reading, whatever other times the column has, and however it is read."""
 
 from datetime import datetime
 
@@ -38,7 +38,7 @@ _texts = st.one_of(
 )
 @pytest.mark.parametrize("neighbour", [None, USUAL, NANOSECONDS, "yesterday"])
 def test_a_time_is_read_whatever_stands_beside_it(text: str, meaning: str, neighbour: str | None) -> None:
-    """Alone, beside what Arrow reads by itself, and beside what it refuses."""
+    """A time is read alone, next to one that Arrow reads by itself, and next to one that it refuses."""
     times = parse_times([text] if neighbour is None else [text, neighbour]).to_pylist()
 
     assert times[0] == datetime.fromisoformat(meaning)

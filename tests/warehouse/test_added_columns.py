@@ -119,7 +119,7 @@ def test_an_object_that_lacks_a_required_column_is_none_of_ours(column: str) -> 
 
 
 def test_an_object_says_its_version_and_a_higher_one_is_left_alone() -> None:
-    """Neither read nor changed; the number is in the file's own metadata."""
+    """An object of a higher version, which its metadata names, is neither read nor changed."""
     metadata = open_object(encode(events(FIRST))).metadata.metadata
     buffer = BytesIO()
     newer = events(FIRST).replace_schema_metadata({"schema_version": str(SCHEMA_VERSION + 1)})
@@ -239,7 +239,7 @@ def test_an_object_of_a_newer_release_is_neither_changed_nor_set_aside(
 def test_a_table_of_an_older_release_gets_its_column_from_its_owner(
     api: Api, poll: Poll, stores: Stores, command: Command, column: str
 ) -> None:
-    """Those beside it, too, and the view follows; the doctor does not complain of what the loop mends."""
+    """The related tables get it, too, and the view follows; the doctor does not complain of what the loop mends."""
     api.world.add(ACCOUNT, "v1", [event_at(ago(hours=2), id="old")])
     poll()
     for table in ("audit_logs", "audit_logs_rehydrated"):
@@ -260,7 +260,7 @@ def test_a_table_of_an_older_release_gets_its_column_from_its_owner(
 def test_a_role_that_owns_nothing_hears_of_the_column(
     api: Api, command: Command, stores: Stores, roles: Mapping[str, str]
 ) -> None:
-    """And nothing is loaded; with its owner's login it is."""
+    """A role that owns nothing is asked for the column, and loads nothing; with its owner's login it loads."""
     server, database = stores.postgres, roles["PG_DATABASE"]
     uri = f"postgresql://{server.user}:{server.password}@{server.host}:{server.port}/{database}"
     assert command("pipelines/run.py", "--once").code == 0

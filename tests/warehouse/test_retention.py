@@ -28,7 +28,7 @@ def test_a_large_table_is_left_to_a_command(
     environment: dict[str, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The loop says which; the command does it, but not beside the loop."""
+    """The loop names the steps that it leaves; the command does them, but not while the loop runs."""
     poll()
     stores.query(insert_events(stores.schema, LARGE_TABLE_ROWS + 1, ago(days=1), timedelta(days=30)))
     stores.query("DROP INDEX {schema}.audit_logs_actor")

@@ -87,7 +87,7 @@ def test_a_loop_tells_its_whole_life(api: Api, environment: Mapping[str, str], s
 
 
 def test_a_loop_that_hangs_feeds_no_watchdog(environment: Mapping[str, str], listener: Socket) -> None:
-    """Nor is it ready, as long as the first poll waits for an API that does not answer."""
+    """A hanging loop sends no watchdog message, and is not ready while its first poll waits for a silent API."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with process_of(environment, "pipelines/run.py", CLOUDFLARE_API_URL=url, NOTIFY_SOCKET=listener.name):

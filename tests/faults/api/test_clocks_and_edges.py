@@ -160,7 +160,7 @@ def test_events_on_the_edge_of_a_window_are_loaded_once(api: Api, poll: Poll, st
 
 
 def test_duplicates_in_a_page_and_across_pages_and_windows_are_one_event(api: Api, poll: Poll, stores: Stores) -> None:
-    """And the same id in another account is another event."""
+    """An event that comes repeatedly is stored once; the same id in another account is another event."""
     event, other = event_at(ago(minutes=3)), event_at(ago(minutes=2))
     api.world.add(ACCOUNT, "v1", [event, event, *spread(30, ago(minutes=4), ago(minutes=1)), event, other])
     api.world.add(OTHER_ACCOUNT, "v1", [event])

@@ -45,7 +45,7 @@ def test_within_the_lag_the_next_poll_finds_it(api: Api, poll: Poll, stores: Sto
 def test_within_the_sweeps_window_a_sweep_finds_it(
     api: Api, poll: Poll, stores: Stores, version: str, late_by: timedelta
 ) -> None:
-    """And says so, without moving the cursor."""
+    """A sweep loads a late event of its window and reports it, without moving the cursor."""
     settings = {"CLOUDFLARE_API_VERSION": version}
     known = [*spread(50, ago(days=3), ago(hours=1), version=version), event_at(ago(seconds=1), version=version)]
     api.world.add(ACCOUNT, version, known)
@@ -132,7 +132,7 @@ def test_after_an_outage_the_sweep_reaches_back_behind_it(
 @pytest.mark.long
 @pytest.mark.integration
 def test_a_broken_account_does_not_stop_the_sweep_of_the_others(api: Api, poll: Poll, stores: Stores) -> None:
-    """Nor is its own sweep taken for done."""
+    """The broken account's own sweep stays due."""
     both = {"CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}"}
     for account in (ACCOUNT, OTHER_ACCOUNT):
         api.world.add(account, "v1", [*spread(5, ago(days=3), ago(hours=1)), event_at(ago(seconds=1))])

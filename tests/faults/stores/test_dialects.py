@@ -93,7 +93,7 @@ def test_an_hour_is_written_again_and_again(
 def test_the_log_and_the_doctor_name_the_dialect(
     dialect: Dialect, api: Api, command: Command, stores: Stores, lake_in: MakeLake
 ) -> None:
-    """And what to do; no exit code says that it might pass."""
+    """Log and doctor name the dialect and what to do; no exit code says that it might pass."""
     lake_in(dialect)
     events = spread(4, ago(minutes=5), ago(minutes=4))
     api.world.add(ACCOUNT, "v1", events)
@@ -214,7 +214,7 @@ def test_a_dialect_that_changes_under_the_loop_is_learned_again(
 def test_a_store_that_never_answers_is_given_up_in_ten_seconds(
     verb: str, api: Api, poll: Poll, command: Command, lake_in: MakeLake
 ) -> None:
-    """And the other one is shown."""
+    """The command gives up a silent store after ten seconds, and shows the other one."""
     place = lake_in(PLAIN)
     api.world.add(ACCOUNT, "v1", spread(4, ago(minutes=5), ago(minutes=4)))
     poll(**V1)

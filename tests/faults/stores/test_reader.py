@@ -116,7 +116,7 @@ def test_a_reader_reads_events_views_and_completeness(
 
 
 def test_a_reader_writes_nothing(reader: Reader, loaded: Callable[[], None]) -> None:
-    """Neither by mistake nor after it has made its session writable."""
+    """A reader writes neither by mistake nor after it has made its session writable."""
     loaded()
     reader.make()
     for statement in (

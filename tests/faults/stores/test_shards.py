@@ -1,4 +1,4 @@
-"""Loops that divide the accounts: beside each other, in whatever number, each event is in both stores once."""
+"""Loops divide the accounts: however many run at once, each event is in both stores once."""
 
 import json
 import re
@@ -210,7 +210,7 @@ def test_loops_of_another_number_are_warned_of_by_name(
 
 
 def test_a_shard_without_an_account_stands_by(api: Api, running: RunLoop, environment: dict[str, str]) -> None:
-    """And is ready, as its supervisor and its probes see it."""
+    """A shard without an account waits, and its supervisor and its probes see it as ready."""
     environment["CLOUDFLARE_ACCOUNT_ID"] = ACCOUNTS[0]
     with running(RUN, "--shard", "2/3") as loop:
         wait_until(lambda: "run.started" in loop.log)

@@ -87,7 +87,7 @@ def test_a_table_that_a_comparison_cannot_read_ends_nothing(
 def test_a_comparison_that_hangs_is_told_and_left_to_itself(
     api: Api, environment: Mapping[str, str], stores: Stores, tmp_path: Path
 ) -> None:
-    """Neither the loop nor a single poll is ended by it, or held up for longer than its deadline."""
+    """A comparison that hangs ends neither loop nor poll, and delays none for longer than its deadline."""
     api.world.add(ACCOUNT, "v1", spread(20, HOUR, HOUR + timedelta(minutes=50)))
     imports = "import sys; from pipelines import run; from pipelines.proof import reconciler"
     code = f"{imports}; reconciler.DEADLINE_SECONDS = 2; run.main(sys.argv[1:])"

@@ -150,7 +150,7 @@ def test_a_refusal_shows_no_secret(
 def test_the_process_list_shows_no_secret(
     api: Api, environment: dict[str, str], canaries: dict[str, str], server_dir: Path
 ) -> None:
-    """Neither of ours nor of the servers that we start."""
+    """No secret is in the command line of our processes or of the servers that we start."""
     for name in [name for name in environment if name.startswith("PG_")]:
         del environment[name]
     folder = server_dir / "process-list"

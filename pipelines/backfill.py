@@ -23,6 +23,7 @@ from pipelines.cli.windows import accounts_of, add_window_options, api_window, d
 from pipelines.fetch.api import utc_now
 from pipelines.fetch.refusals import told_refused
 from pipelines.host.logs import log
+from pipelines.host.output import say
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Window
 
@@ -48,7 +49,7 @@ def _backfill(window: Window, options: argparse.Namespace, settings: Settings) -
     done = backfill_days(days, settings, shared, scheduler=options.scheduler)
     for gap in done.gaps:
         log.error("backfill.gap", **gap.about, hint="see reconcile.py")
-    print(_as_json(done, shared) if options.json else _as_text(done, len(days), shared))
+    say(_as_json(done, shared) if options.json else _as_text(done, len(days), shared))
     return shared.exit_code or (3 if done.gaps else 0)
 
 

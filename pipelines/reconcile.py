@@ -21,6 +21,7 @@ from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
 from pipelines.fetch.api import utc_now
 from pipelines.fetch.refusals import told_refused
+from pipelines.host.output import say
 from pipelines.lake.reads import read_lake
 from pipelines.proof.compare import SIDES
 from pipelines.proof.gaps import hours_with_gaps
@@ -54,7 +55,7 @@ def _reconcile(window: Window, options: argparse.Namespace, settings: Settings) 
     window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
     days = [(stream, day) for day in days_of(window) for stream in shared.streams]
     found = reconcile_days(days, window, scope, settings, shared)
-    print(json.dumps(found.as_json() | shared.as_json()) if options.json else _as_text(found, scope, shared))
+    say(json.dumps(found.as_json() | shared.as_json()) if options.json else _as_text(found, scope, shared))
     return shared.exit_code or (3 if found.gaps or found.broken_quarantines else 0)
 
 

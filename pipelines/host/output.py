@@ -58,6 +58,23 @@ class MaskedStream:
             self.write(line)
 
 
+class _Results:
+    """A command's results on the stdout that it began with."""
+
+    stream: TextIO | None = None
+
+
+def begin_results() -> TextIO:
+    """From now on `say` prints on the stream that is stdout now: dlt, in any thread, may put another in its place."""
+    _Results.stream = sys.stdout
+    return sys.stdout
+
+
+def say(result: object) -> None:
+    """Prints a line of a command's result, at once."""
+    print(result, file=_Results.stream, flush=True)
+
+
 def protect_streams() -> None:
     """From now on stdout and stderr write no secret."""
     if not isinstance(sys.stdout, MaskedStream) and sys.stdout is not None:

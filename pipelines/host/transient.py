@@ -13,6 +13,7 @@ _LASTING_ERRNOS = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
+    errno.EEXIST,  # of a folder of ours: it is there, and is none
     errno.EISDIR,
     errno.ENOTDIR,
     errno.ELOOP,
@@ -36,6 +37,12 @@ _PASSING_S3_CODES = {
 """Codes that can pass in spite of their status."""
 
 _LASTING_BOTOCORE = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
+
+_WRONG_KINDS = {
+    errno.EEXIST: "it is there, and is no folder",
+    errno.ENOTDIR: "what stands above it is no folder",
+    errno.EISDIR: "it is a folder",
+}
 
 
 class WrongUsageError(Exception):
@@ -68,6 +75,13 @@ def can_pass(error: BaseException) -> bool:
         sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         return sqlstate is None or sqlstate.startswith(_PASSING_SQLSTATES)
     return isinstance(error, MemoryError)
+
+
+def words_of_system(error: OSError) -> str:
+    """What the system says, in a sentence on the file, if it is about one."""
+    if error.filename is None:
+        return str(error)
+    return f"{error.filename} cannot be used: {_WRONG_KINDS.get(error.errno or 0) or error.strerror}"
 
 
 def _s3_answer(error: BaseException) -> dict[str, Any] | None:

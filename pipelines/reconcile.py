@@ -20,7 +20,7 @@ from pipelines.bulk.shared import Shared
 from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
 from pipelines.fetch.api import utc_now
-from pipelines.fetch.refusals import told_refused
+from pipelines.fetch.refusals import refused_in_words
 from pipelines.host.output import say
 from pipelines.lake.reads import read_lake
 from pipelines.proof.compare import SIDES
@@ -68,11 +68,11 @@ def _as_text(found: Reconciled, scope: Scope, shared: Shared) -> str:
         table.append((stream.account_id, stream.api_version, hour, *counts, "; ".join(check.problems)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-    asked, failures = "API, warehouse, lake" if scope.asks_api else "warehouse, lake", len(shared.failures)
+    asked, failures = "API, warehouse, lake" if scope.asks_api else "warehouse, lake", len(shared.failing)
     result = "no gap found" if shared.failed else "complete"
     result = hours_with_gaps(len(found.gaps)) if found.gaps else result
     result += f"; {failures:,} accounts could not be compared, see the log" if failures else ""
-    result += told_refused(shared.refused_versions)
+    result += refused_in_words(shared.refused_versions)
     result += f"; {found.not_in_api:,} events that the API does not show (any more)" if found.not_in_api else ""
     return "\n".join([*lines, f"{found.hours:,} hours, {found.events:,} events in {asked}: {result}"])
 

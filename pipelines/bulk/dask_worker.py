@@ -121,7 +121,7 @@ async def end(job: Job, dask_worker: Any) -> None:
 
 
 class _Ending(WorkerPlugin):
-    """Ends a job in this process when it is removed: after the last unit, or because the worker is told to stop."""
+    """Ends a job in this process when it is removed: after the last unit, or when the worker stops."""
 
     def __init__(self, job: Job) -> None:
         self._job = job

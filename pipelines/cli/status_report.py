@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipelines.host.side_by_side import answers_of
+from pipelines.host.side_by_side import answers_of, silence
 from pipelines.lake.reads import LakeHealth, lake_health
 from pipelines.proof.gaps import Repair, repairs_of, summary_of
 from pipelines.settings.settings import PostgresSettings, Settings
@@ -24,12 +24,11 @@ def status_of(settings: Settings, now: datetime) -> tuple[dict[str, Any], list[A
     with ExitStack() as stack:
         # Before both: dlt reads its configuration once, with the port of an embedded server in it.
         server = _or_error(lambda: stack.enter_context(server_if_there(settings.stores)))
-        answers = answers_of(
-            {
-                "warehouse": lambda: _or_error(lambda: _warehouse(settings, now, server)),
-                "lake": lambda: _or_error(lambda: _lake(lake_health(settings.account_ids, now), now)),
-            }
-        )
+        stores: dict[str, Callable[[], dict[str, Any]]] = {
+            "warehouse": lambda: _warehouse(settings, now, server),
+            "lake": lambda: _lake(lake_health(settings.account_ids, now), now),
+        }
+        answers = answers_of(lambda name: _or_error(stores[name]), stores, lambda _: silence())
     status: dict[str, Any] = {"at": now.isoformat(), "safety_lag_seconds": settings.defaults.safety_lag_seconds}
     for name, answer in answers.items():
         status[name] = {"error": str(answer)} if isinstance(answer, AuditLogsError) else answer

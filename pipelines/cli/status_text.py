@@ -110,8 +110,8 @@ def _gaps(summary: str | None, commands: Sequence[str]) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that people would use."""
+    """A length of time in the unit that people would use."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
+        if abs(seconds) >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"

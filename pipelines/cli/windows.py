@@ -29,7 +29,7 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
 
 
 def window_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Window:
-    """The window that was asked for. Ends the process (exit 2) if it is none, and says what was taken for UTC."""
+    """The window that was asked for. Ends the process (exit 2) if it is empty."""
     window = Window(options.since.astimezone(UTC), options.before.astimezone(UTC))
     if window.since >= window.before:
         parser.error(f"--since ({window.since.isoformat()}) has to be before --before ({window.before.isoformat()})")
@@ -39,7 +39,7 @@ def window_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> W
 def accounts_of(
     chosen: Sequence[str] | None, configured: Sequence[str], is_known: Callable[[str], bool] = lambda _: False
 ) -> tuple[str, ...]:
-    """The accounts that were asked for, each once: those of the settings if none was.
+    """The accounts that were asked for, each once; without any, those of the settings.
 
     Raises:
         UsageError: there are none, or one is neither in the settings nor known otherwise.

@@ -1,7 +1,7 @@
 """Errors that can pass by themselves (exit 75), and those that need an operator (exit 1). Decided here alone.
 
-An error is judged by what the system, PostgreSQL or the S3 store calls it, never by its words. An error that cannot be
-told apart counts as passing: libpq gives no SQLSTATE for a refused connection, be it a wrong password or a restart.
+An error is judged by what the system, PostgreSQL or the S3 store calls it, never by its words. If that leaves it open,
+the error counts as passing: libpq gives no SQLSTATE for a failed connection, be it a wrong password or a restart.
 """
 
 import errno

@@ -174,11 +174,6 @@ class Settings:
         """The longest delay with which an event is still found."""
         return timedelta(hours=self.sweep_window_hours)
 
-    @property
-    def sweeps_dir(self) -> Path:
-        """Where the times of the last sweeps are."""
-        return self.stores.data_dir / "sweeps"
-
     def first_begin(self, stream: Stream, now: datetime) -> datetime:
         """Where a stream begins that neither store has seen: `INITIAL_CHECKPOINT`, or 30 days ago."""
         return self.account(stream.account_id).initial_checkpoint or now - DEFAULT_HISTORY

@@ -74,7 +74,8 @@ def check_api(settings: Settings, seconds: float) -> Iterator[Finding]:
         if clock_error:
             yield failed("clock", clock_error)
             return
-        yield _clock(next((offset for one in answers.values() if (offset := _offset(one)) is not None), None))
+        offsets = (one.client.clock_offset for one in answers.values() if one.client)
+        yield _clock(next((offset for offset in offsets if offset is not None), None))
         by_token: dict[str, dict[Stream, Answer]] = defaultdict(dict)
         for stream, answer in answers.items():
             by_token[settings.account(stream.account_id).token_name][stream] = answer
@@ -110,10 +111,6 @@ def _shortened(findings: Sequence[Finding], all_well: str) -> Iterator[Finding]:
         yield well[0]._replace(found=f"{len(well):,} {all_well}")
         findings = [finding for finding in findings if finding.status != "ok"]
     yield from findings
-
-
-def _offset(answer: Answer) -> timedelta | None:
-    return answer.client.clock_offset if answer.client else None
 
 
 def _clock(offset: timedelta | None) -> Finding:

@@ -59,11 +59,7 @@ def _disk(stores: StoreSettings) -> Result:
 
 
 def try_out_folder(folder: Path) -> Path:
-    """Writes a file without a name where the folder is, or where it would be made; returns where that was.
-
-    Raises:
-        AuditLogsError: it may not be read or written, or has no space.
-    """
+    """Writes a file without a name where the folder is, or where it would be made; returns where that was."""
     there = nearest(folder)
     try:
         next(there.iterdir(), None)

@@ -19,7 +19,7 @@ from pipelines.lake.destination import Lake, lake_url
 from pipelines.load.dlt_settings import verify_hooks
 from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, open_spool
-from pipelines.loop.background import Background, BackgroundTask
+from pipelines.loop.background import Background
 from pipelines.loop.cycle import Cycle
 from pipelines.loop.cycles import Cycles
 from pipelines.loop.failures import Failures
@@ -37,7 +37,6 @@ from pipelines.watch.progress import Progress, longest_silence_seconds
 from pipelines.watch.running import Running
 from pipelines.watch.systemd import Supervisor
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
-from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import Traffic
 
 
@@ -75,7 +74,12 @@ def run(
         new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
             destinations=destinations,
-            schedule=_schedule(settings, is_once=once),
+            schedule=Schedule(
+                settings.streams,
+                poll_seconds=settings.poll_interval_seconds,
+                has_sweeps=bool(settings.sweep_interval),
+                is_once=once,
+            ),
             plan=CyclePlan(settings, destinations, clock()),
             cycles=Cycles(settings, new_cycle, failures.accounts.failed),
             loaders=Loaders(destinations, clock),
@@ -87,11 +91,6 @@ def run(
             stop=stop,
         ).run()
         return report
-
-
-def _schedule(settings: Settings, *, is_once: bool) -> Schedule[Loader, Stream, BackgroundTask]:
-    poll_seconds, has_sweeps = settings.poll_interval_seconds, bool(settings.sweep_interval)
-    return Schedule(settings.streams, poll_seconds=poll_seconds, has_sweeps=has_sweeps, is_once=is_once)
 
 
 def _show_progress(progress: Progress, supervisor: Supervisor, report: Report, show: Callable[[], None]) -> None:

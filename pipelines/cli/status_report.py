@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pipelines.host.side_by_side import answers_of, silence
 from pipelines.lake.reads import LakeHealth, lake_health
-from pipelines.proof.gaps import Repair, repairs_of, summary_of
+from pipelines.proof.gaps import repairs_of, summary_of
 from pipelines.settings.settings import PostgresSettings, Settings
 from pipelines.warehouse.embedded import server_if_there
 from pipelines.warehouse.measured_lag import recommended_seconds
@@ -62,12 +62,11 @@ def _warehouse(settings: Settings, now: datetime, server: PostgresSettings | Aud
                 _stream(stream, positions.get(stream), now) | _health(found[stream], stream, gaps) for stream in streams
             ],
             "gaps": summary_of(gaps) if gaps else None,
-            "repairs": [_repair(repair) for repair in repairs_of(gaps, settings.accounts.__contains__)],
+            "repairs": [
+                repair._asdict() | {"since": _time(repair.since), "before": _time(repair.before)}
+                for repair in repairs_of(gaps, settings.accounts.__contains__)
+            ],
         }
-
-
-def _repair(repair: Repair) -> dict[str, Any]:
-    return repair._asdict() | {"since": _time(repair.since), "before": _time(repair.before)}
 
 
 def _lake(health: LakeHealth, now: datetime) -> dict[str, Any]:

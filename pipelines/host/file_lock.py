@@ -13,11 +13,7 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 
 
 def take_file_lock(file: IO[str], what: str, *, hint: str) -> None:
-    """Locks a file that is open to read and append, and writes into it who that is; safe to repeat.
-
-    Raises:
-        TemporaryError: another process, which is named, does `what`.
-    """
+    """Locks a file that is open to read and append; it holds the holder's name, for the error. Safe to repeat."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -54,12 +54,7 @@ class Asked(Generic[T]):
             self._answers.put(error)
 
     def answers(self) -> Iterator[T]:
-        """Each part as soon as it is there.
-
-        Raises:
-            SilentError: the rest did not come in time.
-            BaseException: what the question raised.
-        """
+        """Each part as soon as it is there; raises what the question raised, or SilentError if the rest is late."""
         while (answer := self._next()) is not None:
             if isinstance(answer, BaseException):
                 raise answer

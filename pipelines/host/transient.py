@@ -55,15 +55,13 @@ def exit_code_of(*errors: BaseException) -> int:
         return 0
     if any(isinstance(error, WrongUsageError) for error in errors):
         return 2
-    return 75 if all(_is_temporary(error) for error in errors) else 1
-
-
-def _is_temporary(error: BaseException) -> bool:
-    return isinstance(error, TemporaryError) if isinstance(error, AuditLogsError) else can_pass(error)
+    return 75 if all(map(can_pass, errors)) else 1
 
 
 def can_pass(error: BaseException) -> bool:
     """True if trying again later may be all there is to do."""
+    if isinstance(error, AuditLogsError):
+        return isinstance(error, TemporaryError)
     if (answer := _s3_answer(error)) is not None:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return answer.get("Error", {}).get("Code") in _PASSING_S3_CODES or status not in _LASTING_S3_STATUSES

@@ -118,11 +118,7 @@ def _note_missing(read: SettingReader, environment: Mapping[str, str], accounts:
 
 
 def _tables(environment: Mapping[str, str], root: Path) -> list[dict[str, Any]]:
-    """The tables of the accounts' file, if there is one.
-
-    Raises:
-        ValueError: it holds something else.
-    """
+    """The tables of the accounts' file, if there is one; ValueError if it holds something else."""
     named = environment.get(ACCOUNTS_FILE)
     file = root / (named or DEFAULT_FILE)
     if named is None and not file.exists():

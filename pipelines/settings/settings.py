@@ -219,11 +219,7 @@ def read_settings(
 
 
 def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
-    """The part of the settings that says where the events are; all that commands need which never ask the API.
-
-    Raises:
-        SettingsError: as `read_settings`.
-    """
+    """The part of the settings that says where the events are; all that commands need which never ask the API."""
     read = SettingReader(environment)
     stores = _read_stores(read)
     if read.problems:

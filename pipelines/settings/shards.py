@@ -22,11 +22,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """The shard that is written as `2/3`.
-
-        Raises:
-            argparse.ArgumentTypeError: it is not, or there is no such shard.
-        """
+        """The shard that is written as `2/3`, for argparse."""
         written = _WRITTEN.fullmatch(text)
         if written is None:
             raise argparse.ArgumentTypeError(f"{text!r:.40} is not a shard: write it as 1/3, the first one of three")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 from tqdm import tqdm
@@ -60,7 +61,7 @@ def run(
     supervisor = Supervisor(longest_silence_seconds(settings), is_idle=not settings.accounts)
     progress = Progress(settings, supervisor.alive)
     failures = Failures(settings)
-    report = Report(failures, settings.poll_interval, Traffic(progress.note))
+    report = Report(failures, timedelta(seconds=settings.poll_interval_seconds), Traffic(progress.note))
     with (
         # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
         nullcontext() if settings.stores.postgres else embedded_postgres(settings.stores.postgres_dir),
@@ -77,7 +78,7 @@ def run(
             schedule=Schedule(
                 settings.streams,
                 poll_seconds=settings.poll_interval_seconds,
-                has_sweeps=bool(settings.sweep_interval),
+                has_sweeps=settings.sweep_interval_seconds > 0,
                 is_once=once,
             ),
             plan=CyclePlan(settings, destinations, clock()),

@@ -160,16 +160,6 @@ class Settings:
         return self.account(stream.account_id).safety_lag
 
     @property
-    def poll_interval(self) -> timedelta:
-        """The time between two polls."""
-        return timedelta(seconds=self.poll_interval_seconds)
-
-    @property
-    def sweep_interval(self) -> timedelta:
-        """The time between two sweeps; zero: none."""
-        return timedelta(seconds=self.sweep_interval_seconds)
-
-    @property
     def sweep_window(self) -> timedelta:
         """The longest delay with which an event is still found."""
         return timedelta(hours=self.sweep_window_hours)

@@ -172,7 +172,7 @@ def _read_token(
     except ValueError as error:
         place = Path(name).name if reference == "token_file" else name
         may_be_token = any(len(word) >= SHORTEST_TOKEN for word in re.split(r"[^A-Za-z0-9_-]", place))
-        like_one = "must name the place of the token, and not the token itself, as it seems to"
+        like_one = "must say where the token is, but holds what looks like a token"
         own.problem(f"{reference} {like_one if may_be_token else f'{name!r} {error}'}")
         return None
 

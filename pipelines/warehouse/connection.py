@@ -4,9 +4,10 @@ A URL would change passwords with spaces, sockets, IPv6 addresses and `%`, and l
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import psycopg2
 import pyarrow as pa
@@ -21,6 +22,8 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 Credentials = PostgresCredentials
 """For those above, which do not import dlt."""
+
+T = TypeVar("T")
 
 INSUFFICIENT_PRIVILEGE = "42501"
 
@@ -47,7 +50,7 @@ SESSION_SQL = (
 )
 """Sets those that the server knows. A `SET` after the connect: PgBouncer refuses startup parameters."""
 _AT_THE_START = "-cquote_all_identifiers=off -cclient_min_messages=warning"
-"""What ADBC needs before a SET can come: it reads the types' names, and prints each message to stderr as it is."""
+"""Needed before a SET can come: ADBC reads the types' names, and libpq prints each message to stderr as it is."""
 _WITHOUT_OPTIONS = set[tuple[str | None, str | None]]()
 """Hosts and ports of the poolers that refuse startup parameters."""
 
@@ -76,16 +79,21 @@ def conninfo(parameters: Mapping[str, str]) -> str:
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
     """A connection to the warehouse, in a session with the settings above."""
+    return _opened(credentials, partial(_connected, autocommit=autocommit))
+
+
+def _opened(credentials: PostgresCredentials, opening: Callable[[Mapping[str, str]], T]) -> T:
+    """Opens a connection with the settings that are needed at its start, or without, where a pooler refuses them."""
     parameters = parameters_of(credentials)
     if (place := (parameters.get("host"), parameters.get("port"))) not in _WITHOUT_OPTIONS:
         options = f"{parameters.get('options', '')} {_AT_THE_START}".strip()
         try:
-            return _connected(parameters | {"options": options}, autocommit=autocommit)
-        except Error as error:
+            return opening(parameters | {"options": options})
+        except (Error, psycopg2.Error) as error:
             if "startup parameter" not in message_of(error):
                 raise
             _WITHOUT_OPTIONS.add(place)
-    return _connected(parameters, autocommit=autocommit)
+    return opening(parameters)
 
 
 def _connected(parameters: Mapping[str, str], *, autocommit: bool) -> Connection:
@@ -105,7 +113,7 @@ def _connected(parameters: Mapping[str, str], *, autocommit: bool) -> Connection
 
 def connect_psycopg2(credentials: PostgresCredentials) -> Any:
     """The same by psycopg2, for dlt; the caller sets the session."""
-    return psycopg2.connect(conninfo(parameters_of(credentials)))
+    return _opened(credentials, lambda parameters: psycopg2.connect(conninfo(parameters)))
 
 
 @contextmanager

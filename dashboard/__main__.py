@@ -5,17 +5,15 @@ An embedded PostgreSQL that is not running runs as long as this does. Nothing is
 
 import argparse
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.host.logs import configure_logs
+from pipelines.cli.command import run_lake_command
 from pipelines.host.output import protect_streams
-from pipelines.settings.settings import SettingsError, read_environment, read_store_settings
+from pipelines.settings.settings import read_environment, read_store_settings
 from pipelines.warehouse.embedded import server_if_there
-from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .copies import remove_copies
 
@@ -30,26 +28,22 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}, or a free one if that is taken")
     options = parser.parse_args()
     protect_streams()
-    configure_logs()
+    return run_lake_command(lambda: _serve(options.port))
+
+
+def _serve(port: int) -> int:
     try:
         import uvicorn  # noqa: PLC0415  # in a dependency group of its own
 
-        stores = read_store_settings(read_environment())
-        with server_if_there(stores), _listening(options.port) as listening:
-            print(f"The dashboard: http://{_LOOPBACK}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-            config = uvicorn.Config(served_app(), log_level="error", timeout_graceful_shutdown=1)
-            uvicorn.Server(config).run(sockets=[listening])
+        app = served_app()
     except ModuleNotFoundError as error:
         print(f"The dashboard's packages are not installed ({error.name}): run make dashboard", file=sys.stderr)
         return 1
-    except SettingsError as error:
-        print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
-        return 2
-    except (AuditLogsError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    stores = read_store_settings(read_environment())
+    with server_if_there(stores), _listening(port) as listening:
+        print(f"The dashboard: http://{_LOOPBACK}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 
@@ -70,7 +64,6 @@ def _listening(port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     code = main()
     sys.stdout.flush()
     remove_copies()

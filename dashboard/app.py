@@ -127,7 +127,7 @@ def navigation(section):
 
 @app.cell
 def content(error, filters, found, link, now, opened, query, section):
-    """The section that is chosen. The pipeline's health can be told without events."""
+    """The section that is chosen. The pipeline's health can be shown without events."""
     try:
         if section.value == "Health":
             _shown = sections.health(now)

@@ -1,4 +1,4 @@
-"""Lets only this host's own pages talk to the dashboard: there is no password, and a browser would lend its legs.
+"""Lets only this host's own pages talk to the dashboard: it has no password, and foreign pages can use the browser.
 
 A foreign page in the user's browser can open a WebSocket to loopback, and by a name that it points there (DNS
 rebinding) it can read answers, too. Both show: in `Origin` and in `Host`. Where it leads the browser here by a link,

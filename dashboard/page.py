@@ -78,7 +78,7 @@ def dates_of(query: Mapping[str, Any], now: datetime) -> tuple[datetime, datetim
 
 
 def misread(query: Mapping[str, Any], accounts: Sequence[str]) -> list[str]:
-    """The options that the address asks for in vain, and those that are shown instead."""
+    """The options of the address that do not exist, and those that are shown instead."""
     account, said = str(query.get("account") or ALL_ACCOUNTS), []
     if account not in (ALL_ACCOUNTS, *accounts):
         said.append(f"there is no account {account} here: all accounts are shown")

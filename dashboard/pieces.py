@@ -6,6 +6,7 @@ from html import escape
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from pipelines.cli.status_text import duration
 from pipelines.host.masking import masked
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
@@ -55,7 +56,7 @@ def ranking(title: str, rows: Sequence[Row], link: Mapping[str, str]) -> str:
 
 def _ranked(row: Row, most: int, link: Mapping[str, str]) -> str:
     value, part, failed = row["value"], 100 * row["events"] / most, 100 * row["failures"] / most
-    name = "<i>not told</i>"
+    name = "<i>unknown</i>"
     if value is not None:
         words = [*link["search"].split(), *value.split()]
         name = str(Link(value, {**link, "search": " ".join(dict.fromkeys(words))}))
@@ -118,7 +119,7 @@ def _change(change: Change) -> str:
 
 
 def health(name: str, of: Health | AuditLogsError, now: datetime) -> str:
-    """A destination's cursors, last loads and quarantine, or why it does not tell."""
+    """A destination's cursors, last loads and quarantine, or the error in their place."""
     if isinstance(of, AuditLogsError):
         return f"<section><h3>{escape(name)}</h3>{problem(of)}</section>"
     cursors = [{"stream": stream, "cursor": at, "age": _age(at, now)} for stream, at in of.cursors.items()]
@@ -152,14 +153,6 @@ def note(text: str) -> str:
 def written(time: datetime, precision: str = "seconds") -> str:
     """A time in UTC as people read it."""
     return time.replace(tzinfo=None).isoformat(" ", precision)
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its largest unit."""
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if abs(seconds) >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _age(time: datetime | None, now: datetime) -> str:

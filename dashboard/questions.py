@@ -104,9 +104,9 @@ def failures(filters: Filters) -> Question:
 def first_seen(filters: Filters) -> Question:
     """The actors and addresses of the window that the LOOK_BACK before it does not have, newest first.
 
-    `subject` says which of the two `value` is; `address` and `actor` are those of its first event. Those with an event
-    that search and failures leave are told; what they leave out was seen all the same. One row more, 'all', has the
-    time of the first event of all. One pass over the window and the LOOK_BACK.
+    `subject` says which of the two `value` is; `address` and `actor` are those of its first event. A value is
+    listed if search and failures leave one of its events; the others count as seen all the same. One row more,
+    'all', has the time of the first event of all. One pass over the window and the LOOK_BACK.
     """
     longer = replace(filters, since=filters.since - LOOK_BACK)
     where, parameters = _where(replace(longer, search="", only_failures=False))

@@ -75,8 +75,8 @@ def _reservation(earliest: datetime | None, filters: Filters) -> str:
     """A caveat: the time before is not known, because the store has hardly anything of it."""
     if earliest is None or earliest < filters.since - LOOK_BACK + timedelta(days=1):
         return ""
-    told = f"is nothing before {pieces.written(earliest)}: whoever was there before then looks new"
-    return f'<p class="quiet">Of these {LOOK_BACK.days} days, there {told}.</p>'
+    caveat = f"there is nothing before {pieces.written(earliest)}: whoever was there before then looks new"
+    return f'<p class="quiet">Of these {LOOK_BACK.days} days, {caveat}.</p>'
 
 
 def failures(store: EventStore, filters: Filters, found: Mapping[str, list[Row]]) -> Any:

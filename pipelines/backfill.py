@@ -21,8 +21,9 @@ from pipelines.bulk.units import add_scheduler_option
 from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, window_of
 from pipelines.fetch.api import utc_now
-from pipelines.fetch.refusals import told_refused
+from pipelines.fetch.refusals import refused_in_words
 from pipelines.host.logs import log
+from pipelines.host.output import say
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Window
 
@@ -48,7 +49,7 @@ def _backfill(window: Window, options: argparse.Namespace, settings: Settings) -
     done = backfill_days(days, settings, shared, scheduler=options.scheduler)
     for gap in done.gaps:
         log.error("backfill.gap", **gap.about, hint="see reconcile.py")
-    print(_as_json(done, shared) if options.json else _as_text(done, len(days), shared))
+    say(_as_json(done, shared) if options.json else _as_text(done, len(days), shared))
     return shared.exit_code or (3 if done.gaps else 0)
 
 
@@ -61,8 +62,8 @@ def _as_json(done: Backfilled, shared: Shared) -> str:
 def _as_text(done: Backfilled, days: int, shared: Shared) -> str:
     new = ", ".join(f"{name} {count:,} new" for name, count in sorted(done.new.items()))
     skipped = f"; {done.skipped:,} of {days:,} days were there" if done.skipped else ""
-    lines = [f"{done.read:,} events read: {new or 'nothing to do'}{skipped}{told_refused(shared.refused_versions)}"]
-    lines += [f"failed: {s.account_id} ({s.api_version}): {error}" for s, error in shared.failures.items()]
+    lines = [f"{done.read:,} events read: {new or 'nothing to do'}{skipped}{refused_in_words(shared.refused_versions)}"]
+    lines += [f"failed: {s.account_id} ({s.api_version}): {error}" for s, error in shared.failing.items()]
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from pipelines.cli.command import run_command
+from pipelines.host.output import say
 from pipelines.settings.settings import PostgresSettings, StoreSettings
 from pipelines.warehouse.connection import transaction, value_of
 from pipelines.warehouse.destination import open_warehouse
@@ -38,7 +39,7 @@ def convert(stores: StoreSettings, _: PostgresSettings) -> int:
         begun = time.monotonic()
         are_done = [outcome.reason is None for outcome in warehouse.prepare(client, is_patient=True)]
     done = sum(are_done)
-    print(f"{done} steps done, {len(are_done) - done} not, in {time.monotonic() - begun:.0f} s")
+    say(f"{done} steps done, {len(are_done) - done} not, in {time.monotonic() - begun:.0f} s")
     return 0 if all(are_done) else 1
 
 

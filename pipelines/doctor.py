@@ -9,12 +9,12 @@ from pipelines.cli.entry import end  # first: from here on, a signal ends it qui
 # isort: split
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pipelines.checks.all_checks import check_all
 from pipelines.cli.command import run_lake_command
+from pipelines.host.output import say
 from pipelines.host.side_by_side import PATIENCE_SECONDS
 from pipelines.settings.settings import read_environment, read_settings
 
@@ -36,10 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _examine(seconds: float, *, as_json: bool) -> int:
     settings = read_settings(read_environment(), now=datetime.now(UTC))
-    out = sys.stdout  # dlt, in another thread, has its own in that place while it reads its configuration
     has_failed = False
     for finding in check_all(settings, seconds):
-        print(json.dumps(finding._asdict()) if as_json else finding, file=out, flush=True)
+        say(json.dumps(finding._asdict()) if as_json else finding)
         has_failed = has_failed or finding.status == "fail"
     return int(has_failed)
 

@@ -20,7 +20,8 @@ from pipelines.bulk.shared import Shared
 from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
 from pipelines.fetch.api import utc_now
-from pipelines.fetch.refusals import told_refused
+from pipelines.fetch.refusals import refused_in_words
+from pipelines.host.output import say
 from pipelines.lake.reads import read_lake
 from pipelines.proof.compare import SIDES
 from pipelines.proof.gaps import hours_with_gaps
@@ -54,7 +55,7 @@ def _reconcile(window: Window, options: argparse.Namespace, settings: Settings) 
     window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
     days = [(stream, day) for day in days_of(window) for stream in shared.streams]
     found = reconcile_days(days, window, scope, settings, shared)
-    print(json.dumps(found.as_json() | shared.as_json()) if options.json else _as_text(found, scope, shared))
+    say(json.dumps(found.as_json() | shared.as_json()) if options.json else _as_text(found, scope, shared))
     return shared.exit_code or (3 if found.gaps or found.broken_quarantines else 0)
 
 
@@ -67,11 +68,11 @@ def _as_text(found: Reconciled, scope: Scope, shared: Shared) -> str:
         table.append((stream.account_id, stream.api_version, hour, *counts, "; ".join(check.problems)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-    asked, failures = "API, warehouse, lake" if scope.asks_api else "warehouse, lake", len(shared.failures)
+    asked, failures = "API, warehouse, lake" if scope.asks_api else "warehouse, lake", len(shared.failing)
     result = "no gap found" if shared.failed else "complete"
     result = hours_with_gaps(len(found.gaps)) if found.gaps else result
     result += f"; {failures:,} accounts could not be compared, see the log" if failures else ""
-    result += told_refused(shared.refused_versions)
+    result += refused_in_words(shared.refused_versions)
     result += f"; {found.not_in_api:,} events that the API does not show (any more)" if found.not_in_api else ""
     return "\n".join([*lines, f"{found.hours:,} hours, {found.events:,} events in {asked}: {result}"])
 

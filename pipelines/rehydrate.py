@@ -20,6 +20,7 @@ from pipelines.bulk.units import add_scheduler_option
 from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, days_of, past_window, window_of
 from pipelines.fetch.api import utc_now
+from pipelines.host.output import say
 from pipelines.lake.reads import read_lake
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Window
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _drop(window: Window, options: argparse.Namespace, settings: Settings) -> int:
     dropped = drop_window(accounts_of(options.account, settings.account_ids, lambda _: True), window, settings)
-    print(json.dumps({"dropped": dropped}) if options.json else f"{dropped:,} events taken out of {TABLE}")
+    say(json.dumps({"dropped": dropped}) if options.json else f"{dropped:,} events taken out of {TABLE}")
     return 0
 
 
@@ -55,7 +56,7 @@ def _rehydrate(window: Window, options: argparse.Namespace, settings: Settings) 
     broken = f"; {len(done.broken):,} objects are broken, see the log" if done.broken else ""
     broken += f"; failed: {', '.join(done.failed)}" if done.failed else ""
     text = f"{done.events:,} events of {done.objects:,} objects ({done.bytes:,} bytes) {read}{broken}"
-    print(json.dumps({**asdict(done), "dry_run": options.dry_run}) if options.json else text)
+    say(json.dumps({**asdict(done), "dry_run": options.dry_run}) if options.json else text)
     return 1 if done.broken or done.failed else 0
 
 

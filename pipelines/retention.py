@@ -19,6 +19,7 @@ from adbc_driver_manager.dbapi import Connection
 from tqdm import tqdm
 
 from pipelines.cli.command import run_command
+from pipelines.host.output import say
 from pipelines.settings.settings import PostgresSettings, StoreSettings
 from pipelines.warehouse.connection import as_owner, connect, transaction_on, value_of
 from pipelines.warehouse.destination import open_warehouse
@@ -47,7 +48,7 @@ def delete_old(stores: StoreSettings, _: PostgresSettings, *, dry_run: bool, as_
             unit, count = _delete(connection, stores.postgres_schema, oldest, dry_run=dry_run)
     result = {"before": oldest.isoformat(), unit: count, "dry_run": dry_run}
     text = f"{count:,} {unit} from before {oldest:%Y-%m-%d %H:%M} UTC {'would be' if dry_run else 'were'} deleted"
-    print(json.dumps(result) if as_json else text)
+    say(json.dumps(result) if as_json else text)
     return 0
 
 

@@ -11,17 +11,18 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 
+from pipelines.cli.command import run_lake_command
 from pipelines.cli.main_job import run
 from pipelines.fetch.api import utc_now
-from pipelines.host.logs import configure_logs, log
+from pipelines.host.logs import log
 from pipelines.host.memory import keep_small
-from pipelines.host.transient import can_pass
+from pipelines.host.output import say
 from pipelines.loop.report import as_json, as_text, exit_code
-from pipelines.settings.settings import SettingsError, read_environment, read_settings
+from pipelines.settings.settings import read_environment, read_settings
 from pipelines.settings.shards import WHOLE, Shard
 from pipelines.watch.stopping import stop_on_signals
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 LONGEST_STOP_SECONDS = 60
 """A load may still take so long after a signal to stop. Then the process ends as if killed, which is safe."""
@@ -31,24 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the loop, or one poll of it, and returns the exit code."""
     options = _parse_arguments(arguments)
     keep_small()
-    configure_logs()
-    try:
-        settings = read_settings(read_environment(), now=utc_now())
-    except SettingsError as error:
-        print("The settings are not right; nothing was touched:", *error.problems, sep="\n  ", file=sys.stderr)
-        return 2
+    return run_lake_command(partial(_run, options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = read_settings(read_environment(), now=utc_now())
     for warning in settings.warnings:
         log.warning("settings.warning", warning=warning)
-    try:
-        report = run(settings, once=options.once, shard=options.shard, stop=stop_on_signals(LONGEST_STOP_SECONDS))
-    except (AuditLogsError, OSError) as error:
-        is_ours = isinstance(error, AuditLogsError)
-        hint = {} if is_ours else {"hint": f"check {settings.stores.data_dir}, its rights and space, or set DATA_DIR"}
-        log.error("run.failed", error=error, **hint)
-        return 75 if (isinstance(error, TemporaryError) if is_ours else can_pass(error)) else 1
+    report = run(settings, once=options.once, shard=options.shard, stop=stop_on_signals(LONGEST_STOP_SECONDS))
     if not options.once:
         return 0
-    print(json.dumps(as_json(report)) if options.json else as_text(report))
+    say(json.dumps(as_json(report)) if options.json else as_text(report))
     return exit_code(report)
 
 

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from pipelines.cli.command import run_lake_command
+from pipelines.host.output import say
 from pipelines.lake.partitions import DATASET
 from pipelines.settings.settings import read_environment, read_store_settings
 
@@ -27,7 +28,7 @@ def _show() -> int:
     if stores.s3 is None:
         print("S3_BUCKET is not set: a folder lake needs no policy", file=sys.stderr)
         return 2
-    print(json.dumps(policy(stores.s3.bucket, stores.lake_prefix), indent=2))
+    say(json.dumps(policy(stores.s3.bucket, stores.lake_prefix), indent=2))
     return 0
 
 

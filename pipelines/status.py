@@ -12,10 +12,12 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from shutil import get_terminal_size
 
 from pipelines.cli.command import run_lake_command
 from pipelines.cli.status_report import status_of
-from pipelines.cli.status_text import print_status
+from pipelines.cli.status_text import status_text
+from pipelines.host.output import say
 from pipelines.host.transient import exit_code_of
 from pipelines.settings.settings import read_environment, read_settings
 
@@ -29,12 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(*, as_json: bool) -> int:
-    now, out = datetime.now(UTC), sys.stdout  # dlt, in another thread, may have its own in that place later
+    now, width = datetime.now(UTC), get_terminal_size().columns if sys.stdout.isatty() else None
     status, errors = status_of(read_settings(read_environment(), now=now, asks_api=False), now)
-    if as_json:
-        print(json.dumps(status), file=out, flush=True)
-    else:
-        print_status(status, out)
+    say(json.dumps(status) if as_json else status_text(status, width))
     return max(map(exit_code_of, errors), default=0)
 
 

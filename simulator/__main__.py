@@ -72,7 +72,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=5000, help="past events of each account and version")
     parser.add_argument("--event-bytes", type=int, default=0, help="bytes that each event is padded with")
     parser.add_argument("--history-hours", type=float, default=24)
-    parser.add_argument("--live-rate", type=float, default=30, help="events a minute from now on, likewise")
+    parser.add_argument(
+        "--live-rate", type=float, default=30, help="events a minute from now on, of each account and version"
+    )
     parser.add_argument("--live-minutes", type=float, default=60, help="for how long events come")
     parser.add_argument("--delay-seconds", type=float, default=2, help="the longest time until an event is visible")
     for name, limit in _LIMITS.items():

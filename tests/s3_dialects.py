@@ -63,6 +63,8 @@ REPLACES_ALONE = Dialect("If-None-Match ignored", creates="ignored")
 IGNORANT = Dialect("both ignored", creates="ignored", replaces="ignored")
 UNKNOWN = Dialect("both 501", creates=(501, "NotImplemented"), replaces=(501, "NotImplemented"))
 INVALID = Dialect("both 400, as HTML", creates=(400, "InvalidArgument"), replaces=(400, "InvalidRequest"), body="html")
+NEVER_CREATES = Dialect("If-None-Match 412, always", creates=(412, "PreconditionFailed"))
+NEVER_REPLACES = Dialect("If-Match 412, always", replaces=(412, "PreconditionFailed"))
 CREATES_OR_501 = Dialect("If-Match 501, no body", replaces=(501, "NotImplemented"), body="none")
 REPLACES_OR_400 = Dialect("If-None-Match 400", creates=(400, "InvalidArgument"))
 REDRAWN = Dialect("a proxy makes ETags of its own", shown='"proxy-{}"')
@@ -79,6 +81,8 @@ POOR = (
     INVALID,
     CREATES_OR_501,
     REPLACES_OR_400,
+    NEVER_CREATES,
+    NEVER_REPLACES,
     REDRAWN,
     NAMELESS,
     CONSTANT,

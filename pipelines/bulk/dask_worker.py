@@ -121,7 +121,7 @@ async def end(job: Job, dask_worker: Any) -> None:
 
 
 class _Ending(WorkerPlugin):
-    """Ends a job in this process when it is removed: after the last unit, or because the worker is told to stop."""
+    """Ends a job in this process when it is removed: after the last unit, or when the worker stops."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -144,11 +144,7 @@ def _running(job: Job, worker: Any) -> _Running:
 
 
 def _settings_for(job: Job) -> Settings:
-    """Reads the worker's own settings anew.
-
-    Raises:
-        UnfitWorkerError: they lack something, or name other places than those of the command.
-    """
+    """Reads the worker's own settings anew; raises UnfitWorkerError if they are wrong, or name other places."""
     configure_logs()
     Container()[PluggableRunContext].reload(str(PROJECT_ROOT))  # dlt reads them once a process
     try:
@@ -165,11 +161,7 @@ def _settings_for(job: Job) -> Settings:
 
 
 def whereabouts(settings: Settings, *, asks_api: bool) -> dict[str, str]:
-    """Returns what has to be the same for command and workers, by name and without secrets, as dlt resolves it.
-
-    Raises:
-        AuditLogsError: there are no credentials for a store.
-    """
+    """Returns what has to be the same for command and workers, by name and without secrets, as dlt resolves it."""
     stores, lake = settings.stores, client_of(Lake()).config
     found = {"lake": str(lake.bucket_url), "warehouse": f"embedded PostgreSQL in {stores.postgres_dir}"}
     if endpoint := getattr(lake.credentials, "endpoint_url", None):

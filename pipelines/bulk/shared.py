@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipelines.fetch.api import sleep_until
@@ -19,19 +18,15 @@ MOST_STREAMS = 4
 Result = TypeVar("Result")
 
 
-@dataclass
-class Shared:
+class Shared(AccountFailures):
     """Notes which streams were read and which failed; a stream that failed is not asked for again."""
 
-    streams: Sequence[Stream] = ()
-    """All streams of the command."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    budgets: Budgets = field(default_factory=Budgets)
-    given_up: dict[Stream, AccountError] = field(default_factory=dict)
-    """The error of each stream that is not asked for any more."""
-
-    def __post_init__(self) -> None:
-        self._accounts = AccountFailures(self.streams)
+    def __init__(self, streams: Sequence[Stream] = ()) -> None:
+        """With all streams of the command."""
+        super().__init__(streams)
+        self.streams, self.stop, self.budgets = streams, threading.Event(), Budgets()
+        self.given_up: dict[Stream, AccountError] = {}
+        """The error of each stream that is not asked for any more."""
 
     @property
     def threads(self) -> int:
@@ -62,38 +57,23 @@ class Shared:
             if isinstance(result, AuditLogsError):
                 self.note_failure(stream, result)
             else:
-                self._accounts.readable.add(stream)
-                self._accounts.log(at_once=True)
+                self.readable.add(stream)
+                self.log(at_once=True)
                 yield result
-        self._accounts.log(at_once=True, is_last=True)
+        self.log(at_once=True, is_last=True)
 
     def note_failure(self, stream: Stream, error: AuditLogsError) -> None:
         """Keeps a stream's first error, and reports it: a refusal when the other versions have answered or failed."""
-        if stream not in self._accounts.failed:
-            self._accounts.note(stream, error)
-            self._accounts.log(at_once=True)
-
-    @property
-    def failed(self) -> dict[Stream, AuditLogsError]:
-        """The first error of each stream; refused versions, too."""
-        return self._accounts.failed
-
-    @property
-    def refused_versions(self) -> dict[Stream, AuditLogsError]:
-        """The streams that are refused while their account can be read in another version: they fail nothing."""
-        return self._accounts.refused_versions
-
-    @property
-    def failures(self) -> dict[Stream, AuditLogsError]:
-        """The other ones that failed."""
-        return self._accounts.failing
+        if stream not in self.failed:
+            self.note(stream, error)
+            self.log(at_once=True)
 
     @property
     def exit_code(self) -> int:
         """0 no failure, 75 all of them pass by themselves, 1 otherwise."""
-        return exit_code_of(*self.failures.values())
+        return exit_code_of(*self.failing.values())
 
     def as_json(self) -> dict[str, dict[str, str]]:
         """Returns the failures of a command's result, by stream."""
-        failures = {"failed_accounts": self.failures, "refused_versions": self.refused_versions}
+        failures = {"failed_accounts": self.failing, "refused_versions": self.refused_versions}
         return {name: {stream.name: str(error) for stream, error in its.items()} for name, its in failures.items()}

@@ -3,18 +3,17 @@
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import requests
 
 from pipelines.fetch.api import client_for, utc_now
 from pipelines.fetch.refusals import hint_for, refused_versions
-from pipelines.loop.cycle import READERS
+from pipelines.host.side_by_side import MOST_AT_ONCE, answers_of
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.budget import REQUESTS, WINDOW_SECONDS
 from sources.cloudflare_audit_logs.client import AuditLogsClient, open_session
@@ -47,9 +46,6 @@ USUAL_SECONDS = 0.5
 LONGEST_LIST = 20
 """So many accounts that are well are named one by one."""
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 
 class Answer(NamedTuple):
     """The outcome of one question."""
@@ -61,14 +57,14 @@ class Answer(NamedTuple):
 
 def check_api(settings: Settings, seconds: float) -> Iterator[Finding]:
     """The findings within so many seconds, or longer for hundreds of accounts; one request for each question."""
-    asking = max(ASKING * seconds, USUAL_SECONDS * len(settings.streams) / READERS)
+    asking = max(ASKING * seconds, USUAL_SECONDS * len(settings.streams) / MOST_AT_ONCE)
     hasty = replace(
         settings, max_retries=0, request_timeout_seconds=min(settings.request_timeout_seconds, ASKING * seconds)
     )
     silence = UnavailableError("the API does not answer", detail=f"no answer in {asking:g} s")
     with open_session() as session:
         ask = partial(_ask, hasty, session)
-        answers = _in_time(ask, settings.streams, asking, lambda _: Answer(None, silence))
+        answers = answers_of(ask, settings.streams, lambda _: Answer(None, silence), asking)
         errors = [answer.error for answer in answers.values()]
         clock_error = next((error for error in errors if isinstance(error, ClockError)), None)
         if clock_error is None and all(isinstance(error, UnavailableError) for error in errors):
@@ -78,11 +74,15 @@ def check_api(settings: Settings, seconds: float) -> Iterator[Finding]:
         if clock_error:
             yield failed("clock", clock_error)
             return
-        yield _clock(next((offset for one in answers.values() if (offset := _offset(one)) is not None), None))
+        offsets = (one.client.clock_offset for one in answers.values() if one.client)
+        yield _clock(next((offset for offset in offsets if offset is not None), None))
         by_token: dict[str, dict[Stream, Answer]] = defaultdict(dict)
         for stream, answer in answers.items():
             by_token[settings.account(stream.account_id).token_name][stream] = answer
-        tokens = _in_time(lambda name: _token(name, by_token[name]), list(by_token), VERIFYING * seconds, _unverified)
+        doubt = "the API does not say whether it knows it"
+        unverified = {name: Finding("warn", "token", f"{name}: {doubt}") for name in by_token}
+        verify = partial(_token, by_token)
+        tokens = answers_of(verify, by_token, unverified.__getitem__, VERIFYING * seconds)
     yield from _shortened(list(tokens.values()), "tokens are known to the API")
     budgets = [_budget(name, len(its), settings.poll_interval_seconds) for name, its in by_token.items()]
     yield from _shortened(budgets, "tokens have requests enough for their polls")
@@ -104,18 +104,6 @@ def _ask(settings: Settings, session: requests.Session, stream: Stream) -> Answe
     return Answer(client, None)
 
 
-def _in_time(ask: Callable[[T], R], subjects: Sequence[T], seconds: float, otherwise: Callable[[T], R]) -> dict[T, R]:
-    """The answer to each, all asked at once; an answer that trickles is not waited for."""
-    pool = ThreadPoolExecutor(READERS)
-    futures = {subject: pool.submit(ask, subject) for subject in subjects}
-    wait(futures.values(), seconds)
-    pool.shutdown(wait=False, cancel_futures=True)
-    return {
-        subject: future.result() if future.done() and not future.cancelled() else otherwise(subject)
-        for subject, future in futures.items()
-    }
-
-
 def _shortened(findings: Sequence[Finding], all_well: str) -> Iterator[Finding]:
     """The findings; those that are well in one line where they are many."""
     well = [finding for finding in findings if finding.status == "ok"]
@@ -123,10 +111,6 @@ def _shortened(findings: Sequence[Finding], all_well: str) -> Iterator[Finding]:
         yield well[0]._replace(found=f"{len(well):,} {all_well}")
         findings = [finding for finding in findings if finding.status != "ok"]
     yield from findings
-
-
-def _offset(answer: Answer) -> timedelta | None:
-    return answer.client.clock_offset if answer.client else None
 
 
 def _clock(offset: timedelta | None) -> Finding:
@@ -139,12 +123,9 @@ def _clock(offset: timedelta | None) -> Finding:
     return Finding("ok", "clock", found)
 
 
-def _unverified(name: str) -> Finding:
-    return Finding("warn", "token", f"{name}: the API does not say whether it knows it")
-
-
-def _token(name: str, answers: Mapping[Stream, Answer]) -> Finding:
+def _token(by_token: Mapping[str, Mapping[Stream, Answer]], name: str) -> Finding:
     """A token that an account was read with is known; only where all are refused, the API is asked about it."""
+    answers = by_token[name]
     stream, answer = next(iter(answers.items()))
     if not all(isinstance(one.error, RefusedError) for one in answers.values()):
         if all(one.error for one in answers.values()):

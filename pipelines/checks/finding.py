@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from pipelines.fetch.refusals import words_of
 from pipelines.host.side_by_side import SilentError
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
@@ -27,7 +28,7 @@ def failed(check: str, error: Exception) -> Finding:
     """An error as a finding, in the same words as the loop's."""
     if not isinstance(error, AuditLogsError):
         return Finding("fail", check, str(error))
-    return Finding("fail", check, f"{error.message}: {error.detail}" if error.detail else error.message, error.hint)
+    return Finding("fail", check, words_of(error), error.hint)
 
 
 def skipped(check: str, failures: Iterable[str]) -> Finding:

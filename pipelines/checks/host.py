@@ -50,7 +50,8 @@ def _settings(settings: Settings) -> Finding:
 
 def _disk(stores: StoreSettings) -> Result:
     """The data folder can be written, and has space left."""
-    free = shutil.disk_usage(try_out_folder(stores.data_dir / "dlt" / "pipelines")).free
+    places = [try_out_folder(stores.data_dir / name) for name in ("sweeps", "dlt/spool", "dlt/pipelines")]
+    free = shutil.disk_usage(places[-1]).free
     found = f"{free / 1e9:,.1f} GB free for {stores.data_dir}"
     if free < LEAST_FREE_BYTES:
         return Finding("warn", "disk", found, "make room, or set DATA_DIR to another disk")
@@ -58,11 +59,7 @@ def _disk(stores: StoreSettings) -> Result:
 
 
 def try_out_folder(folder: Path) -> Path:
-    """Writes a file without a name where the folder is, or where it would be made; returns where that was.
-
-    Raises:
-        AuditLogsError: it may not be read or written, or has no space.
-    """
+    """Writes a file without a name where the folder is, or where it would be made; returns where that was."""
     there = nearest(folder)
     try:
         next(there.iterdir(), None)

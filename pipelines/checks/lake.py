@@ -57,7 +57,7 @@ def _bucket(objects: Bucket, url: str) -> Iterator[Finding]:
 
 
 def _folder(root: Path, dataset: Path, account_ids: tuple[str, ...], now: datetime) -> Finding:
-    """True if files can be written there, and in the folders that the next events go to."""
+    """Files can be written there, and in the folders that the next events go to."""
     try_out_folder(dataset)
     next_ones = [dataset / day_folder(account_id, now) for account_id in account_ids]
     for folder in (root / ".partial", *next_ones):

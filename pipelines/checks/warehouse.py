@@ -29,7 +29,7 @@ class Subject(NamedTuple):
     settings: Settings
     credentials: Credentials
     user: str
-    """The role that loads, as the server knows it: a pooler may be told `role.project`."""
+    """The role that loads, as the server knows it: a pooler may know it as `role.project`."""
     schema: str
     owner: OwnerSettings | None
     health: WarehouseHealth

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pipelines.host.logs import configure_logs, log
-from pipelines.host.transient import WrongUsageError, exit_code_of
+from pipelines.host.output import begin_results
+from pipelines.host.transient import WrongUsageError, exit_code_of, words_of_system
 from pipelines.settings.settings import (
     PostgresSettings,
     Settings,
@@ -49,19 +50,24 @@ def run_lake_command(work: Callable[[], int]) -> int:
 
     Errors are one line on stderr.
     """
+    out = begin_results()
     configure_logs()
     try:
         interrupt_on_signals()
         return work()
     except BrokenPipeError:  # `… | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return 1
     except WrongUsageError as error:
         heading = ["The settings are not right; nothing was touched:"] if isinstance(error, SettingsError) else []
         print(*heading, *str(error).splitlines(), sep="\n  ", file=sys.stderr)
         return exit_code_of(error)
-    except (AuditLogsError, OSError) as error:
+    except AuditLogsError as error:
         log.error("command.failed", error=error)
+        return exit_code_of(error)
+    except OSError as error:
+        hint = "see what it is, its rights and space, or set DATA_DIR"
+        log.error("command.failed", error=words_of_system(error), hint=hint)
         return exit_code_of(error)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""`dlt pipeline NAME show` without further ado: dlt's own dashboard, on the settings of `.env`.
+"""`dlt pipeline NAME show` in one step: dlt's own dashboard, on the settings of `.env`.
 
 dlt 1.31 opens it only where its commercial package is installed, although the dashboard is a part of dlt itself (Apache
 2.0) and needs nothing of that. It also looks for `marimo` on the PATH alone, and knows no embedded PostgreSQL.

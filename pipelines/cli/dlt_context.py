@@ -21,7 +21,7 @@ from pipelines.settings.settings import PROJECT_ROOT, StoreSettings, read_enviro
 from pipelines.warehouse.embedded import running_server
 
 _CONNECTION = {
-    # Who it is, for the one who finds the lock taken.
+    # Names this process to one that finds the lock taken.
     "application_name": f"audit-pipeline/{os.getpid()}@{socket.gethostname()}"[:63],
     # A server that vanished must not hold us up for TCP's two hours.
     "keepalives_idle": 30,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from pipelines.lake.destination import Lake, lake_url
 from pipelines.load.dlt_settings import verify_hooks
 from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, open_spool
-from pipelines.loop.background import Background, BackgroundTask
+from pipelines.loop.background import Background
 from pipelines.loop.cycle import Cycle
 from pipelines.loop.cycles import Cycles
 from pipelines.loop.failures import Failures
@@ -37,7 +38,6 @@ from pipelines.watch.progress import Progress, longest_silence_seconds
 from pipelines.watch.running import Running
 from pipelines.watch.systemd import Supervisor
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
-from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import Traffic
 
 
@@ -61,7 +61,7 @@ def run(
     supervisor = Supervisor(longest_silence_seconds(settings), is_idle=not settings.accounts)
     progress = Progress(settings, supervisor.alive)
     failures = Failures(settings)
-    report = Report(failures, settings.poll_interval, Traffic(progress.note))
+    report = Report(failures, timedelta(seconds=settings.poll_interval_seconds), Traffic(progress.note))
     with (
         # Before dlt is asked for anything: it reads its configuration once, with the server's port in it.
         nullcontext() if settings.stores.postgres else embedded_postgres(settings.stores.postgres_dir),
@@ -75,7 +75,12 @@ def run(
         new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
             destinations=destinations,
-            schedule=_schedule(settings, is_once=once),
+            schedule=Schedule(
+                settings.streams,
+                poll_seconds=settings.poll_interval_seconds,
+                has_sweeps=settings.sweep_interval_seconds > 0,
+                is_once=once,
+            ),
             plan=CyclePlan(settings, destinations, clock()),
             cycles=Cycles(settings, new_cycle, failures.accounts.failed),
             loaders=Loaders(destinations, clock),
@@ -87,11 +92,6 @@ def run(
             stop=stop,
         ).run()
         return report
-
-
-def _schedule(settings: Settings, *, is_once: bool) -> Schedule[Loader, Stream, BackgroundTask]:
-    poll_seconds, has_sweeps = settings.poll_interval_seconds, bool(settings.sweep_interval)
-    return Schedule(settings.streams, poll_seconds=poll_seconds, has_sweeps=has_sweeps, is_once=is_once)
 
 
 def _show_progress(progress: Progress, supervisor: Supervisor, report: Report, show: Callable[[], None]) -> None:

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipelines.host.side_by_side import answers_of
+from pipelines.host.side_by_side import answers_of, silence
 from pipelines.lake.reads import LakeHealth, lake_health
-from pipelines.proof.gaps import Repair, repairs_of, summary_of
+from pipelines.proof.gaps import repairs_of, summary_of
 from pipelines.settings.settings import PostgresSettings, Settings
 from pipelines.warehouse.embedded import server_if_there
 from pipelines.warehouse.measured_lag import recommended_seconds
@@ -24,12 +24,11 @@ def status_of(settings: Settings, now: datetime) -> tuple[dict[str, Any], list[A
     with ExitStack() as stack:
         # Before both: dlt reads its configuration once, with the port of an embedded server in it.
         server = _or_error(lambda: stack.enter_context(server_if_there(settings.stores)))
-        answers = answers_of(
-            {
-                "warehouse": lambda: _or_error(lambda: _warehouse(settings, now, server)),
-                "lake": lambda: _or_error(lambda: _lake(lake_health(settings.account_ids, now), now)),
-            }
-        )
+        stores: dict[str, Callable[[], dict[str, Any]]] = {
+            "warehouse": lambda: _warehouse(settings, now, server),
+            "lake": lambda: _lake(lake_health(settings.account_ids, now), now),
+        }
+        answers = answers_of(lambda name: _or_error(stores[name]), stores, lambda _: silence())
     status: dict[str, Any] = {"at": now.isoformat(), "safety_lag_seconds": settings.defaults.safety_lag_seconds}
     for name, answer in answers.items():
         status[name] = {"error": str(answer)} if isinstance(answer, AuditLogsError) else answer
@@ -63,12 +62,11 @@ def _warehouse(settings: Settings, now: datetime, server: PostgresSettings | Aud
                 _stream(stream, positions.get(stream), now) | _health(found[stream], stream, gaps) for stream in streams
             ],
             "gaps": summary_of(gaps) if gaps else None,
-            "repairs": [_repair(repair) for repair in repairs_of(gaps, settings.accounts.__contains__)],
+            "repairs": [
+                repair._asdict() | {"since": _time(repair.since), "before": _time(repair.before)}
+                for repair in repairs_of(gaps, settings.accounts.__contains__)
+            ],
         }
-
-
-def _repair(repair: Repair) -> dict[str, Any]:
-    return repair._asdict() | {"since": _time(repair.since), "before": _time(repair.before)}
 
 
 def _lake(health: LakeHealth, now: datetime) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
 
 
 def window_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Window:
-    """The window that was asked for. Ends the process (exit 2) if it is none, and says what was taken for UTC."""
+    """The window that was asked for. Ends the process (exit 2) if it is empty."""
     window = Window(options.since.astimezone(UTC), options.before.astimezone(UTC))
     if window.since >= window.before:
         parser.error(f"--since ({window.since.isoformat()}) has to be before --before ({window.before.isoformat()})")
@@ -39,11 +39,7 @@ def window_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> W
 def accounts_of(
     chosen: Sequence[str] | None, configured: Sequence[str], is_known: Callable[[str], bool] = lambda _: False
 ) -> tuple[str, ...]:
-    """The accounts that were asked for, each once: those of the settings if none was.
-
-    Raises:
-        UsageError: there are none, or one is neither in the settings nor known otherwise.
-    """
+    """The accounts that were asked for, each once; without any, those of the settings."""
     unknown = [account_id for account_id in chosen or () if account_id not in configured and not is_known(account_id)]
     if unknown:
         known = f"CLOUDFLARE_ACCOUNT_ID has {', '.join(configured) or 'none'}"
@@ -54,11 +50,7 @@ def accounts_of(
 
 
 def api_window(window: Window, now: datetime) -> Window:
-    """The part of a window that the API can have.
-
-    Raises:
-        UsageError: it begins before the API's own history, or is to come.
-    """
+    """The part of a window that the API can have: of its 18 months, and past."""
     oldest = now - API_KEEPS
     if window.since < oldest:
         kept = f"beyond what the API keeps, 18 months: begin with {oldest:%Y-%m-%d} or later"
@@ -67,11 +59,7 @@ def api_window(window: Window, now: datetime) -> Window:
 
 
 def past_window(window: Window, now: datetime) -> Window:
-    """The part of a window that is past; says so if that is not all of it.
-
-    Raises:
-        UsageError: it is nothing.
-    """
+    """The part of a window that is past; says so if that is not all of it."""
     if window.since >= now:
         raise UsageError(f"--since {window.since.isoformat()} is not before {now.isoformat()}: nothing is there yet")
     if window.before > now:

@@ -43,7 +43,7 @@ def words_of(error: AuditLogsError) -> str:
     return f"{error.message}: {error.detail}" if error.detail else error.message
 
 
-def told_refused(refused: Collection[Stream]) -> str:
+def refused_in_words(refused: Collection[Stream]) -> str:
     """Returns a result's words on the versions that were refused, none if there are none."""
     counts = sorted(Counter(stream.api_version for stream in refused).items())
     return "".join(f"; {version} is refused for {count:,} of the accounts" for version, count in counts)

@@ -13,11 +13,7 @@ from sources.cloudflare_audit_logs.errors import TemporaryError
 
 
 def take_file_lock(file: IO[str], what: str, *, hint: str) -> None:
-    """Locks a file that is open to read and append, and writes into it who that is; safe to repeat.
-
-    Raises:
-        TemporaryError: another process, which is named, does `what`.
-    """
+    """Locks a file that is open to read and append; it holds the holder's name, for the error. Safe to repeat."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -30,7 +26,7 @@ def take_file_lock(file: IO[str], what: str, *, hint: str) -> None:
 
 @contextmanager
 def free_number(folder: Path) -> Iterator[int]:
-    """The lowest number that nobody else on this host has who asks for one in the same folder."""
+    """The lowest number that no other process on this host has taken in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in count():
         with (folder / f"{number}.lock").open("a") as file:
@@ -45,7 +41,7 @@ def free_number(folder: Path) -> Iterator[int]:
 def holder_of(path: Path) -> str | None:
     """The holder of a file's lock, as the file names it; None: nobody, or this system does not say.
 
-    Read from the kernel's list of locks: to try the lock could make a process fail that takes it at this moment.
+    Read from the kernel's list: trying the lock could make a process fail that takes it at this moment.
     """
     try:
         inode = path.stat().st_ino

@@ -1,6 +1,6 @@
 """Text on its way out by stdout and stderr: without secrets, and for the journal with a priority on each line.
 
-Whoever prints there, be it the interpreter with a traceback or a library with a warning, goes through here.
+The interpreter's tracebacks and the warnings of libraries go through here, too.
 """
 
 import os
@@ -19,7 +19,7 @@ _HAS_PRIORITY = re.compile(r"<[0-7]>")
 
 @cache
 def is_journal() -> bool:
-    """True if stderr is connected to journald: it has the device and inode that systemd tells."""
+    """True if stderr is connected to journald: it has the device and inode that systemd names."""
     try:
         stderr = os.fstat(2)
     except OSError:
@@ -43,7 +43,7 @@ class MaskedStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes it, and returns how much was given."""
+        """Writes the text without secrets; returns the length of the text that was given."""
         safe = masked(text)
         if self._priority is not None and text:
             first = "" if self._is_at_begin else (safe[: safe.find("\n") + 1] or safe)
@@ -56,6 +56,23 @@ class MaskedStream:
         """See `write`."""
         for line in lines:
             self.write(line)
+
+
+class _Results:
+    """A command's results on the stdout that it began with."""
+
+    stream: TextIO | None = None
+
+
+def begin_results() -> TextIO:
+    """From now on `say` prints on the stream that is stdout now: dlt, in any thread, may put another in its place."""
+    _Results.stream = sys.stdout
+    return sys.stdout
+
+
+def say(result: object) -> None:
+    """Prints a line of a command's result, at once."""
+    print(result, file=_Results.stream, flush=True)
 
 
 def protect_streams() -> None:

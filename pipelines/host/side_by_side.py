@@ -5,8 +5,8 @@ ends without it (`entry.end`).
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
@@ -14,16 +14,26 @@ from typing import Generic, TypeVar
 from sources.cloudflare_audit_logs.errors import TemporaryError
 
 PATIENCE_SECONDS = 10
-"""For a store, whoever asks waits for it."""
+"""The longest wait for a store."""
 
 STATEMENT_TIMEOUT_SQL = "SET statement_timeout = '9s'"
-"""For those who wait no longer: PostgreSQL itself ends what they have given up."""
+"""PostgreSQL itself ends a statement that nobody waits for any more."""
 
+MOST_AT_ONCE = 32
+"""Questions of one kind, which mostly wait."""
+
+S = TypeVar("S", bound=Hashable)
 T = TypeVar("T")
 
 
 class SilentError(TemporaryError):
     """No answer came in time."""
+
+
+def silence(seconds: float = PATIENCE_SECONDS) -> SilentError:
+    """The error for no answer."""
+    hint = "it accepts connections and does not answer, or is very slow"
+    return SilentError(f"no answer in {seconds:g} s", hint=hint)
 
 
 class Asked(Generic[T]):
@@ -44,12 +54,7 @@ class Asked(Generic[T]):
             self._answers.put(error)
 
     def answers(self) -> Iterator[T]:
-        """Each part as soon as it is there.
-
-        Raises:
-            SilentError: the rest did not come in time.
-            BaseException: what the question raised.
-        """
+        """Each part as soon as it is there; raises what the question raised, or SilentError if the rest is late."""
         while (answer := self._next()) is not None:
             if isinstance(answer, BaseException):
                 raise answer
@@ -59,27 +64,18 @@ class Asked(Generic[T]):
         try:
             return self._answers.get(timeout=max(0.0, self._until - time.monotonic()))
         except Empty:
-            hint = "it accepts connections and does not answer, or is very slow"
-            raise SilentError(f"no answer in {self._seconds:g} s", hint=hint) from None
+            raise silence(self._seconds) from None
 
 
-def answers_of(questions: Mapping[str, Callable[[], T]]) -> dict[str, T | TemporaryError]:
-    """The answer to each question, all asked at once, or that there is none."""
-    asked: dict[str, Asked[T]] = {name: Asked(partial(_in_one_part, ask)) for name, ask in questions.items()}
-    answers: dict[str, T | TemporaryError] = {}
-    for name, one in asked.items():
-        answer = _answer_of(one)
-        answers[name] = answer
-    return answers
-
-
-def _in_one_part(ask: Callable[[], T]) -> Iterator[T]:
-    yield ask()
-
-
-def _answer_of(asked: Asked[T]) -> T | TemporaryError:
-    try:
-        (answer,) = asked.answers()
-    except SilentError as error:
-        return error
-    return answer
+def answers_of(
+    ask: Callable[[S], T], subjects: Collection[S], otherwise: Callable[[S], T], seconds: float = PATIENCE_SECONDS
+) -> dict[S, T]:
+    """The answer for each, all asked at once, or `otherwise` where none came in time; raises what a question raised."""
+    pool = ThreadPoolExecutor(min(max(len(subjects), 1), MOST_AT_ONCE))
+    futures = {subject: pool.submit(ask, subject) for subject in subjects}
+    wait(futures.values(), seconds)
+    pool.shutdown(wait=False, cancel_futures=True)
+    return {
+        subject: future.result() if future.done() and not future.cancelled() else otherwise(subject)
+        for subject, future in futures.items()
+    }

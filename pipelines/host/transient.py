@@ -1,7 +1,7 @@
 """Errors that can pass by themselves (exit 75), and those that need an operator (exit 1). Decided here alone.
 
-An error is judged by what the system, PostgreSQL or the S3 store calls it, never by its words. An error that cannot be
-told apart counts as passing: libpq gives no SQLSTATE for a refused connection, be it a wrong password or a restart.
+An error is judged by what the system, PostgreSQL or the S3 store calls it, never by its words. If that leaves it open,
+the error counts as passing: libpq gives no SQLSTATE for a failed connection, be it a wrong password or a restart.
 """
 
 import errno
@@ -13,6 +13,7 @@ _LASTING_ERRNOS = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
+    errno.EEXIST,  # of a folder of ours: it is there, and is none
     errno.EISDIR,
     errno.ENOTDIR,
     errno.ELOOP,
@@ -37,6 +38,12 @@ _PASSING_S3_CODES = {
 
 _LASTING_BOTOCORE = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
 
+_WRONG_KINDS = {
+    errno.EEXIST: "it is there, and is no folder",
+    errno.ENOTDIR: "what stands above it is no folder",
+    errno.EISDIR: "it is a folder",
+}
+
 
 class WrongUsageError(Exception):
     """The settings are wrong, or what was asked for makes no sense (exit 2). Nothing was touched."""
@@ -48,15 +55,13 @@ def exit_code_of(*errors: BaseException) -> int:
         return 0
     if any(isinstance(error, WrongUsageError) for error in errors):
         return 2
-    return 75 if all(_is_temporary(error) for error in errors) else 1
-
-
-def _is_temporary(error: BaseException) -> bool:
-    return isinstance(error, TemporaryError) if isinstance(error, AuditLogsError) else can_pass(error)
+    return 75 if all(map(can_pass, errors)) else 1
 
 
 def can_pass(error: BaseException) -> bool:
     """True if trying again later may be all there is to do."""
+    if isinstance(error, AuditLogsError):
+        return isinstance(error, TemporaryError)
     if (answer := _s3_answer(error)) is not None:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return answer.get("Error", {}).get("Code") in _PASSING_S3_CODES or status not in _LASTING_S3_STATUSES
@@ -68,6 +73,13 @@ def can_pass(error: BaseException) -> bool:
         sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         return sqlstate is None or sqlstate.startswith(_PASSING_SQLSTATES)
     return isinstance(error, MemoryError)
+
+
+def words_of_system(error: OSError) -> str:
+    """What the system says, in a sentence on the file, if it is about one."""
+    if error.filename is None:
+        return str(error)
+    return f"{error.filename} cannot be used: {_WRONG_KINDS.get(error.errno or 0) or error.strerror}"
 
 
 def _s3_answer(error: BaseException) -> dict[str, Any] | None:

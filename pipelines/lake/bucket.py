@@ -31,7 +31,7 @@ else:
     S3FileSystem = object
 
 PROBE = "_dlt_conditional_write_probe"
-"""Under a name that the policy lets us write, and delete (`pipelines/s3_policy.py`); it stays there."""
+"""Under a name that the policy lets us write and delete (`pipelines/s3_policy.py`); it stays only if it has to."""
 END_BYTES = 65_536
 """pyarrow asks for so much of a file's end first."""
 LIMIT_SECONDS = 6
@@ -171,7 +171,7 @@ class Bucket:
     def learn(self) -> Dialect:
         """Asks the store for its dialect, and logs it if it is new."""
         with _LEARNING:
-            dialect = self.probe(PROBE)
+            dialect = self.try_out(PROBE)
             if dialect != _DIALECTS.get(self._place):
                 write, hint = (log.info, {}) if dialect.is_safe else (log.warning, {"hint": ONE_WRITER})
                 write("lake.conditions", found=str(dialect), **hint)

@@ -115,8 +115,11 @@ class Probe:
         return forms.values()
 
     def _create(self) -> Verdict | None:
-        """Creates the object, and again; the second time must be refused."""
+        """Creates the object, which must work if it is not there, and again, which must be refused."""
+        was_there = self._read() is not None
         answer = self._put(_content(), ABSENT)
+        if answer == "conflict" and not was_there:
+            return None if self._read() is not None else "refused"  # another process was faster, or it never works
         answer = self._put(_content(), ABSENT) if answer == "done" else answer
         if answer == "conflict" and self._read() is not None:
             return "enforced"

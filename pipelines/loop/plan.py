@@ -22,7 +22,8 @@ class CyclePlan:
 
     def __init__(self, settings: Settings, destinations: Sequence[Loader], started: datetime) -> None:
         self._settings, self._destinations, self._started = settings, destinations, started
-        self._sweeps = SweepPlan(settings.sweeps_dir, settings.sweep_interval, settings.sweep_window)
+        interval = timedelta(seconds=settings.sweep_interval_seconds)
+        self._sweeps = SweepPlan(settings.stores.data_dir / "sweeps", interval, settings.sweep_window)
 
     def polls(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipelines.fetch.reading import Part, Step
-from pipelines.fetch.refusals import told_refused
+from pipelines.fetch.refusals import refused_in_words
 from pipelines.host.logs import log
 from pipelines.load.conflicts import Conflicts
 from sources.cloudflare_audit_logs import Batch
@@ -213,6 +213,6 @@ def as_text(report: Report) -> str:
     where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
     late = "".join(f", {name} {count:,} late" for name, count in sorted(report.late.items()))
     gaps = f"; {report.gaps} hours with gaps: run pipelines/reconcile.py" if report.gaps else ""
-    gaps += told_refused(report.failures.accounts.refused_versions)
+    gaps += refused_in_words(report.failures.accounts.refused_versions)
     failed = len(report.failures.failing)
     return f"{report.read:,} events read: {where}{late}{gaps}" + (f"; {failed} failed, see the log" if failed else "")

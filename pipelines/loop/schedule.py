@@ -58,22 +58,22 @@ class Schedule(Generic[D, S, T]):
         is_once: bool,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """With `is_once`, there is one poll, and all that it calls to is done to the end."""
+        """With `is_once`, there is one poll, and all that follows it is done to the end."""
         self._streams, self._poll_seconds, self._has_sweeps = list(streams), poll_seconds, has_sweeps
         self._is_once, self._monotonic = is_once, monotonic
         self._called_at = self._next_poll = monotonic()
         self._called: set[D] = set()
-        """Called to a poll that they have not begun yet."""
+        """Destinations with a poll that they have not begun yet."""
         self._sweep_is_due = False
         self.may_sweep = False
         """True if a step of a sweep may be read: one between two polls."""
         self._unswept: set[S] = set()
-        """Called to a sweep that they have not begun yet."""
+        """Streams with a sweep that they have not begun yet."""
         self._background: list[T] = []
 
     @property
     def poll_is_due(self) -> bool:
-        """True if the destinations are to be called to the next poll."""
+        """True if it is time for the next poll."""
         return self._monotonic() >= self._next_poll
 
     @property
@@ -87,7 +87,7 @@ class Schedule(Generic[D, S, T]):
         return self._next_poll == math.inf and not self._sweep_is_due and not self._background
 
     def call(self, destinations: Iterable[D], busy: Mapping[D, Busy], background: Iterable[T] = ()) -> list[D]:
-        """Calls to a poll, and to what follows it. Returns the destinations that can begin it, now or soon."""
+        """Schedules a poll, and what follows it. Returns the destinations that can begin it, now or soon."""
         if not self._called:
             self._called_at = self._monotonic()
         # A task that takes long may hang. In the middle of a long cycle, the accounts that are not in it can be polled.
@@ -101,7 +101,7 @@ class Schedule(Generic[D, S, T]):
         return able
 
     def recall(self, destination: D) -> None:
-        """Calls a destination again that was left behind in the only poll: it reads by itself what it lacks."""
+        """Schedules the only poll again for a destination that was left behind: it reads by itself what it lacks."""
         if self._is_once:
             self._called.add(destination)
 
@@ -129,7 +129,7 @@ class Schedule(Generic[D, S, T]):
     def take_unswept(self, polled: Collection[S]) -> list[S]:
         """Returns the streams that are swept now: not those that are still being polled.
 
-        The next poll calls to the next sweep; without one, those have theirs later.
+        The next sweep comes after the next poll; without one, the streams left out are swept later.
         """
         streams = [stream for stream in self._streams if stream in self._unswept and stream not in polled]
         self._unswept &= set(polled)

@@ -38,11 +38,7 @@ class Threads(Generic[Subject]):
         return [task.future for task in self.tasks]
 
     def submit(self, subject: Subject, work: Callable[[], Any], *, queue: str = "") -> None:
-        """Begins a task.
-
-        Raises:
-            RuntimeError: the system has no thread left.
-        """
+        """Begins a task; raises RuntimeError if the system has no thread left."""
         if self._count <= len(self.tasks):
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
             self._count += 1

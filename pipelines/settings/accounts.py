@@ -1,6 +1,6 @@
 """The accounts that are read: those of `CLOUDFLARE_ACCOUNT_ID`, and those of `accounts.toml`.
 
-A table of that file says what differs: the token, by where it is, and settings under their own names.
+A table of that file says what differs: where the token is, and settings under their own names.
 """
 
 # ruff: noqa: RUF009  # setting() is dataclasses.field()
@@ -87,7 +87,7 @@ def read_accounts(
     for number, table in enumerate(tables, 1):
         own, account = _read_table(table, number, defaults, read.now)
         if account.id and account.id in listed:
-            own.problem(f"{account.id!r:.80} was there before: one table for each account")
+            own.problem(f"{account.id!r:.80} is there twice: keep one table for each account")
         listed.add(account.id)
         token, name = _read_token(own, table, environment, root, asks_api=asks_api) or (account.token, TOKEN)
         accounts[account.id] = replace(account, token=token, token_name=names.setdefault(token, name))
@@ -118,11 +118,7 @@ def _note_missing(read: SettingReader, environment: Mapping[str, str], accounts:
 
 
 def _tables(environment: Mapping[str, str], root: Path) -> list[dict[str, Any]]:
-    """The tables of the accounts' file, if there is one.
-
-    Raises:
-        ValueError: it holds something else.
-    """
+    """The tables of the accounts' file, if there is one; ValueError if it holds something else."""
     named = environment.get(ACCOUNTS_FILE)
     file = root / (named or DEFAULT_FILE)
     if named is None and not file.exists():
@@ -133,7 +129,7 @@ def _tables(environment: Mapping[str, str], root: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{ACCOUNTS_FILE} ({file}) cannot be read as TOML: {error}") from error
     tables = content.pop("accounts", [])
     if content or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ValueError(f"{ACCOUNTS_FILE} ({file}) is to hold tables [[accounts]] with an id each, and nothing else")
+        raise ValueError(f"{ACCOUNTS_FILE} ({file}) must hold tables [[accounts]] with an id each, and nothing else")
     return tables
 
 
@@ -176,7 +172,7 @@ def _read_token(
     except ValueError as error:
         place = Path(name).name if reference == "token_file" else name
         may_be_token = any(len(word) >= SHORTEST_TOKEN for word in re.split(r"[^A-Za-z0-9_-]", place))
-        like_one = "is to say where the token is; what is there looks like a token itself, and is nothing else"
+        like_one = "must say where the token is, but holds what looks like a token"
         own.problem(f"{reference} {like_one if may_be_token else f'{name!r} {error}'}")
         return None
 

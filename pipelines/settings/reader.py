@@ -89,11 +89,9 @@ class SettingReader:
     def unknown_names(self) -> list[str]:
         """Warnings of names that look like settings and are none."""
         unknown = [name for name in self._environment if name.startswith(OWN_PREFIXES) and name not in self.names]
-        return [f"{name} is not a setting and is ignored{self._suggestion(name)}" for name in sorted(unknown)]
-
-    def _suggestion(self, name: str) -> str:
-        close = get_close_matches(name, self.names, n=1)
-        return f": did you mean {close[0]}?" if close else ""
+        close = {name: get_close_matches(name, self.names, n=1) for name in sorted(unknown)}
+        said = {name: f": did you mean {near[0]}?" if near else "" for name, near in close.items()}
+        return [f"{name} is not a setting and is ignored{hint}" for name, hint in said.items()]
 
 
 def read_env_file(file: Path) -> tuple[dict[str, str | None], list[str]]:

@@ -15,7 +15,7 @@ FILE_NAMES = {name: f"{name}_FILE" for name in SECRETS}
 
 _NAMES_SECRET_FILE = re.compile(r"(CLOUDFLARE|PG|S3|SEAL|ALERT)_\w*(TOKEN|PASSWORD|KEY|URL)_FILE")
 _GUARDED = ("/run/secrets", "/var/run/secrets", "/run/credentials")
-"""Folders of Docker, Kubernetes and systemd, which see to it themselves who may read what."""
+"""Folders of Docker, Kubernetes and systemd, which guard their files themselves."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -64,7 +64,7 @@ def read_secret(file: Path) -> str:
     """The file's text without the newline that editors put at its end.
 
     Raises:
-        ValueError: it gives none; the text goes on from what names the file.
+        ValueError: it has none; the text continues a sentence that begins with the file's name.
     """
     try:
         secret = file.read_text(encoding="utf-8").rstrip("\r\n")

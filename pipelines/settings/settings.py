@@ -160,24 +160,9 @@ class Settings:
         return self.account(stream.account_id).safety_lag
 
     @property
-    def poll_interval(self) -> timedelta:
-        """The time between two polls."""
-        return timedelta(seconds=self.poll_interval_seconds)
-
-    @property
-    def sweep_interval(self) -> timedelta:
-        """The time between two sweeps; zero: none."""
-        return timedelta(seconds=self.sweep_interval_seconds)
-
-    @property
     def sweep_window(self) -> timedelta:
         """The longest delay with which an event is still found."""
         return timedelta(hours=self.sweep_window_hours)
-
-    @property
-    def sweeps_dir(self) -> Path:
-        """Where the times of the last sweeps are."""
-        return self.stores.data_dir / "sweeps"
 
     def first_begin(self, stream: Stream, now: datetime) -> datetime:
         """Where a stream begins that neither store has seen: `INITIAL_CHECKPOINT`, or 30 days ago."""
@@ -224,11 +209,7 @@ def read_settings(
 
 
 def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
-    """The part of the settings that says where the events are; all that commands need which never ask the API.
-
-    Raises:
-        SettingsError: as `read_settings`.
-    """
+    """The part of the settings that says where the events are; all that commands need which never ask the API."""
     read = SettingReader(environment)
     stores = _read_stores(read)
     if read.problems:

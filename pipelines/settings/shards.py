@@ -1,7 +1,7 @@
-"""Which part of the accounts a loop polls, and how the pipelines of the parts are called. Pure.
+"""The parts of the accounts that several loops divide among them, and the names of their pipelines. Pure.
 
 An account belongs to a shard by a digest of its id, so that no one has to assign it. A store is loaded by all of them,
-whatever their number was: their pipelines are told by their names.
+whatever their number was: their pipelines are known by their names.
 """
 
 import argparse
@@ -22,11 +22,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """The shard that is written as `2/3`.
-
-        Raises:
-            argparse.ArgumentTypeError: it is not, or there is no such shard.
-        """
+        """The shard that is written as `2/3`, for argparse."""
         written = _WRITTEN.fullmatch(text)
         if written is None:
             raise argparse.ArgumentTypeError(f"{text!r:.40} is not a shard: write it as 1/3, the first one of three")
@@ -49,7 +45,7 @@ class Shard:
         return [Shard(number, self.count) for number in range(1, self.count + 1)]
 
     def takes(self, account_id: str) -> bool:
-        """True if the account is its; the same on each host, and exactly one of the shards says so."""
+        """True if the account belongs to the shard: to exactly one, and to the same one on each host."""
         return int(sha256(account_id.encode()).hexdigest(), 16) % self.count == self.number - 1
 
 

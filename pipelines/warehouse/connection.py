@@ -4,9 +4,10 @@ A URL would change passwords with spaces, sockets, IPv6 addresses and `%`, and l
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import psycopg2
 import pyarrow as pa
@@ -21,6 +22,8 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 Credentials = PostgresCredentials
 """For those above, which do not import dlt."""
+
+T = TypeVar("T")
 
 INSUFFICIENT_PRIVILEGE = "42501"
 
@@ -46,6 +49,10 @@ SESSION_SQL = (
     f" JOIN (VALUES {_WANTED}) AS w (name, value) ON s.name = w.name"
 )
 """Sets those that the server knows. A `SET` after the connect: PgBouncer refuses startup parameters."""
+_AT_THE_START = "-cquote_all_identifiers=off -cclient_min_messages=warning"
+"""Needed before a SET can come: ADBC reads the types' names, and libpq prints each message to stderr as it is."""
+_WITHOUT_OPTIONS = set[tuple[str | None, str | None]]()
+"""Hosts and ports of the poolers that refuse startup parameters."""
 
 
 def parameters_of(credentials: PostgresCredentials) -> dict[str, str]:
@@ -72,29 +79,41 @@ def conninfo(parameters: Mapping[str, str]) -> str:
 
 def connect(credentials: PostgresCredentials, *, autocommit: bool = False) -> Connection:
     """A connection to the warehouse, in a session with the settings above."""
+    return _opened(credentials, partial(_connected, autocommit=autocommit))
+
+
+def _opened(credentials: PostgresCredentials, opening: Callable[[Mapping[str, str]], T]) -> T:
+    """Opens a connection with the settings that are needed at its start, or without, where a pooler refuses them."""
     parameters = parameters_of(credentials)
-    # ADBC reads the names of the types before a SET can come: if a role's quote_all_identifiers had them quoted, the
-    # second connection says so at its start, which PgBouncer would refuse.
-    unquoted = {"options": f"{parameters.get('options', '')} -cquote_all_identifiers=off".strip()}
-    for more in ({}, unquoted):
-        connection: Connection = adbc.connect(conninfo(parameters | more), autocommit=autocommit)
+    if (place := (parameters.get("host"), parameters.get("port"))) not in _WITHOUT_OPTIONS:
+        options = f"{parameters.get('options', '')} {_AT_THE_START}".strip()
         try:
-            with connection.cursor() as cursor:
-                is_readable = table_of(cursor, SESSION_SQL).field(0).type == pa.string()
-            if not autocommit:
-                connection.commit()
-        except BaseException:
-            connection.close()
-            raise
-        if is_readable:
-            return connection
+            return opening(parameters | {"options": options})
+        except (Error, psycopg2.Error) as error:
+            if "startup parameter" not in message_of(error):
+                raise
+            _WITHOUT_OPTIONS.add(place)
+    return opening(parameters)
+
+
+def _connected(parameters: Mapping[str, str], *, autocommit: bool) -> Connection:
+    connection: Connection = adbc.connect(conninfo(parameters), autocommit=autocommit)
+    try:
+        with connection.cursor() as cursor:
+            if table_of(cursor, SESSION_SQL).field(0).type != pa.string():
+                hint = "ALTER ROLE … RESET ALL"
+                raise AuditLogsError("the types of the warehouse's PostgreSQL cannot be read", hint=hint)
+        if not autocommit:
+            connection.commit()
+    except BaseException:
         connection.close()
-    raise AuditLogsError("the types of the warehouse's PostgreSQL cannot be read", hint="ALTER ROLE … RESET ALL")
+        raise
+    return connection
 
 
 def connect_psycopg2(credentials: PostgresCredentials) -> Any:
     """The same by psycopg2, for dlt; the caller sets the session."""
-    return psycopg2.connect(conninfo(parameters_of(credentials)))
+    return _opened(credentials, lambda parameters: psycopg2.connect(conninfo(parameters)))
 
 
 @contextmanager

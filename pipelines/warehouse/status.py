@@ -63,8 +63,7 @@ class WarehouseHealth:
     @property
     def user(self) -> str:
         """The role, as the server knows it: a pooler may know it as `role.project`."""
-        with transaction_on(self.connection) as cursor:
-            return str(value_of(cursor, "SELECT current_user::text"))
+        return str(self._query("SELECT current_user::text AS name")[0]["name"])
 
     def check_version(self) -> str:
         """PostgreSQL's version, which must be supported."""
@@ -113,8 +112,7 @@ class WarehouseHealth:
 
     def writers(self) -> list[str]:
         """The processes that hold the writer's lock or, of shards, the locks; on all hosts."""
-        with transaction_on(self.connection) as cursor:
-            return [row["holder"] for row in rows_of(cursor, holders_sql(self._schema))]
+        return [row["holder"] for row in self._query(holders_sql(self._schema))]
 
     # --- what was loaded ---
 
@@ -148,16 +146,11 @@ class WarehouseHealth:
 
     def open_gaps(self) -> list[OpenGap]:
         """Hours of all streams and times whose newest comparison found a gap; up to 10,000."""
-        with transaction_on(self.connection) as cursor:
-            rows = rows_of(cursor, *self._sections["open gaps"])
-        return [
-            OpenGap(
-                Stream(row["account_id"], row["api_version"]),
-                row["hour"],
-                {what: row[column] for column, what in _WRONG.items()},
-            )
-            for row in rows
-        ]
+        wrong = (
+            (Stream(row["account_id"], row["api_version"]), row["hour"], {_WRONG[name]: row[name] for name in _WRONG})
+            for row in self._query(*self._sections["open gaps"])
+        )
+        return [OpenGap(*gap) for gap in wrong]
 
     def size(self) -> dict[str, int]:
         """Bytes of the table with its indexes, and PostgreSQL's estimate of the number of events."""
@@ -167,8 +160,11 @@ class WarehouseHealth:
             return rows_of(cursor, *self._sections["size" if found.chunk_days is None else "size, hypertable"])[0]
 
     def _row(self, section: str, *parameters: Any) -> dict[str, Any]:
+        return self._query(*self._sections[section], *parameters)[0]
+
+    def _query(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         with transaction_on(self.connection) as cursor:
-            return rows_of(cursor, *self._sections[section], *parameters)[0]
+            return rows_of(cursor, sql, *parameters)
 
 
 def open_gaps(stores: StoreSettings) -> list[OpenGap] | None:

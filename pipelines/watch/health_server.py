@@ -33,11 +33,7 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving_health(running: Running, clock: Clock) -> Iterator[None]:
-    """Serves until the block ends.
-
-    Raises:
-        AuditLogsError: nothing can listen at this address and port.
-    """
+    """Serves until the block ends; raises AuditLogsError if nothing can listen at this address and port."""
     host, port = running.settings.metrics_host, running.settings.metrics_port or 0
     try:
         server = _Server(host, port, running, clock)

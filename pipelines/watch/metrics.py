@@ -128,10 +128,6 @@ def _was_read(running: Running, stream: Stream) -> float | None:
     return float(not has_failed) if has_failed or stream in accounts.read else None
 
 
-def _is_refused(running: Running, stream: Stream) -> float:
-    return float(isinstance(running.report.failures.accounts.failed.get(stream), RefusedError))
-
-
 def _gap_hours(running: Running, stream: Stream) -> int | None:
     """None before they were read."""
     gaps = running.report.open_gaps
@@ -207,7 +203,7 @@ _MEANT: Mapping[str, Meant] = {
     "cloudflare_audit_account_up": _by_stream("1 if the account was read whole when it was asked for last.", _was_read),
     "cloudflare_audit_account_refused": _by_stream(
         "1 if the API refuses the account in this version (400, 401, 403, 404): only an operator can mend it.",
-        _is_refused,
+        lambda running, stream: float(isinstance(running.report.failures.accounts.failed.get(stream), RefusedError)),
     ),
     "cloudflare_audit_reading_abandoned": _one(
         "1 if the last poll was given up for all accounts: this host's clock is off.",

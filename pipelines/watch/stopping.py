@@ -7,6 +7,7 @@ a thread that may take its time, and does nothing else.
 import os
 import signal
 import threading
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -40,11 +41,10 @@ def _stop_on_signal(signals: SimpleQueue[int], stop: threading.Event, longest_se
 
 
 def _end_now() -> None:
-    words = threading.Thread(target=_say_why, daemon=True)  # nobody may read the log
+    hint = "a load took too long to finish; the next start goes on from the destinations"
+    words = threading.Thread(
+        target=partial(log.error, "run.stopped", hint=hint), daemon=True
+    )  # nobody may read the log
     words.start()
     words.join(1)
     os._exit(75)
-
-
-def _say_why() -> None:
-    log.error("run.stopped", hint="a load took too long to finish; the next start goes on from the destinations")

@@ -50,10 +50,8 @@ class Supervisor:
     def follow(self, report: Report) -> None:
         """Sends READY once there is a result, and the state in one line."""
         if (report.has_result or self._is_idle) and not self._is_ready:
-            self._is_ready = notify("READY=1", *self._watchdog())
+            # A watchdog that is set is made as patient as a healthy loop may need it (an interval of a day, say).
+            is_hasty = 0 < int(os.environ.get("WATCHDOG_USEC", "0")) < self._longest_silence_us
+            patience = [f"WATCHDOG_USEC={self._longest_silence_us}"] if is_hasty else []
+            self._is_ready = notify("READY=1", *patience)
         notify(f"STATUS={as_text(report)}")
-
-    def _watchdog(self) -> list[str]:
-        """A watchdog that is set is made as patient as a healthy loop may need it (an interval of a day, say)."""
-        asked = int(os.environ.get("WATCHDOG_USEC", "0"))
-        return [f"WATCHDOG_USEC={self._longest_silence_us}"] if 0 < asked < self._longest_silence_us else []

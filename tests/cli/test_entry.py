@@ -1,5 +1,8 @@
 """A command that is interrupted while it is still being imported ends quietly, whichever it is."""
 
+import ast
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers.commands import wait_until
+from pipelines.host.output import begin_results, say
 from pipelines.settings.settings import PROJECT_ROOT
 
 
@@ -65,6 +69,31 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
 
     assert (process.returncode, err) == (0, b"")
     assert b"usage" in out
+
+
+def test_no_result_is_printed_on_a_stdout_that_a_thread_may_have_replaced() -> None:
+    """Dlt does, each time that it reads its configuration; `ask.py` has one thread alone."""
+    printed = {name: len(_prints(PROJECT_ROOT / name)) for name in commands() if not name.endswith("/ask.py")}
+
+    assert printed == dict.fromkeys(printed, 0)
+    assert _prints(PROJECT_ROOT / "pipelines" / "ask.py")
+
+
+def _prints(file: Path) -> list[ast.Call]:
+    """The calls of `print` that name no stream."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    its = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    return [call for call in its if "file" not in [one.arg for one in call.keywords]]
+
+
+def test_what_is_said_is_not_lost_in_a_stream_that_is_put_in_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even if that stays there: two threads that change it may undo each other's in the wrong order."""
+    begin_results()
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        say("5 events read")
+
+    assert capsys.readouterr().out == "5 events read\n"
 
 
 def _env(folder: Path) -> Mapping[str, str]:

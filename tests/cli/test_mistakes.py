@@ -125,6 +125,16 @@ def _folder(scene: Scene) -> Changes:
     return {}
 
 
+def _file_instead_of(name: str) -> Callable[[Scene], Changes]:
+    def make(scene: Scene) -> Changes:
+        place = Path(scene.environment["DATA_DIR"], name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        return {}
+
+    return make
+
+
 def _schema(scene: Scene) -> Changes:
     role = f"reader_{scene.stores.schema}"
     scene.stores.query(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
@@ -222,6 +232,16 @@ MISTAKES = {
         _full_disk, 75, "File too large", "fail  disk", "check its rights and space", stores=2
     ),  # both need the spool
     "an unreadable folder": Mistake(_folder, 1, "Permission denied", "fail  lake", "Permission denied"),
+    "a file instead of the spool": Mistake(
+        _file_instead_of("dlt/spool"),
+        1,
+        "dlt/spool cannot be used: it is there, and is no folder",
+        "fail  disk",
+        "spool",
+    ),
+    "a file instead of dlt's folder": Mistake(
+        _file_instead_of("dlt"), 1, "cannot be used: what stands above it is no folder", "fail  disk", "dlt cannot be"
+    ),
     "a malformed .env": Mistake(
         _env_file, 2, ".env, line 1: write it as NAME=value", "", ".env, line 1: write it as NAME=value", doctor_code=2
     ),

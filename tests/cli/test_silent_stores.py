@@ -139,4 +139,4 @@ def test_parts_that_came_before_the_silence_are_given() -> None:
     assert got == [1, 2]
     assert PATIENCE_SECONDS == 10
     with pytest.raises(ValueError, match="wrong"):
-        answers_of({"one": fail})
+        answers_of(lambda _: fail(), ["one"], lambda _: 0)

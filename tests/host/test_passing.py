@@ -35,6 +35,7 @@ ONCE = ("pipelines/run.py", "--once")
         (pa.ArrowMemoryError("malloc of size 1000000000 failed"), True),
         (OSError(errno.EROFS, "Read-only file system"), False),
         (PermissionError(errno.EACCES, "Permission denied"), False),
+        (FileExistsError(errno.EEXIST, "File exists"), False),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), False),
         (PermissionError("translated by s3fs, without a number"), False),
         (NoCredentialsError(), False),

@@ -26,6 +26,8 @@ from tests.s3_dialects import (
     IGNORANT,
     INVALID,
     NAMELESS,
+    NEVER_CREATES,
+    NEVER_REPLACES,
     PLAIN,
     POOR,
     REDRAWN,
@@ -179,20 +181,22 @@ def _has_one_etag_for_all(objects: Objects) -> bool:
         (INVALID, "the store refuses If-None-Match and If-Match"),
         (CREATES_OR_501, "the store refuses If-Match"),
         (REPLACES_OR_400, "the store refuses If-None-Match"),
+        (NEVER_CREATES, "the store refuses If-None-Match"),
+        (NEVER_REPLACES, "the store refuses If-Match"),
         (REDRAWN, "the store refuses If-Match"),
         (NAMELESS, "the store refuses If-Match"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_a_store_is_asked_for_its_dialect(spoken: Dialect, said: str, tmp_path: Path) -> None:
-    """The same however often it is asked, by the loop and by the doctor; one object stays."""
+    """The same however often it is asked, by the loop and by the doctor; no object stays."""
     with serving(spoken) as (url, place):
         objects = of_bucket(url, tmp_path)
 
         found = [objects.learn(), objects.learn(), objects.try_out("_dlt_doctor_probe")]
 
     assert [str(dialect) for dialect in found] == [said] * 3
-    assert set(place.objects) == {f"root/{PROBE}"}
+    assert not place.objects
 
 
 def test_the_real_store_is_asked_as_the_stand_ins_are(bucket: Bucket, tmp_path: Path) -> None:

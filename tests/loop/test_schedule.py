@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.fetch.reading import Part, StepLimits
-from pipelines.host.aside import TOLD_AGAIN_SECONDS, aside
+from pipelines.host.aside import LOGGED_AGAIN_SECONDS, aside
 from pipelines.load.spool import Spool
 from pipelines.loop.account_failures import GATHERING_SECONDS as FAILURES_GATHER_SECONDS
 from pipelines.loop.account_failures import AccountFailures
@@ -214,7 +214,7 @@ def test_what_fails_beside_the_way_is_told_now_and_then(clock: Clock, caplog: py
     for _ in range(100):
         fail(KeyError("x"))
     fail(MemoryError())
-    clock.now += TOLD_AGAIN_SECONDS
+    clock.now += LOGGED_AGAIN_SECONDS
     fail(KeyError("x"))
 
     assert [message.split(" hint")[0] for message in caplog.messages] == [

@@ -115,13 +115,13 @@ def test_without_a_shared_token_each_account_needs_its_own(problems: Callable[..
         ('id = "a"\nCLOUDFLARE_API_TOKEN = "s3cret-t0ken"', "CLOUDFLARE_API_TOKEN has no place here"),
         (
             f'id = "a"\ntoken_env = "{PASTED}"',
-            "token_env is to say where the token is; what is there looks like a token",
+            "token_env must say where the token is, but holds what looks like a token",
         ),
-        (f'id = "a"\ntoken_file = "{PASTED}"', "token_file is to say where the token is; what is there looks like"),
+        (f'id = "a"\ntoken_file = "{PASTED}"', "token_file must say where the token is, but holds what looks like"),
         (f'id = "a"\n{PASTED} = "x"', "a key of 40 characters is no setting of an account; a token has no place here"),
-        (f'id = "a"\ntoken_env = "Authorization: Bearer {PASTED}."', "token_env is to say where the token is"),
-        (f'id = "a"\ntoken_file = "./{PASTED}"', "token_file is to say where the token is"),
-        (f'id = "a"\ntoken_env = "/run/secrets/{PASTED}"', "token_env is to say where the token is"),
+        (f'id = "a"\ntoken_env = "Authorization: Bearer {PASTED}."', "token_env must say where the token is"),
+        (f'id = "a"\ntoken_file = "./{PASTED}"', "token_file must say where the token is"),
+        (f'id = "a"\ntoken_env = "/run/secrets/{PASTED}"', "token_env must say where the token is"),
         ('id = "a"\ntoken_env = "NOT_THERE"', "(a): token_env 'NOT_THERE' is not set: set it to the account's token"),
         ('id = "a"\ntoken_file = "./none"', "token_file './none' ("),
         ('id = "a"\ntoken_credential = "none"', "token_credential 'none' ("),
@@ -140,7 +140,7 @@ def test_without_a_shared_token_each_account_needs_its_own(problems: Callable[..
             "(a): CLOUDFLARE_PER_PAGE ('5000') is not a whole number from 1 to 1000",
         ),
         ('id = "a"\nCLOUDFLARE_DIRECTION = {}', "(a): CLOUDFLARE_DIRECTION ('{}') is not one of asc, desc"),
-        ('id = "a"\n[[accounts]]\nid = "a"', "account 2 (a): 'a' was there before: one table for each account"),
+        ('id = "a"\n[[accounts]]\nid = "a"', "account 2 (a): 'a' is there twice: keep one table for each account"),
         ('id = "a"\nINITIAL_CHECKPOINT = 2027-01-01', "INITIAL_CHECKPOINT ('2027-01-01') is in the future"),
     ],
 )
@@ -159,8 +159,8 @@ def test_what_is_wrong_is_told_in_a_line_with_the_account_and_without_a_secret(
     ("text", "told"),
     [
         ("[[accounts]\n", "cannot be read as TOML"),
-        ('[[account]]\nid = "a"', "is to hold tables [[accounts]] with an id each, and nothing else"),
-        ('accounts = ["a", "b"]', "is to hold tables [[accounts]]"),
+        ('[[account]]\nid = "a"', "must hold tables [[accounts]] with an id each, and nothing else"),
+        ('accounts = ["a", "b"]', "must hold tables [[accounts]]"),
         ("", "CLOUDFLARE_ACCOUNT_ID is missing: set it to one or several account ids"),
     ],
 )

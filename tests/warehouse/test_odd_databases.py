@@ -157,6 +157,7 @@ def test_settings_of_a_database_change_nothing(
 
     told = "\n".join(one.err + one.out for one in done.values())
     assert "Traceback" not in told
+    assert "DEBUG:" not in told  # of client_min_messages, by libpq past our own stderr
     assert [one.code for one in done.values()] == [0, 0, 0, 0], told
     assert len(held.warehouse_ids()) == 20
     assert len(held.query("SELECT reason FROM {schema}.audit_logs_quarantine")) == 1

@@ -22,6 +22,7 @@ from tests.s3_dialects import (
     IGNORANT,
     INVALID,
     NAMELESS,
+    NEVER_CREATES,
     PLAIN,
     POOR,
     SAFE,
@@ -58,7 +59,7 @@ def lake_in(environment: dict[str, str]) -> Iterator[MakeLake]:
         yield lake_in
 
 
-FEW = {PLAIN, CURT, BARE, WEAK, CREATES_ALONE, CREATES_OR_501, INVALID, NAMELESS}
+FEW = {PLAIN, CURT, BARE, WEAK, CREATES_ALONE, CREATES_OR_501, INVALID, NAMELESS, NEVER_CREATES}
 """The dialects that run always; `make soak` has all, and `test_objects` has them anyway."""
 
 

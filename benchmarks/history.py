@@ -48,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with embedded_postgres(folder / "postgres", *SERVER_OPTIONS) as server:
             tables = [filled(server, int(rows), now) for rows in options.rows.split(",")]
             postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
-            found = {"history": list(asked(tables)), "counted loads": list(loaded(server, postmaster, now))}
-    where = f"{now:%Y-%m-%d}, PostgreSQL 18, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
-    for title, rows in found.items():
-        text = as_markdown(rows)
-        print(f"\n{title}\n{text}")
-        if options.write:
-            put_into(DOCUMENT, title, f"{text}\nMeasured {where}.\n")
+            measured = {"history": asked(tables), "counted loads": loaded(server, postmaster, now)}
+            for title, rows in measured.items():
+                text = as_markdown(list(rows))
+                print(f"\n{title}\n{text}", flush=True)
+                where = f"{now:%Y-%m-%d}, PostgreSQL 18, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+                if options.write:
+                    put_into(DOCUMENT, title, f"{text}\nMeasured {where} at the end.\n")
 
 
 def filled(server: PostgresSettings, rows: int, now: datetime) -> Table:

@@ -108,7 +108,7 @@ INSERT INTO {schema}.audit_hourly_counts
         {counts of the events}
         UNION ALL
         SELECT view, hour, key, account_id, api_version, action_type, action_result, resource_type, actor, ip_address, -events
-        FROM {schema}.audit_hourly_counts WHERE hour >= '{since}' AND hour < '{before}'
+        FROM {schema}.audit_hourly_counts WHERE view IN ('activity', 'seen') AND hour >= '{since}' AND hour < '{before}'
     ) AS both_of_them
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 HAVING sum(events) <> 0;
 COMMENT ON TABLE {schema}.audit_hourly_counts IS '{since}';

@@ -18,7 +18,7 @@ from functools import partial
 from pipelines.bulk.reconcile_days import Reconciled, Scope, reconcile_days
 from pipelines.bulk.shared import Shared
 from pipelines.cli.command import run_window_command
-from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, past_window, window_of
+from pipelines.cli.windows import accounts_of, add_window_options, api_window, past_window, window_of
 from pipelines.fetch.api import utc_now
 from pipelines.fetch.refusals import refused_in_words
 from pipelines.host.output import say
@@ -53,8 +53,7 @@ def _reconcile(window: Window, options: argparse.Namespace, settings: Settings) 
     # After the safety lag: before it, events may come at any moment.
     settled = utc_now() - max(map(settings.safety_lag, shared.streams))
     window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
-    days = [(stream, day) for day in days_of(window) for stream in shared.streams]
-    found = reconcile_days(days, window, scope, settings, shared)
+    found = reconcile_days(window, scope, settings, shared)
     say(json.dumps(found.as_json() | shared.as_json()) if options.json else _as_text(found, scope, shared))
     return shared.exit_code or (3 if found.gaps or found.broken_quarantines else 0)
 

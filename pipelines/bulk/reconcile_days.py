@@ -1,15 +1,20 @@
-"""Compares days of streams in API, warehouse and lake, and repairs them: one day of a stream is one unit."""
+"""Compares days of streams in API, warehouse and lake, and repairs them.
 
-from collections.abc import Iterator, Mapping, Sequence
+A unit is a day of a stream, or some weeks of which neither store has an event: those cost hardly more than a day.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from pipelines.fetch.api import open_api, utc_now
-from pipelines.fetch.reading import FetchPages
+from pipelines.fetch.reading import FetchPages, fetch_exactly
 from pipelines.host.logs import log
+from pipelines.lake.partitions import DAY
 from pipelines.lake.reads import read_lake
 from pipelines.load.spool import open_spool
 from pipelines.proof.both_stores import open_copies, open_sidecars
@@ -18,13 +23,26 @@ from pipelines.proof.gaps import hours_with_gaps
 from pipelines.proof.repair import Repair
 from pipelines.proof.sides import ApiSide
 from pipelines.settings.settings import Settings
-from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError
+from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, HiddenEventsError
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
 
 from .shared import Shared
 from .units import open_pool, run_units
 
-StreamDay = tuple[Stream, Window]
+QUIET_DAYS = 31
+"""Compared at once: where nothing is expected, the API is asked once for all of them."""
+_FEW_DAYS = 2
+"""So few are compared without a look which of them have events."""
+
+
+class Days(NamedTuple):
+    """A day of a stream, or several of which neither store has an event."""
+
+    window: Window
+    are_quiet: bool = False
+
+
+Unit = tuple[Stream, Days]
 
 
 @dataclass(frozen=True)
@@ -84,10 +102,8 @@ def _hour_as_json(check: HourCheck) -> dict[str, Any]:
     }
 
 
-def reconcile_days(
-    days: Sequence[StreamDay], window: Window, scope: Scope, settings: Settings, shared: Shared
-) -> Reconciled:
-    """Compares days of streams, several side by side, and repairs them; the failures of streams are in `shared`."""
+def reconcile_days(window: Window, scope: Scope, settings: Settings, shared: Shared) -> Reconciled:
+    """Compares the days of all streams, several side by side, and repairs them; the failures are in `shared`."""
     open_unit = partial(_open_worker, scope)
     # First: otherwise an event that is quarantined in an hour that is repaired could not be written.
     total = Reconciled(_reconcile_quarantines(window, scope, settings, shared))
@@ -95,13 +111,47 @@ def reconcile_days(
     def progress() -> str:
         return f"{total.events:,} events, {hours_with_gaps(len(total.gaps))}"
 
+    units = _units(window, settings, shared.streams)
     with open_pool(None, open_unit, settings, shared, threads=shared.threads, asks_api=scope.asks_api) as pool:
-        for checks in shared.results_of(run_units(days, pool, "reconcile", progress)):
+        for checks in shared.results_of(run_units(units, pool, "reconcile", progress)):
             total.hours += len(checks)
             total.events += sum(check.most_events for check in checks)
             total.checks += [check for check in checks if check.is_gap or check.missing]
     total.checks.sort(key=lambda check: (check.stream, check.hour))
     return total
+
+
+def _units(window: Window, settings: Settings, streams: Sequence[Stream]) -> list[Unit]:
+    """Returns the days, oldest first; of an account without events in some, these together, some weeks at a time."""
+    days = list(window.parts(DAY))
+    if len(days) <= _FEW_DAYS:
+        return [(stream, Days(day)) for day in days for stream in streams]
+    units: list[Unit] = []
+    with open_copies(settings.stores) as copies:
+        for account_id, its_streams in groupby(streams, key=lambda stream: stream.account_id):
+            busy = {midnight(hour) for hour in copies.lake.hours(account_id, window)}
+            busy |= copies.warehouse.days(account_id, window)
+            its_days = runs_of(days, busy)
+            units += [(stream, part) for stream in its_streams for part in its_days]
+    return sorted(units, key=lambda unit: unit[1].window.since)
+
+
+def runs_of(days: Sequence[Window], busy: Collection[datetime]) -> list[Days]:
+    """Returns the busy days one by one, and the others in runs of at most QUIET_DAYS. Pure."""
+    runs: list[Days] = []
+    for day in days:
+        is_quiet = midnight(day.since) not in busy
+        last = runs[-1] if runs else None
+        if is_quiet and last and last.are_quiet and day.before - last.window.since <= QUIET_DAYS * DAY:
+            runs[-1] = Days(Window(last.window.since, day.before), are_quiet=True)
+        else:
+            runs.append(Days(day, is_quiet))
+    return runs
+
+
+def midnight(time: datetime) -> datetime:
+    """Returns the begin of its day (UTC)."""
+    return time.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _reconcile_quarantines(window: Window, scope: Scope, settings: Settings, shared: Shared) -> list[str]:
@@ -150,9 +200,9 @@ class _Worker:
     fetch_pages: FetchPages | None
     repair: Repair | None
 
-    def __call__(self, day: StreamDay) -> list[HourCheck]:
-        """Compares a day, repairs it if asked to, and returns how it is in the end."""
-        return self.shared.ask("reconcile", day[0], lambda: self._check_and_mend(*day))
+    def __call__(self, unit: Unit) -> list[HourCheck]:
+        """Compares the days, repairs them if asked to, and returns how they are in the end."""
+        return self.shared.ask("reconcile", unit[0], lambda: self._check_days(*unit))
 
     def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
         """Makes an account's quarantine anew; False if no side has events for it, or the API cannot be asked."""
@@ -163,6 +213,21 @@ class _Worker:
             )
         except AccountError as error:
             self.shared.note_failure(stream, error)
+            return False
+
+    def _check_days(self, stream: Stream, days: Days) -> list[HourCheck]:
+        if days.are_quiet and self._shows_nothing(stream, days.window):
+            checks = self.completeness.check_quiet(stream, days.window, asks_api=self.scope.asks_api)
+            if checks is not None:
+                return checks
+        return [check for day in days.window.parts(DAY) for check in self._check_and_mend(stream, day)]
+
+    def _shows_nothing(self, stream: Stream, window: Window) -> bool:
+        if self.fetch_pages is None:
+            return True
+        try:
+            return not any(page.events.num_rows for page in fetch_exactly(self.fetch_pages)(stream, window, "asc"))
+        except HiddenEventsError:
             return False
 
     def _check_and_mend(self, stream: Stream, window: Window) -> list[HourCheck]:

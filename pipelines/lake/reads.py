@@ -29,7 +29,7 @@ from .destination import Lake
 from .dlt_client import LakeClient
 from .object_format import open_object, read_batches, select_columns
 from .object_rows import held_digests, quarantine_objects, read_object, reading
-from .partitions import Partition, account_folder, day_folder, hour_of, hours_of, only_of
+from .partitions import DAY, Partition, account_folder, day_folder, hour_of, hours_of, only_of, place_of
 
 DAYS = 7
 """The days, today included, whose objects the lake's health counts."""
@@ -37,6 +37,8 @@ _COPIES = 4
 """Objects that are read at once."""
 _LISTINGS = 8
 """Folders that are listed at once."""
+_MOST_FOLDERS = 40
+"""Of days; where more are looked for, one listing of the account takes less: a thousand objects a request."""
 _KEYS = select_columns(EVENT_SCHEMA, ["event_id", "timestamp", "account_id", "api_version"])
 """The first columns of an object: one stretch of it."""
 
@@ -84,6 +86,15 @@ class LakeReader:
             found = self.objects.listing(day_folder(account_id, window.since))
         partitions = [Partition(account_id, hour) for hour in hours_of(window.since, window.before)]
         return {partition: found[partition.path].size for partition in partitions if partition.path in found}
+
+    def hours(self, account_id: str, window: Window) -> set[datetime]:
+        """The hours of a window that have an object: by a listing of each day's folder, or of the account's."""
+        days = [day_folder(account_id, day.since) for day in window.parts(DAY)]
+        folders = days if len(days) <= _MOST_FOLDERS else [account_folder(account_id)]
+        with self._lake.translated_errors(), ThreadPoolExecutor(min(_LISTINGS, len(folders))) as pool:
+            places = [place_of(path) for listing in pool.map(self.objects.listing, folders) for path in listing]
+        hours = {its_window.since for _, its_window in filter(None, places) if its_window is not None}
+        return {hour for hour in hours if hour_of(window) <= hour < window.before}
 
     def keys(self, stream: Stream, window: Window) -> tuple[pa.Table, int]:
         """`event_id` and `timestamp` of each row in a window of at most an hour, as often as it is there.

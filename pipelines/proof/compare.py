@@ -5,7 +5,7 @@ wherever it is not; only the API may lack one, for it forgets what is old.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -175,9 +175,35 @@ class Completeness:
             if check.is_whole:
                 check.lost = max(0, known.get(hour, 0) - check.most_events)
             checks.append(check)
+        self._record(checks)
+        return checks
+
+    def check_quiet(self, stream: Stream, window: Window, *, asks_api: bool) -> list[HourCheck] | None:
+        """The same for many days of which lake and API have nothing; None if the warehouse has, or they once had."""
+        checked_at, known = self._clock(), self._warehouse.known_events(stream, window)
+        if any(known.values()) or self._warehouse.tallies(stream, window):
+            return None
+        digest = NOTHING.digest if asks_api and self._is_all_asked_for(stream) else None
+        names = SIDES if asks_api else STORES
+        differing: dict[str, list[EventKey]] | None = {} if self._with_contents else None
+        checks = [
+            HourCheck(
+                stream,
+                part,
+                checked_at,
+                {name: 0 for name in names if self._is_expected(name, part.since)},
+                digest,
+                differing=differing,
+            )
+            for part in window.parts(HOUR)
+        ]
+        self._record(checks)
+        return checks
+
+    def _record(self, checks: Sequence[HourCheck]) -> None:
+        """Keeps the results of the whole hours."""
         if rows := [check.as_row() for check in checks if check.is_whole]:
             self._warehouse.record(pa.Table.from_pylist(rows, schema=_CHECK_SCHEMA))
-        return checks
 
     def is_proven(self, stream: Stream, window: Window, lateness: timedelta) -> bool:
         """True if all of a window was found complete, `lateness` after it or later, and both stores still hold that."""

@@ -70,9 +70,13 @@ class LakeSide:
         """By hour, the rows of its object that belong into another one."""
 
     def tallies(self, stream: Stream, window: Window) -> dict[datetime, Tally]:
-        """Returns those of the hours whose object can be read."""
+        """Returns those of the hours that have an object which can be read."""
+        hours = self._reader.hours(stream.account_id, window)
+        parts = [part for part in window.parts(HOUR) if hour_of(part) in hours]
+        if not parts:
+            return {}
         with ThreadPoolExecutor(_LAKE_READERS) as pool:
-            keys = list(pool.map(lambda part: self.keys(stream, part), window.parts(HOUR)))
+            keys = list(pool.map(lambda part: self.keys(stream, part), parts))
         return tallies_of(pa.concat_tables(keys))
 
     def keys(self, stream: Stream, window: Window) -> pa.Table:

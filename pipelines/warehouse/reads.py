@@ -47,6 +47,10 @@ class WarehouseReader:
         """The tally of each hour in which there is an event."""
         return dict(map(Tally.of_row, self._in_window("tallies", stream, window).to_pylist()))
 
+    def days(self, account_id: str, window: Window) -> set[datetime]:
+        """The days that have an event of an account, or had one when they were last found complete."""
+        return set(self._ask("days", account_id, window.since, window.before)["day"].to_pylist())
+
     def keys(self, stream: Stream, window: Window) -> pa.Table:
         """`event_id` and `timestamp` of each event, those included that are quarantined here."""
         return self._in_window("keys", stream, window)
@@ -83,8 +87,11 @@ class WarehouseReader:
         return self._query(section, stream, window.since, window.before)
 
     def _query(self, section: str, stream: Stream, *more: Any) -> pa.Table:
+        return self._ask(section, stream.account_id, stream.api_version, *more)
+
+    def _ask(self, section: str, *parameters: Any) -> pa.Table:
         with self.translated_errors(), self._connection.cursor() as cursor:
-            return table_of(cursor, *self._sections[section], stream.account_id, stream.api_version, *more)
+            return table_of(cursor, *self._sections[section], *parameters)
 
 
 @contextmanager

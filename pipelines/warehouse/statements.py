@@ -5,6 +5,8 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).with_name("sql")
 _SECTION = re.compile(r"^-- \[(.+)\]$", re.MULTILINE)
+_STATEMENT = re.compile(r"(?:\$body\$.*?\$body\$|[^;])+", re.DOTALL)
+"""Up to a semicolon that is not in the body of a function."""
 
 
 def statements_of(file: str, **names: object) -> list[str]:
@@ -23,4 +25,4 @@ def _statements(text: str, names: dict[str, object]) -> list[str]:
     text = "\n".join(lines)
     for name, value in names.items():
         text = text.replace(f"{{{name}}}", str(value))
-    return [statement.strip() for statement in text.split(";") if statement.strip()]
+    return [statement.strip() for statement in _STATEMENT.findall(text) if statement.strip()]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adbc_driver_manager import Error
 from adbc_driver_manager.dbapi import Connection, Cursor
@@ -19,6 +19,7 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from pipelines.settings.settings import TimescaleSettings
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_TABLE
 
+from . import counts
 from .connection import connect, message_of, quoted, rows_of, transaction_on, value_of
 from .statements import sections_of
 
@@ -33,7 +34,7 @@ conflict in one, without an error (timescaledb #7672, mended by #7673). Seen in 
 _FILE = "after_load.sql"
 _TABLES = (EVENTS_TABLE, f"{EVENTS_TABLE}_rehydrated")
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
-_ALL_VIEW, _ACTIVITY_VIEW = "audit_logs_all", "audit_activity_hourly"
+_ALL_VIEW, _ACTIVITY_VIEW, _SEEN_VIEW = "audit_logs_all", "audit_activity_hourly", "audit_seen_hourly"
 _IS_OUR_ACTIVITY_VIEW = re.compile(rf"{_ACTIVITY_VIEW} [0-9a-f]{{16}}")
 _UNKNOWN_FORM = {"42883", "22023"}
 """SQLSTATE of what an older TimescaleDB does not know: a function, an option."""
@@ -51,6 +52,8 @@ class Found(NamedTuple):
     is_owner: bool = True
     indexes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()  # name and comment of each: the digest of what it was made from
+    is_counting: bool = False  # triggers keep the counts by hour
+    counted_from: str | None = None  # the hour from which on they have counted all; None: there are none
     chunk_days: float | None = None  # None: the table is a plain one
     is_columnar: bool = False
     compress_after_days: float | None = None
@@ -76,6 +79,11 @@ class Found(NamedTuple):
         """True if the table can have what the Apache edition has not: columnstore, policies, aggregates."""
         return self.chunk_days is not None and self.license == "timescale"
 
+    @property
+    def is_counted(self) -> bool:
+        """True if the counts by hour are whole."""
+        return self.is_counting and self.counted_from == counts.ALL_OF_TIME
+
 
 class Step(NamedTuple):
     """One change of the warehouse: a section of the SQL file."""
@@ -85,6 +93,7 @@ class Step(NamedTuple):
 
 
 _EXTENSION = Step("extension")
+_COUNT = Step("count some events")
 
 
 class Outcome(NamedTuple):
@@ -106,7 +115,7 @@ def prepare(
     names = {"schema": schema, "reader": quoted(reader), "columns": _COLUMNS, **asdict(wanted)}
     definitions = {
         section: sha256("\n".join(statements).encode()).hexdigest()[:16]
-        for section, statements in sections_of(_FILE, **names).items()
+        for section, statements in _sections(names).items()
     }
     with connect(owner) as connection:
         found = find(connection, schema)
@@ -117,10 +126,14 @@ def prepare(
                 yield Outcome(", ".join(step.section for step in due), reason)
                 return
             for step in due:
-                sections = sections_of(_FILE, **names, definition=definitions[step.section])
+                sections = _sections({**names, "definition": definitions[step.section]})
                 # The server ends the session of CREATE EXTENSION where the library was not loaded at its start.
                 with connect(owner) if step == _EXTENSION else nullcontext(connection) as used:
-                    outcome = _take(used, schema, found, step, sections, is_patient=is_patient)
+                    outcome = (
+                        _count(connection, schema, is_patient=is_patient)
+                        if step == _COUNT
+                        else _take(used, schema, found, step, sections, is_patient=is_patient)
+                    )
                 yield outcome
                 if outcome.is_passing:
                     return  # the holder of the lock holds up the other steps as well: one wait is long enough
@@ -138,15 +151,30 @@ def due_steps(found: Found, wanted: TimescaleSettings, definitions: Mapping[str,
             yield Step(f"index {index}", takes_long=True)
     if f"{QUARANTINE_TABLE}_timestamp" not in found.indexes:
         yield Step("index quarantine")
-    for view in [_ALL_VIEW] if found.is_licensed or found.is_continuous else [_ALL_VIEW, _ACTIVITY_VIEW]:
-        if f"{view} {definitions[f'view {view}']}" not in found.views:
-            yield Step(f"view {view}")
+    may_count = found.chunk_days is None and not (wanted.chunk_days and found.has_timescale)
+    yield from _due_views(found, definitions, form=", counted" if may_count and found.is_counted else "")
+    if found.counted_from is not None and not may_count:
+        yield Step("no counts")
     if wanted.chunk_days and found.is_available and found.extension is None:
         yield _EXTENSION
     if wanted.chunk_days and found.has_timescale and found.chunk_days != wanted.chunk_days:
         yield Step("chunk interval") if found.chunk_days else Step("hypertable", takes_long=True)
     if found.is_licensed:
         yield from _due_policies(found, wanted)
+    if may_count and not (found.is_counting and found.counted_from):
+        yield Step("counts")
+    elif may_count and not found.is_counted and f"{EVENTS_TABLE}_timestamp" in found.indexes:
+        yield _COUNT  # the last step: it may hold up others
+
+
+def _due_views(found: Found, definitions: Mapping[str, str], form: str) -> Iterator[Step]:
+    forms = {_ALL_VIEW: "", _SEEN_VIEW: form}
+    if not (found.is_licensed or found.is_continuous):
+        forms[_ACTIVITY_VIEW] = form
+    for view, its_form in forms.items():
+        section = f"view {view}{its_form}"
+        if f"{view} {definitions[section]}" not in found.views:
+            yield Step(section)
 
 
 def _due_policies(found: Found, wanted: TimescaleSettings) -> Iterator[Step]:
@@ -185,6 +213,19 @@ def find(connection: Connection, schema: str) -> Found:
         if found.has_timescale:
             found = found._replace(**rows_of(cursor, *sections["found in timescaledb"])[0])
     return found
+
+
+def _sections(names: dict[str, Any]) -> dict[str, list[str]]:
+    return sections_of(_FILE, **names) | counts.sections(**names)
+
+
+def _count(connection: Connection, schema: str, *, is_patient: bool) -> Outcome:
+    try:
+        since = counts.count_older_events(connection, schema, is_patient=is_patient)
+    except Error as error:
+        return Outcome(_COUNT.section, message_of(error), is_passing=error.sqlstate == _LOCK_NOT_AVAILABLE)
+    reason = since and f"those before {since} are counted after the next loads"
+    return Outcome(_COUNT.section, reason, is_passing=since is not None)
 
 
 def _take(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.servers.commands import Finished
 from benchmarks.servers.seaweed import Bucket
+from pipelines.bulk.reconcile_days import runs_of
 from pipelines.lake.partitions import replace_events
 from pipelines.load.tally import Tally
 from pipelines.loop.report import Report
@@ -43,6 +44,20 @@ def day(api: Api, poll: Poll) -> list[Any]:
     return events
 
 
+def test_quiet_days_are_one_run_until_a_day_has_events() -> None:
+    """Nor is a run longer than QUIET_DAYS; a window may begin and end within a day."""
+    window = Window(DAY + timedelta(hours=5), DAY + timedelta(days=50, hours=3))
+
+    runs = runs_of(list(window.parts(timedelta(days=1))), {DAY + timedelta(days=2)})
+
+    assert [(run.window.since, run.window.before, run.are_quiet) for run in runs] == [
+        (window.since, DAY + timedelta(days=2), True),
+        (DAY + timedelta(days=2), DAY + timedelta(days=3), False),
+        (DAY + timedelta(days=3), DAY + timedelta(days=34), True),
+        (DAY + timedelta(days=34), window.before, True),
+    ]
+
+
 def _found(done: Finished) -> list[dict[str, Any]]:
     names = ("missing", "doubled", "differing")
     return [{name: gap[name] for name in names if gap[name]} for gap in done.report["gaps"]]
@@ -62,6 +77,36 @@ def test_where_nothing_is_missing_it_says_so(command: Command, stores: Stores, a
     assert {check["status"] for check in checks} == {"complete"}
     assert {(c["api_events"], c["warehouse_events"], c["lake_events"]) for c in checks} == {(2, 2, 2)}
     assert len(api.requests) == 2
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("day")
+@pytest.mark.parametrize("asks_api", [True, False], ids=["with the API", "without the API"])
+def test_quiet_weeks_are_compared_whole_and_kept_by_the_hour(
+    command: Command, stores: Stores, api: Api, *, asks_api: bool
+) -> None:
+    """The API is asked once for all of them; and an event that a store alone has of them is found, as ever."""
+    since = DAY - timedelta(days=20)
+    window = ("--since", since.isoformat(), *WINDOW[2:])
+    options = ["--json", *([] if asks_api else ["--without-api"])]
+    api.requests.clear()
+
+    done = command("pipelines/reconcile.py", *window, *options)
+
+    requests, checks = len(api.requests), stores.query(CHECKS)
+    assert (done.code, done.report["hours"], done.report["events"]) == (0, 22 * 24, 96), done.err
+    assert requests == (3 if asks_api else 0)
+    assert sorted(check["hour"] for check in checks) == [since + timedelta(hours=hour) for hour in range(22 * 24)]
+    assert {check["status"] for check in checks} == {"complete"}
+    assert {check["api_events"] for check in checks if check["hour"] < DAY} == {0 if asks_api else None}
+    stores.query(
+        "INSERT INTO {schema}.audit_logs SELECT (jsonb_populate_record(a, jsonb_build_object('timestamp',"
+        """ "timestamp" - interval '9 days'))).* FROM {schema}.audit_logs AS a WHERE event_id = 'e0000'"""
+    )
+    damaged = command("pipelines/reconcile.py", *window, *options)
+    assert damaged.code == 3
+    (gap,) = damaged.report["gaps"]
+    assert (gap["hour"], gap["missing"]["lake"]) == ((DAY - timedelta(days=9)).isoformat(), ["e0000"])
 
 
 @pytest.mark.integration

@@ -15,7 +15,11 @@ SELECT
     ARRAY(SELECT relname::text FROM pg_class AS i JOIN pg_am AS a ON a.oid = i.relam
           WHERE relnamespace = to_regnamespace('{schema}') AND relkind IN ('i', 'I')
               AND NOT (amname = 'btree' AND relname ~ '^audit_logs_(rehydrated_)?(actor|resource)$')) AS indexes,
-    ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class WHERE relnamespace = to_regnamespace('{schema}') AND relkind = 'v') AS views;
+    ARRAY(SELECT concat(relname, ' ', obj_description(oid)) FROM pg_class WHERE relnamespace = to_regnamespace('{schema}') AND relkind = 'v') AS views,
+    (SELECT count(*) = 5 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid WHERE c.relname = 'audit_logs'
+        AND c.relnamespace = to_regnamespace('{schema}') AND tgname LIKE 'audit\_count\_%' AND tgenabled IN ('O', 'A')) AS is_counting,
+    (SELECT obj_description(oid, 'pg_class') FROM pg_class WHERE relname = 'audit_hourly_counts'
+        AND relnamespace = to_regnamespace('{schema}')) AS counted_from;
 
 -- [found in timescaledb]
 -- Another's policy may be by creation time, or there may be two: -1 differs from every setting, so that ours replaces it.
@@ -93,6 +97,16 @@ CREATE OR REPLACE VIEW {schema}.audit_logs_all AS
         );
 COMMENT ON VIEW {schema}.audit_logs_all IS '{definition}';
 GRANT SELECT ON {schema}.audit_logs_all TO {reader};
+
+-- [view audit_seen_hourly]
+CREATE OR REPLACE VIEW {schema}.audit_seen_hourly AS
+    SELECT date_trunc('hour', "timestamp", 'UTC') AS hour, account_id, api_version,
+        coalesce(nullif(actor_email, ''), nullif(actor_id, ''), nullif(actor_type, '')) AS actor,
+        nullif(ip_address, '') AS ip_address, count(*) AS events
+    FROM {schema}.audit_logs
+    GROUP BY 1, 2, 3, 4, 5;
+COMMENT ON VIEW {schema}.audit_seen_hourly IS '{definition}';
+GRANT SELECT ON {schema}.audit_seen_hourly TO {reader};
 
 -- [view audit_activity_hourly]
 CREATE OR REPLACE VIEW {schema}.audit_activity_hourly AS

@@ -14,6 +14,26 @@ FROM (
 ) AS keys
 GROUP BY 1;
 
+-- [days]
+-- Parameters: account, since, before. The days (UTC) with an event of any version, or with one when they were last found
+-- complete. One look into the key's index for each day that has events, not one for each event.
+WITH RECURSIVE found AS (
+    SELECT (SELECT min("timestamp") FROM {schema}.audit_logs
+            WHERE account_id = $1 AND "timestamp" >= $2 AND "timestamp" < $3) AS at
+    UNION ALL
+    SELECT (SELECT min("timestamp") FROM {schema}.audit_logs
+            WHERE account_id = $1 AND "timestamp" >= date_trunc('day', at, 'UTC') + INTERVAL '24 hours' AND "timestamp" < $3)
+    FROM found WHERE at IS NOT NULL
+)
+SELECT date_trunc('day', at, 'UTC') AS day FROM found WHERE at IS NOT NULL
+UNION
+SELECT date_trunc('day', "timestamp", 'UTC') FROM {schema}.audit_logs_quarantine
+WHERE account_id = $1 AND "timestamp" >= $2 AND "timestamp" < $3
+UNION
+SELECT date_trunc('day', hour, 'UTC') FROM {schema}.audit_completeness
+WHERE account_id = $1 AND hour >= $2 AND hour < $3 AND status = 'complete'
+    AND greatest(api_events, warehouse_events, lake_events) > 0;
+
 -- [keys]
 SELECT event_id, "timestamp" FROM {schema}.audit_logs
 WHERE account_id = $1 AND api_version = $2 AND "timestamp" >= $3 AND "timestamp" < $4

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Objects: TypeAlias = "Folder | Bucket"
 """A place for objects, addressed by path: both have the same methods."""
+DATASET = "cloudflare"
+"""The dlt dataset, below which all paths are."""
 Version = str
 """Tells one content of an object from the next, and is nothing else: an ETag, say, which need not be an MD5."""
 _ATTEMPTS = 50

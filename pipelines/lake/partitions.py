@@ -36,7 +36,6 @@ from .object_format import (
     with_others,
 )
 
-DATASET = "cloudflare"
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 MOST_PENDING_EVENTS = 10_000

@@ -6,7 +6,7 @@ and days are listed.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,10 @@ class LakeReader:
         """DuckDB reads the URLs of a bucket by it; None: it needs nothing."""
         self.credentials: Any = getattr(client.config, "credentials", None)
         """A bucket's."""
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """A block that raises the store's errors as the lake's."""
+        return self._lake.translated_errors()
 
     @contextmanager
     def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:

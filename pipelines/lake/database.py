@@ -4,13 +4,13 @@ A question takes the copies of whole days, and the objects of the hours elsewher
 far as each object goes: what is replaced or removed while it is asked makes it be asked again.
 """
 
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from io import SEEK_CUR, SEEK_END, BytesIO
 from pathlib import Path
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 import duckdb
 from fsspec import AbstractFileSystem
 
-from sources.cloudflare_audit_logs.errors import TemporaryError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .objects import ConflictError, Listed
-from .places import Days, Part, Place
+from .places import WILD, Days, Part, Place
 
 LAKE_SQL = Path(__file__).with_name("lake.sql")
 SCHEME = "lake"
@@ -67,7 +67,6 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
         self.place, self.moving, self._trusts = place, set(moving), trusts
         self.failure: Exception | None = None
         """The store's, which DuckDB hands on as text."""
-        self.found_any = True
         self.opened = 0
         self._changed = set[str]()
         self._listed = dict[str, Listed]()
@@ -95,7 +94,7 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
             if found.hour:
                 hours.setdefault(found[:2], {})[found.hour] = found.listed
                 paths.setdefault(found[:2], {})[found.path] = found.listed
-        self.found_any = bool(paths)
+        self._verify_lake(is_empty=not paths)
         whole = self._whole({path: hours.get(found[:2], {}) for path, found in copies.items()}, copies)
         for path in whole:
             del paths[copies[path][:2]]
@@ -107,13 +106,24 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     def _whole(self, expected: Mapping[str, Mapping[str, Listed]], copies: Mapping[str, Any]) -> list[str]:
         """The copies that are of the hours' objects as they were listed."""
-        expected = {path: hours for path, hours in expected.items() if hours and all(map(_has_version, hours.values()))}
+        expected = {path: hours for path, hours in expected.items() if hours and all(listed.version for listed in hours.values())}
         self._expected |= expected
         if self._trusts and not self.place.is_local:
             return list(expected)
         with ThreadPoolExecutor(1 if self.place.is_local else _AT_ONCE) as pool:
             ends = pool.map(lambda path: self._end(path, copies[path].listed.size), expected)
-            return [path for path, end in zip(expected, ends, strict=True) if _hours_in(end) == expected[path]]
+            return [path for path, end in zip(expected, ends, strict=True) if self._is_whole(path, end)]
+
+    def _is_whole(self, path: str, end: bytes) -> bool:
+        from .day_copies import read_footer  # noqa: PLC0415  # pyarrow's compute, which not every question needs
+
+        copy = read_footer(BytesIO(end))
+        return copy is not None and (copy.path, copy.hours) == (path, self._expected[path])
+
+    def _verify_lake(self, *, is_empty: bool) -> None:
+        if is_empty and not self.place.is_there():
+            hint = "check S3_BUCKET, S3_PREFIX or DATA_DIR"
+            raise AuditLogsError(f"there is no lake at {self.place.url('').rstrip('/')}", hint=hint)
 
     def _end(self, path: str, size: int) -> bytes:
         try:
@@ -129,7 +139,8 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
                 plan = self.plan(Days.matching(found[2], found[3]))
                 return plan.hours if found[1] == _EVENTS else plan.copies
             with self.place.translated_errors():
-                listed = self.place.walk(pattern[: re.search(r"[*?\[]|$", pattern).start()].rpartition("/")[0])  # type: ignore[union-attr]
+                listed = self.place.walk(WILD.split(pattern)[0].rpartition("/")[0])
+                self._verify_lake(is_empty=not listed)
         except Exception as error:
             self.failure = error
             raise
@@ -176,7 +187,7 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
         listed, is_moving = self._listed.get(path), path in self.moving
         is_small = is_moving or listed is None or listed.size <= _WHOLE_BYTES
         part = self.read(path) if is_small else self.read(path, -_END_BYTES)
-        if path in self._expected and _hours_in(part.body) != self._expected[path]:
+        if path in self._expected and not self._is_whole(path, part.body):
             self._trusts = False
             self._conflict(path)
         with self._lock:
@@ -248,6 +259,14 @@ class _PartedFile:
 
     def close(self) -> None:
         """Does nothing."""
+
+
+@cache
+def _regex_of(pattern: str) -> re.Pattern[str]:
+    """The expression for a pattern of DuckDB's: `**/` are any folders."""
+    parts = re.split(r"(\*\*/|\*|\?|\[[^]]*\])", pattern)
+    wild = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(wild.get(part) or (part if part[:1] == "[" else re.escape(part)) for part in parts))
 
 
 @contextmanager

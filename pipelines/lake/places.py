@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 from pipelines.settings.dlt_names import dlt_is_silent
 from pipelines.settings.settings import StoreSettings, read_environment, read_store_settings
@@ -24,7 +24,7 @@ WILD = re.compile(r"[*?\[]")
 _HOUR = re.compile(r"hour=(\d\d)")
 _LAST = "\U0010ffff"
 
-Place: TypeAlias = "FolderPlace | BucketPlace"
+Place: TypeAlias = Union["FolderPlace", "BucketPlace"]
 """A lake's dataset, read by many objects at once: both have the same methods."""
 
 

@@ -17,8 +17,6 @@ from pipelines.settings.settings import SettingsError, read_environment, read_st
 from pipelines.warehouse.embedded import server_if_there
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .copies import remove_copies
-
 APP = Path(__file__).with_name("app.py")
 PORT = 2719
 _LOOPBACK = "127.0.0.1"
@@ -73,5 +71,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     code = main()
     sys.stdout.flush()
-    remove_copies()
     os._exit(code)  # the threads of open pages would hold up the end for two minutes

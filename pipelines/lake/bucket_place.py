@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
@@ -18,7 +18,10 @@ from obstore.store import S3Store
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .objects import Listed
-from .places import WILD, Days, Found, Part, hour_in, ids_of
+from .places import WILD, Days, Found, Part, ids_of
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 AT_ONCE = 32
 """Requests at once: of a bucket that answers after 30 ms, a thousand objects a second."""
@@ -26,6 +29,7 @@ _LISTINGS = 8
 _KEYS_FOR = timedelta(minutes=5)
 """The time after which a bucket's keys are asked for anew: those of a role change."""
 _REFUSAL = re.compile(r"status (?:code: )?(4\d\d)")
+_PLACE = re.compile(r"\w+/account=(?P<account>[^/]+)/date=(?P<date>[^/]+)/(?:hour=(?P<hour>\d\d)/)?events\.parquet")
 _PASSING = {"408", "425", "429"}
 
 
@@ -46,7 +50,7 @@ class BucketPlace:
     @cached_property
     def _store(self) -> Any:
         authority = os.environ.get("AWS_CA_BUNDLE")
-        client: dict[str, Any] = {
+        client: ClientConfig = {
             "allow_http": True,
             "connect_timeout": "5s",
             "read_timeout": "60s",
@@ -83,6 +87,11 @@ class BucketPlace:
         found = self._store.list_with_delimiter(self._full(table))
         return ids_of(prefix.rpartition("/")[2] for prefix in found["common_prefixes"])
 
+    def dates(self, table: str, account_id: str) -> set[str]:
+        """The days that a table has objects of, of an account: a request for a thousand days."""
+        found = self._store.list_with_delimiter(self._full(f"{table}/account={account_id}"))
+        return {prefix.rpartition("/")[2].removeprefix("date=") for prefix in found["common_prefixes"]}
+
     def find(self, table: str, days: Days) -> Iterator[Found]:
         """Finds the objects of the days, in order: a listing an account, from the first day to the last."""
         accounts = [days.accounts]
@@ -99,13 +108,11 @@ class BucketPlace:
         else:
             begin = f"date={days.first}" if days.first else None
         for path, listed in self._list(folder, begin):
-            account, date, *hour, name = path.split("/")[1:]
-            date = date.removeprefix("date=")
-            if date > days.last:
+            place = _PLACE.fullmatch(path)
+            if place is not None and place["date"] > days.last:
                 return
-            if name == "events.parquet" and len(hour) < 2 and days.has(date):  # noqa: PLR2004  # an hour's folder, or none
-                if (of := hour_in(hour[0] if hour else name)) is not None:
-                    yield Found(account.removeprefix("account="), date, of, path, listed)
+            if place is not None and days.has(place["date"]):
+                yield Found(place["account"], place["date"], place["hour"] or "", path, listed)
 
     def walk(self, folder: str) -> dict[str, Listed]:
         """Lists all objects below a folder."""

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
-from io import SEEK_CUR, SEEK_END, BytesIO
+from io import SEEK_CUR, SEEK_END, BytesIO, RawIOBase
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +24,7 @@ from fsspec import AbstractFileSystem
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .objects import ConflictError, Listed
-from .places import WILD, Days, Part, Place
+from .places import WILD, Days, FolderPlace, Part, Place
 
 LAKE_SQL = Path(__file__).with_name("lake.sql")
 SCHEME = "lake"
@@ -35,6 +36,8 @@ _WHOLE_BYTES = 2 * 2**20
 _END_BYTES = 65_536
 _HELD_BYTES = 64 * 2**20
 """What is held of the objects that were read last: DuckDB opens each twice."""
+_AHEAD_BYTES = 16 * 2**20
+_LISTINGS = 8
 _EVENTS, _COPIES = "audit_logs", "audit_logs_days"
 _PATTERN = re.compile(rf"({_EVENTS}|{_COPIES})/account=([^/]*)/date=([^/]*)(?:/hour=\*)?/events\.parquet")
 _UNCHANGING = datetime(2000, 1, 1, tzinfo=UTC)
@@ -45,10 +48,10 @@ T = TypeVar("T")
 class Plan(NamedTuple):
     """The objects of a question, as DuckDB takes them: each event is in one of them."""
 
-    hours: list[str]
-    copies: list[str]
+    hours: Mapping[str, int]
+    """By what DuckDB opens, the size."""
+    copies: Mapping[str, int]
     """Of the days that have a whole one."""
-    bytes: int
 
 
 class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -101,12 +104,16 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
         objects = {path: listed for day in paths.values() for path, listed in day.items()}
         used = {path: copies[path].listed for path in whole}
         self._listed |= objects | used
-        size = sum(listed.size for listed in (*objects.values(), *used.values()))
-        return Plan(list(map(self._url, objects)), list(map(self._url, used)), size)
+        hours_of, copies_of = ({self.url(path): its.size for path, its in found.items()} for found in (objects, used))
+        return Plan(hours_of, copies_of)
 
     def _whole(self, expected: Mapping[str, Mapping[str, Listed]], copies: Mapping[str, Any]) -> list[str]:
         """The copies that are of the hours' objects as they were listed."""
-        expected = {path: hours for path, hours in expected.items() if hours and all(listed.version for listed in hours.values())}
+        expected = {
+            path: hours
+            for path, hours in expected.items()
+            if hours and all(listed.version for listed in hours.values())
+        }
         self._expected |= expected
         if self._trusts and not self.place.is_local:
             return list(expected)
@@ -137,7 +144,7 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
         try:
             if found := _PATTERN.fullmatch(pattern):
                 plan = self.plan(Days.matching(found[2], found[3]))
-                return plan.hours if found[1] == _EVENTS else plan.copies
+                return list(plan.hours if found[1] == _EVENTS else plan.copies)
             with self.place.translated_errors():
                 listed = self.place.walk(WILD.split(pattern)[0].rpartition("/")[0])
                 self._verify_lake(is_empty=not listed)
@@ -146,13 +153,14 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
             raise
         matching = {path: found for path, found in listed.items() if _regex_of(pattern).fullmatch(path)}
         self._listed |= matching
-        return list(map(self._url, sorted(matching)))
+        return list(map(self.url, sorted(matching)))
 
     def unstrip_protocol(self, name: str) -> str:
         """What `glob` gives, DuckDB takes: a file of a folder is read by DuckDB itself."""
         return name
 
-    def _url(self, path: str) -> str:
+    def url(self, path: str) -> str:
+        """An object as DuckDB opens it."""
         if self.place.is_local and path not in self.moving:
             return self.place.url(path)
         return f"{SCHEME}://{path}"
@@ -177,6 +185,16 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
     def modified(self, path: str) -> datetime:  # noqa: ARG002  # fsspec's signature
         """The same always: for one question, an object does not change."""
         return _UNCHANGING
+
+    def read_ahead(self, urls: Mapping[str, int]) -> None:
+        """Reads the first objects of a bucket side by side, as many as are held, for a question that reads them all."""
+        if self.place.is_local:
+            return
+        with self.place.translated_errors(), ThreadPoolExecutor(_LISTINGS) as pool:
+            sizes = accumulate(urls.values())
+            first = [url for url, size in zip(urls, sizes, strict=True) if size <= _AHEAD_BYTES]
+            for _ in pool.map(lambda url: self._part(url.removeprefix(f"{SCHEME}://")), first):
+                pass
 
     def _part(self, path: str) -> Part:
         """The whole of a small object, the end of a large one; held for a while, because DuckDB opens it twice."""
@@ -220,18 +238,19 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     def again(self) -> "LakeFiles | None":
         """The files for another attempt; None if no object has changed under this one."""
-        if self.place.is_local:
-            paths = [path for path in self._listed if path not in self.moving]
+        if isinstance(self.place, FolderPlace):
+            paths = self._listed.keys() - self.moving
             self._changed |= {path for path in paths if self.place.listed(path) != self._listed[path]}
         if not self._changed:
             return None
         return LakeFiles(self.place, self.moving | self._changed, trusts=self._trusts)
 
 
-class _PartedFile:
+class _PartedFile(RawIOBase):
     """A large object that is read in parts: its end is there at once, as Parquet needs it."""
 
     def __init__(self, files: LakeFiles, path: str, end: Part) -> None:
+        super().__init__()
         self._files, self._path, self._end, self._at = files, path, end, 0
 
     def read(self, size: int = -1) -> bytes:
@@ -257,8 +276,13 @@ class _PartedFile:
         """The place."""
         return self._at
 
-    def close(self) -> None:
-        """Does nothing."""
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
 
 
 @cache
@@ -270,19 +294,17 @@ def _regex_of(pattern: str) -> re.Pattern[str]:
 
 
 @contextmanager
-def lake_database(files: LakeFiles) -> Iterator[duckdb.DuckDBPyConnection]:
+def lake_database(files: LakeFiles, **config: Any) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens the database. Nothing of the lake is read before a question asks for it."""
-    with duckdb.connect() as database:
+    of_bucket = {} if files.place.is_local else {"threads": _AT_ONCE}
+    with duckdb.connect(config={"enable_external_file_cache": False, **of_bucket, **config}) as database:
         database.register_filesystem(files)
-        database.execute("SET enable_external_file_cache = false")
-        if not files.place.is_local:
-            database.execute(f"SET threads = {_AT_ONCE}")
         database.execute(f"SET VARIABLE lake = '{SCHEME}:/'")
         database.execute(LAKE_SQL.read_text())
         yield database
 
 
-def ask_lake(place: Place, ask: Callable[[duckdb.DuckDBPyConnection, LakeFiles], T]) -> T:
+def ask_lake(place: Place, ask: Callable[[duckdb.DuckDBPyConnection, LakeFiles], T], **config: Any) -> T:
     """Asks a question, and again while objects change under it; `ask` must be repeatable.
 
     Raises:
@@ -290,16 +312,19 @@ def ask_lake(place: Place, ask: Callable[[duckdb.DuckDBPyConnection, LakeFiles],
         AuditLogsError: the lake is not available.
         TemporaryError: objects are replaced all the time.
     """
-    files: LakeFiles | None = LakeFiles(place)
+    files = LakeFiles(place)
     for _ in range(_ATTEMPTS):
-        with lake_database(files) as database:  # type: ignore[arg-type]
+        error: Exception | None = None
+        with lake_database(files, **config) as database:
             try:
-                answer, error = ask(database, files), None
-            except duckdb.Error as its:
-                answer, error = None, files.failure or its
-        files, used = files.again(), files
-        if files is None:
-            if error is not None:
-                raise error
+                answer = ask(database, files)
+            except (duckdb.Error, ConflictError) as its:
+                error = files.failure or its
+        again = files.again()
+        if again is not None:
+            files = again
+        elif error is not None:
+            raise error
+        else:
             return answer
     raise TemporaryError("objects of the lake are replaced all the time", detail=f"asked {_ATTEMPTS} times")

@@ -83,6 +83,10 @@ class FolderPlace:
         """The accounts that a table has a folder of."""
         return ids_of(name for name, is_folder in self._entries(table) if is_folder)
 
+    def dates(self, table: str, account_id: str) -> set[str]:
+        """The days that a table has a folder of, of an account."""
+        return {name.removeprefix("date=") for name, _ in self._entries(f"{table}/account={account_id}")}
+
     def find(self, table: str, days: Days) -> Iterator[Found]:
         """Finds the objects of the days, in order."""
         for account_id in self.accounts(table):

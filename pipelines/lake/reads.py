@@ -4,13 +4,11 @@ Nothing lists the lake: dlt's own files are pruned to a hundred, and of the even
 and days are listed.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -47,36 +45,10 @@ class LakeReader:
 
     def __init__(self, lake: Lake, client: LakeClient) -> None:
         self._lake, self.objects = lake, client.objects
-        self.filesystem: Any = None if client.is_local_filesystem else client.fs_client
-        """DuckDB reads the URLs of a bucket by it; None: it needs nothing."""
-        self.credentials: Any = getattr(client.config, "credentials", None)
-        """A bucket's."""
 
     def translated_errors(self) -> AbstractContextManager[None]:
         """A block that raises the store's errors as the lake's."""
         return self._lake.translated_errors()
-
-    @contextmanager
-    def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:
-        """The objects as files, as long as the block: those of a folder itself, copies of those of a bucket.
-
-        Through Python's file system, DuckDB brought 29,500 events a second from a bucket, copied first 38,000, and the
-        process had 709 MB, then 477 (`python -m benchmarks.lake --objects 400`, before and after).
-        """
-        if self.filesystem is None:
-            yield [self.objects.url(partition.path) for partition in partitions]
-            return
-        with TemporaryDirectory(prefix="audit-lake-") as folder, ThreadPoolExecutor(_COPIES) as pool:
-            yield [path for path in pool.map(partial(self._copy, Path(folder)), partitions) if path is not None]
-
-    def _copy(self, folder: Path, partition: Partition) -> str | None:
-        with self._lake.translated_errors():
-            stored = self.objects.read(partition.path)
-        if stored is None:
-            return None
-        path = folder / f"{partition.hour:%Y%m%d%H}.parquet"
-        path.write_bytes(stored.body)
-        return str(path)
 
     def has_account(self, account_id: str) -> bool:
         """True if there is anything of an account."""
@@ -200,8 +172,10 @@ def _bucket_place(client: LakeClient) -> Place:
         region = s3.call_s3("head_bucket", Bucket=bucket).get("BucketRegion", region)
     is_virtual = (meta.config.s3 or {}).get("addressing_style") == "virtual"
 
+    credentials: Any = client.config.credentials
+
     def keys() -> tuple[str, str, str | None]:
-        found = client.config.credentials.to_session_credentials()
+        found = credentials.to_session_credentials()
         return found["aws_access_key_id"], found["aws_secret_access_key"], found["aws_session_token"]
 
     where = {"endpoint": meta.endpoint_url, "region": region, "virtual_hosted_style_request": is_virtual}

@@ -134,7 +134,7 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     def _end(self, path: str, size: int) -> bytes:
         try:
-            return self.place.read(path, max(0, size - _END_BYTES), size).body
+            return self.place.read(path, max(0, size - _END_BYTES), size).body if size else b""
         except FileNotFoundError:
             return b""
 

@@ -39,7 +39,8 @@ _HELD_BYTES = 64 * 2**20
 _AHEAD_BYTES = 16 * 2**20
 _LISTINGS = 8
 _EVENTS, _COPIES = "audit_logs", "audit_logs_days"
-_PATTERN = re.compile(rf"({_EVENTS}|{_COPIES})/account=([^/]*)/date=([^/]*)(?:/hour=\*)?/events\.parquet")
+# With a star at the end: a path without one, DuckDB opens unasked.
+_PATTERN = re.compile(rf"({_EVENTS}|{_COPIES})/account=([^/]*)/date=([^/]*)(?:/hour=\*/events|/\*)\.parquet")
 _UNCHANGING = datetime(2000, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")

@@ -65,7 +65,7 @@ CREATE OR REPLACE MACRO audit_logs(account_id := '*', day := '*') AS TABLE
     FROM events_in(
         getvariable('lake') || '/audit_logs/account=' || account_id || '/date=' || day || '/hour=*/events.parquet',
         CASE WHEN getvariable('lake') = 'lake:/'
-            THEN ['lake://audit_logs_days/account=' || account_id || '/date=' || day || '/events.parquet']
+            THEN ['lake://audit_logs_days/account=' || account_id || '/date=' || day || '/*.parquet']
             ELSE []::VARCHAR[] END);
 
 -- What could not be placed: no readable time, or no event. An object a day of reception, and one beside the days' that a

@@ -104,10 +104,9 @@ class BucketPlace:
     def _of_account(self, table: str, account_id: str, days: Days) -> Iterator[Found]:
         folder = f"{table}/account={account_id}"
         if not WILD.search(days.pattern):
-            folder, begin = f"{folder}/date={days.pattern}", None
-        else:
-            begin = f"date={days.first}" if days.first else None
-        for path, listed in self._list(folder, begin):
+            folder = f"{folder}/date={days.pattern}"
+        # Whole: from a first day on (`start-after`), SeaweedFS leaves out the objects of that day.
+        for path, listed in self._list(folder):
             place = _PLACE.fullmatch(path)
             if place is not None and place["date"] > days.last:
                 return
@@ -116,12 +115,11 @@ class BucketPlace:
 
     def walk(self, folder: str) -> dict[str, Listed]:
         """Lists all objects below a folder."""
-        return dict(self._list(folder, None))
+        return dict(self._list(folder))
 
-    def _list(self, folder: str, begin: str | None) -> Iterator[tuple[str, Listed]]:
-        offset = None if begin is None else f"{self._full(folder)}/{begin}"
+    def _list(self, folder: str) -> Iterator[tuple[str, Listed]]:
         skipped = len(self._full("x")) - 1
-        for page in self._store.list(self._full(folder), offset=offset, chunk_size=1000):
+        for page in self._store.list(self._full(folder), chunk_size=1000):
             for item in page:
                 yield item["path"][skipped:], Listed(item["size"], item["e_tag"] or "")
 

@@ -33,10 +33,7 @@ SET VARIABLE event_schema = MAP {
 -- The events of objects. Where none is, the answer is empty: DuckDB has one column then, `empty`, beside which ours are
 -- named.
 CREATE OR REPLACE MACRO events_of(paths, types) AS TABLE
-    SELECT
-        event_id, "timestamp", account_id, api_version, action_type, action_result, actor_id, actor_email, actor_type,
-        actor_context, ip_address, resource_type, resource_id, resource_product, zone_id, zone_name, metadata,
-        raw_event, ingestion_time, account, date, hour
+    SELECT COLUMNS(lambda name: name <> 'empty')
     FROM (
         SELECT
             NULL::VARCHAR AS event_id, NULL::TIMESTAMPTZ AS "timestamp", NULL::VARCHAR AS account_id,

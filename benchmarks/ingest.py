@@ -146,9 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     tables: dict[str, list[Row]] = {"ingest": [], "cycles": []}
     for size in map(int, options.events.split(",")):
-        with _bench(size) as bench:
+        with open_bench(size) as bench:
             tables["ingest"] += _ingest(bench, size, options.repeats if size <= REPEATED else 1)
-    with _bench(2_000) as bench:
+    with open_bench(2_000) as bench:
         tables["cycles"] += _cycles(bench)
     where = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
     for title, rows in tables.items():
@@ -255,7 +255,8 @@ def _loop(environment: Mapping[str, str], **changes: str) -> Iterator[int]:
 
 
 @contextmanager
-def _bench(events: int) -> Iterator[Bench]:
+def open_bench(events: int) -> Iterator[Bench]:
+    """Opens a PostgreSQL and an API with so many events, for as long as the block runs."""
     with tempfile.TemporaryDirectory(prefix="audit-benchmark-") as name:
         folder = Path(name)
         folder.chmod(0o755)

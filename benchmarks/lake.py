@@ -33,9 +33,10 @@ from tqdm import tqdm
 from benchmarks.servers.seaweed import Bucket as S3Bucket
 from benchmarks.servers.seaweed import seaweed
 from pipelines.lake.bucket import Bucket
-from pipelines.lake.database import lake_database
+from pipelines.lake.database import LakeFiles, lake_database
 from pipelines.lake.object_format import encode
 from pipelines.lake.partitions import Partition
+from pipelines.lake.places import open_place
 from pipelines.proof.both_stores import Copies, open_copies
 from pipelines.proof.compare import Completeness
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings
@@ -167,7 +168,7 @@ def _configure(server: PostgresSettings, folder: Path, lake: Mapping[str, str]) 
 
 def _measure(kind: str, window: Window, busy_events: int, tables: dict[str, list[Row]]) -> None:
     with open_copies(read_store_settings(read_environment())) as copies:
-        tables["one day"].append(_one_day(kind, copies))
+        tables["one day"].append(_one_day(kind))
         tables["reconcile"].append(_reconcile(kind, copies, busy_events))
         tables["rehydrate"] += _rehydrate(kind, copies, window)
 
@@ -233,11 +234,11 @@ def _reconcile(kind: str, copies: Copies, busy_events: int) -> Row:
     }
 
 
-def _one_day(kind: str, copies: Copies) -> Row:
+def _one_day(kind: str) -> Row:
     """Measures a question about one day of one account, in a new DuckDB each time."""
     times = []
     for account_id in ACCOUNTS[:3]:
-        with lake_database(copies.lake) as database:
+        with lake_database(LakeFiles(open_place())) as database:
             begun = time.perf_counter()
             question = f"SELECT action_type, count(*) FROM audit_logs('{account_id}', '{SINCE:%Y-%m-%d}') GROUP BY 1"  # noqa: S608
             database.execute(question).fetchall()

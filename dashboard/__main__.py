@@ -15,8 +15,6 @@ from pipelines.host.output import protect_streams
 from pipelines.settings.settings import read_environment, read_store_settings
 from pipelines.warehouse.embedded import server_if_there
 
-from .copies import remove_copies
-
 APP = Path(__file__).with_name("app.py")
 PORT = 2719
 _LOOPBACK = "127.0.0.1"
@@ -66,5 +64,4 @@ def _listening(port: int) -> socket.socket:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    remove_copies()
     os._exit(code)  # the threads of open pages would hold up the end for two minutes

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import duckdb
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 
-from pipelines.lake.database import lake_database
+from pipelines.lake.database import LakeFiles
 from pipelines.lake.destination import Lake
 from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.reads import read_lake
@@ -14,7 +15,7 @@ from pipelines.load.store import client_of, positions_of
 from sources.cloudflare_audit_logs.schema import QUARANTINE_TABLE
 
 from .questions import Filters
-from .stores import Row, WarehouseStore, lake_rows, told
+from .stores import Row, WarehouseStore, answer_of_lake, told
 
 _LOADS = 5
 _LAST_LOADS = f"SELECT inserted_at AS at FROM {{schema}}._dlt_loads WHERE status = 0 ORDER BY 1 DESC LIMIT {_LOADS}"
@@ -52,13 +53,17 @@ def warehouse_health() -> Health:
 def lake_health() -> Health:
     """The lake's; raises as a question would."""
     lake = Lake()
-    with told(), read_lake() as reader, lake_database(reader) as database:
+    with told(), read_lake() as reader, lake.translated_errors():
         client: LakeClient = client_of(lake)
-        with lake.translated_errors():
-            states, markers = client.stored_states(), _markers(client)
-            has_quarantine = reader.objects.is_there(QUARANTINE_TABLE)
-        asked = _QUARANTINED.replace("{table}", f"{QUARANTINE_TABLE}()")
-        quarantined = lake_rows(database, asked) if has_quarantine else []
+        states, markers = client.stored_states(), _markers(client)
+        has_quarantine = reader.objects.is_there(QUARANTINE_TABLE)
+    asked = _QUARANTINED.replace("{table}", f"{QUARANTINE_TABLE}()")
+
+    def quarantined_events(database: duckdb.DuckDBPyConnection, _: LakeFiles) -> list[Row]:
+        rows: list[Row] = database.sql(asked).to_arrow_table().to_pylist()
+        return rows
+
+    quarantined = answer_of_lake(quarantined_events) if has_quarantine else []
     return Health(cursors_of(states), _times_of(markers), quarantined)
 
 

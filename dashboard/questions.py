@@ -52,8 +52,6 @@ class Question:
     since: datetime
     before: datetime
     account_id: str = ""
-    is_of_one: bool = False
-    """About one event, whole; the others need no payload."""
 
 
 def overview(filters: Filters) -> Question:
@@ -171,7 +169,7 @@ def one_event(key: str) -> Question | None:
             ingestion_time, raw_event
         FROM {events} WHERE account_id = $1 AND "timestamp" = $2 AND event_id = $3 AND api_version = $4 LIMIT 1"""
     parameters = (account_id, timestamp, event_id, api_version)
-    return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), account_id, is_of_one=True)
+    return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), account_id)
 
 
 def _parsed_key(key: str) -> tuple[str, str, datetime, str] | None:

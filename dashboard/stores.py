@@ -3,11 +3,12 @@
 Each answers questions with rows, or raises an AuditLogsError that says in one sentence what is wrong and what to do.
 """
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import adbc_driver_manager
 import duckdb
@@ -16,9 +17,8 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
-from pipelines.lake.database import lake_database
-from pipelines.lake.destination import Lake
-from pipelines.lake.reads import LakeReader, read_lake
+from pipelines.lake.database import LakeFiles, ask_lake
+from pipelines.lake.places import Days, open_place
 from pipelines.load.store import client_of
 from pipelines.settings.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
 from pipelines.warehouse.connection import connect
@@ -27,12 +27,11 @@ from pipelines.warehouse.embedded import running_server
 from pipelines.warehouse.states import stored_states
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
-from sources.cloudflare_audit_logs.streams import Window
 
-from .copies import EVENTS, Deadline, LakeFiles, too_long
 from .questions import Question
 
 Row = dict[str, Any]
+T = TypeVar("T")
 _START = "start the pipeline: make run, or make demo for a simulated one"
 _LONGEST_ANSWER_MS = 30_000
 _settings_lock = Lock()
@@ -46,6 +45,33 @@ _ACCOUNTS = """
         FROM found WHERE found.account_id IS NOT NULL
     ) SELECT account_id FROM found WHERE account_id IS NOT NULL"""
 """One look into the key's index for each account, not one for each event."""
+
+
+class Deadline:
+    """When a question has to be answered."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises AuditLogsError when it is over."""
+        if time.monotonic() > self._ends:
+            raise too_long()
+
+    @contextmanager
+    def interrupting(self, database: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """A block whose question is stopped when it is over."""
+        timer = threading.Timer(max(0, self._ends - time.monotonic()), database.interrupt)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def too_long() -> AuditLogsError:
+    """The same of both stores."""
+    return AuditLogsError("the question took too long", hint="choose a shorter time or an account")
 
 
 class EventStore(Protocol):
@@ -152,53 +178,60 @@ class LakeStore:
     """The lake. Only the days and accounts that are asked about are read, and no question may take half a minute."""
 
     name = "lake"
-    _files: LakeFiles | None = None
 
     def accounts(self) -> list[str]:
         """See EventStore."""
-        with told(), read_lake(must_exist=False) as lake, Lake().translated_errors():
-            accounts = self._files_of(lake).accounts()
+        with told():
+            place = open_place()
+        with place.translated_errors():
+            accounts = place.accounts(EVENTS_TABLE)
         if not accounts:
-            where = f"nothing lies at {lake.objects.url(EVENTS_TABLE)}"
+            where = f"nothing lies at {place.url(EVENTS_TABLE)}"
             raise AuditLogsError("the lake has no events yet", detail=where, hint=_START)
         return accounts
 
     def ask(self, *questions: Question) -> list[list[Row]]:
         """See EventStore."""
         deadline = Deadline(_LONGEST_ANSWER_MS / 1000)
-        with told(), read_lake() as lake, lake_database(lake) as database, deadline.interrupting(database):
-            database.execute("SET preserve_insertion_order = false")  # every question orders by itself
-            return [self._answer(lake, database, question, deadline) for question in questions]
 
-    def _answer(
-        self, lake: LakeReader, database: duckdb.DuckDBPyConnection, question: Question, deadline: Deadline
-    ) -> list[Row]:
-        window = Window(question.since, question.before)
-        if question.is_of_one:
-            files = [lake.objects.url(part.path) for part in lake.sizes(question.account_id, window)]
-        else:
-            files = self._files_of(lake).copies(window, question.account_id, deadline, partial(lake_rows, database))
-        if not files:
-            return []
-        sql = question.sql.replace(
-            "{events}",
-            f"read_parquet(${len(question.parameters) + 1}, hive_partitioning = false, schema = {EVENTS})",
-        )
-        return lake_rows(database, sql, *question.parameters, files)
+        def answers(database: duckdb.DuckDBPyConnection, files: LakeFiles) -> list[list[Row]]:
+            with deadline.interrupting(database):
+                # Every question orders by itself.
+                database.execute("SET preserve_insertion_order = false")
+                return [_lake_rows(database, files, question, deadline) for question in questions]
 
-    def _files_of(self, lake: LakeReader) -> LakeFiles:
-        self._files = self._files or LakeFiles(lake)
-        return self._files
+        return answer_of_lake(answers)
 
 
-def lake_rows(database: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> list[Row]:
-    """The rows that DuckDB answers."""
+def answer_of_lake(ask: Callable[[duckdb.DuckDBPyConnection, LakeFiles], T]) -> T:
+    """What `ask` returns of the lake of the settings.
+
+    Raises:
+        AuditLogsError: the lake cannot be read, or not in time.
+    """
+    with told():
+        place = open_place()
     try:
-        rows: list[Row] = database.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+        return ask_lake(place, ask)
     except duckdb.InterruptException as error:
         raise too_long() from error
     except duckdb.Error as error:
         detail = str(error).splitlines()[0]
         hint = "refresh; if it stays, see pipelines/reconcile.py --repair"
         raise AuditLogsError("the lake could not be read", detail=detail, hint=hint) from error
+
+
+def _lake_rows(
+    database: duckdb.DuckDBPyConnection, files: LakeFiles, question: Question, deadline: Deadline
+) -> list[Row]:
+    """The rows that DuckDB answers."""
+    days = Days(question.account_id or "*", question.since.date().isoformat(), question.before.date().isoformat())
+    plan = files.plan(days)
+    deadline.check()
+    if not plan.hours and not plan.copies:
+        return []
+    number = len(question.parameters)
+    sql = question.sql.replace("{events}", f"events_in(${number + 1}, ${number + 2})")
+    parameters = [*question.parameters, list(plan.hours), list(plan.copies)]
+    rows: list[Row] = database.sql(sql, params=parameters).to_arrow_table().to_pylist()
     return rows

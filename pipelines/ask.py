@@ -11,14 +11,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
-from typing import Any
+from shutil import copyfileobj
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import duckdb
 
 from pipelines.cli.command import run_lake_command
-from pipelines.lake.database import lake_database
-from pipelines.lake.reads import read_lake
+from pipelines.lake.database import LakeFiles, ask_lake
+from pipelines.lake.places import open_place
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 LONGEST_TABLE = 1_000
@@ -35,21 +38,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ask(question: str, *, as_json: bool) -> int:
-    """The command itself."""
-    with read_lake() as lake, lake_database(lake) as database:
+    """The command itself. Nothing is printed before the answer is whole."""
+    place = open_place()
+    with TemporaryFile("w+", encoding="utf-8") as answer:
         try:
-            answer: Any = database.sql(question)
-            if answer is None:
-                return 0
-            if as_json:
-                for batch in answer.to_arrow_reader():
-                    for row in batch.to_pylist():
-                        print(json.dumps(row, default=str))
-            else:
-                answer.show(max_rows=LONGEST_TABLE)
+            ask_lake(place, partial(_write_answer, answer, question, as_json=as_json))
         except duckdb.Error as error:
             raise AuditLogsError("the question could not be answered", detail=str(error)) from error
+        answer.seek(0)
+        copyfileobj(answer, sys.stdout)
     return 0
+
+
+def _write_answer(
+    file: IO[str], question: str, database: duckdb.DuckDBPyConnection, _: LakeFiles, *, as_json: bool
+) -> None:
+    file.seek(0)
+    file.truncate()
+    answer: Any = database.sql(question)
+    if answer is None:
+        return
+    if as_json:
+        for batch in answer.to_arrow_reader():
+            for row in batch.to_pylist():
+                print(json.dumps(row, default=str), file=file)
+    else:
+        with redirect_stdout(file):
+            answer.show(max_rows=LONGEST_TABLE)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, days_of, past_window, window_of
 from pipelines.fetch.api import utc_now
 from pipelines.host.output import say
+from pipelines.lake.places import open_place
 from pipelines.lake.reads import read_lake
 from pipelines.settings.settings import Settings
+from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window
 
 
@@ -50,7 +52,11 @@ def _rehydrate(window: Window, options: argparse.Namespace, settings: Settings) 
     window = past_window(window, utc_now())
     with read_lake() as lake:
         accounts = accounts_of(options.account, settings.account_ids, lake.has_account)
-    days = [(account_id, day) for account_id in accounts for day in days_of(window)]
+    place = open_place()
+    with place.translated_errors():
+        dates = {account_id: place.dates(EVENTS_TABLE, account_id) for account_id in accounts}
+    all_days = [(account_id, day) for account_id in accounts for day in days_of(window)]
+    days = [(account_id, day) for account_id, day in all_days if f"{day.since:%Y-%m-%d}" in dates[account_id]]
     done = rehydrate_days(days, settings, is_dry_run=options.dry_run, scheduler=options.scheduler)
     read = "would be read" if options.dry_run else f"were read into {TABLE}"
     broken = f"; {len(done.broken):,} objects are broken, see the log" if done.broken else ""

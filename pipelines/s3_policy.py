@@ -1,6 +1,7 @@
 """`python pipelines/s3_policy.py`: the smallest S3 policy under which the lake of these settings works, as JSON.
 
-Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are.
+Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are, and day
+copies.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -13,7 +14,8 @@ from typing import Any
 
 from pipelines.cli.command import run_lake_command
 from pipelines.host.output import say
-from pipelines.lake.partitions import DATASET
+from pipelines.lake.objects import DATASET
+from pipelines.lake.partitions import DAYS_TABLE
 from pipelines.settings.settings import read_environment, read_store_settings
 
 
@@ -39,7 +41,7 @@ def policy(bucket: str, prefix: str) -> dict[str, Any]:
     is_below = {"StringLike": {"s3:prefix": [root, f"{root}/*"]}}
     statements: list[dict[str, Any]] = [
         {"Action": ["s3:GetObject", "s3:PutObject"], "Resource": [f"{of_lake}/*"]},
-        {"Action": ["s3:DeleteObject"], "Resource": [f"{of_lake}/_dlt_*"]},
+        {"Action": ["s3:DeleteObject"], "Resource": [f"{of_lake}/_dlt_*", f"{of_lake}/{DAYS_TABLE}/*"]},
         {"Action": ["s3:ListBucket"], "Resource": [of_bucket], "Condition": is_below},
     ]
     return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement} for statement in statements]}

@@ -13,11 +13,11 @@ from datetime import datetime
 from pipelines.fetch.api import open_api, utc_now
 from pipelines.fetch.reading import Step, StreamReading, fetch_exactly
 from pipelines.host.logs import log
+from pipelines.lake.key_tallies import KEYS
 from pipelines.load.loader import Sidecar
 from pipelines.load.spool import open_spool
 from pipelines.proof.both_stores import open_copies, open_sidecars
 from pipelines.proof.compare import Completeness, HourCheck
-from pipelines.proof.contents import KEYS
 from pipelines.proof.sides import ApiSide
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import HiddenEventsError

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +14,11 @@ from adbc_driver_manager.dbapi import Connection
 
 from pipelines.fetch.api import StopRequestedError
 from pipelines.host.logs import log
-from pipelines.lake.database import duckdb_schema
+from pipelines.lake.database import SCHEME, LakeFiles, ask_lake, lake_database
 from pipelines.lake.object_format import NewerVersionError, open_object
-from pipelines.lake.partitions import Partition
+from pipelines.lake.objects import ConflictError
+from pipelines.lake.partitions import Partition, hours_of
+from pipelines.lake.places import Days, Place, open_place
 from pipelines.lake.reads import LakeReader, read_lake
 from pipelines.settings.settings import Settings
 from pipelines.warehouse.connection import as_owner, connect, transaction_on
@@ -39,11 +41,10 @@ THREADS = min(4, os.cpu_count() or 1)
 BATCH_EVENTS = 5_000
 """Rows of one transaction: 7 MB of events of 1.3 KB."""
 BATCH_OF_LARGE_EVENTS = 100
-DUCKDB_MEMORY = "128MB"
+DUCKDB = {"memory_limit": "128MB", "threads": 1}
 
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
-_WINDOW = f"""FROM read_parquet($1, hive_partitioning = false, schema = {duckdb_schema(EVENT_SCHEMA)})
-    WHERE account_id = $2 AND "timestamp" >= $3 AND "timestamp" < $4"""
+_WINDOW = 'FROM events_in($1, $2) WHERE account_id = $3 AND "timestamp" >= $4 AND "timestamp" < $5'
 
 
 @dataclass
@@ -123,9 +124,8 @@ def open_rehydration(
         with warehouse.translated_errors():
             connection = stack.enter_context(connect(client.config.credentials, autocommit=True))
         write = None if is_dry_run else partial(_write, warehouse, connection, shared)
-        database = stack.enter_context(duckdb.connect(config={"memory_limit": DUCKDB_MEMORY, "threads": 1}))
-        database.execute("SET TimeZone = 'UTC'")
-        yield lambda day: _rehydrate_day(*day, lake, database, write)
+        place = open_place()
+        yield lambda day: _rehydrate_day(*day, lake, place, write)
 
 
 def _write(warehouse: Warehouse, connection: Connection, shared: Shared, events: pa.Table) -> None:
@@ -136,54 +136,64 @@ def _write(warehouse: Warehouse, connection: Connection, shared: Shared, events:
             log.warning("warehouse.quarantined", reason=reason)
 
 
-def _rehydrate_day(
-    account_id: str, window: Window, lake: LakeReader, database: duckdb.DuckDBPyConnection, write: Write | None
-) -> Rehydrated:
-    """Rehydrates a day's objects, one by one if DuckDB cannot read one of them."""
-    sizes = lake.sizes(account_id, window)
+def _rehydrate_day(account_id: str, window: Window, lake: LakeReader, place: Place, write: Write | None) -> Rehydrated:
+    """Rehydrates a day, by its copy if it has a whole one; object by object if DuckDB cannot read one of them."""
+
+    def rehydrate(database: duckdb.DuckDBPyConnection, files: LakeFiles) -> Rehydrated:
+        plan = files.plan(Days.matching(account_id, f"{window.since:%Y-%m-%d}"))
+        of_window = {files.url(Partition(account_id, hour).path) for hour in hours_of(window.since, window.before)}
+        hours = {url: size for url, size in plan.hours.items() if url in of_window}
+        return _rehydrate_objects((account_id, window), hours, plan.copies, database, files, write)
+
     try:
-        return _rehydrate_objects(window, sizes, lake, database, write)
+        return ask_lake(place, rehydrate, **DUCKDB)
     except duckdb.Error:
-        done = Rehydrated()
-        for partition, size in sizes.items():
-            try:
-                done.add(_rehydrate_objects(window, {partition: size}, lake, database, write))
-            except duckdb.Error:
-                done.add(_rehydrate_without_duckdb(window, partition, size, lake, write))
+        done, files = Rehydrated(), LakeFiles(place)
+        with lake_database(files, **DUCKDB) as database:
+            for partition, size in lake.sizes(account_id, window).items():
+                hour = {files.url(partition.path): size}
+                try:
+                    done.add(_rehydrate_objects((account_id, window), hour, {}, database, files, write))
+                except (duckdb.Error, ConflictError):
+                    done.add(_rehydrate_without_duckdb(window, partition, size, lake, write))
         return done
 
 
-def _rehydrate_objects(
-    window: Window,
-    objects: Mapping[Partition, int],
-    lake: LakeReader,
+def _rehydrate_objects(  # noqa: PLR0917  # a unit's, and what reads and writes it
+    day: AccountDay,
+    hours: Mapping[str, int],
+    copies: Mapping[str, int],
     database: duckdb.DuckDBPyConnection,
+    files: LakeFiles,
     write: Write | None,
 ) -> Rehydrated:
+    objects = {**hours, **copies}
     done = Rehydrated(objects=len(objects), bytes=sum(objects.values()))
     if not objects:
         return done
-    with lake.files(objects) as paths:
-        _refuse_newer(paths)
-        parameters = [paths, next(iter(objects)).account_id, window.since, window.before]
-        if write is None:
-            ((done.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
-            return done
-        for events in _batches(database, parameters):
-            write(events)
-            done.events += events.num_rows
+    files.read_ahead(objects)
+    _refuse_newer(files, objects)
+    parameters = [list(hours), list(copies), day[0], day[1].since, day[1].before]
+    if write is None:
+        ((done.events,),) = database.execute(f"SELECT count(*) {_WINDOW}", parameters).fetchall()
+        return done
+    for events in _batches(database, parameters):
+        write(events)
+        done.events += events.num_rows
     return done
 
 
-def _refuse_newer(paths: list[str]) -> None:
+def _refuse_newer(files: LakeFiles, urls: Iterable[str]) -> None:
     """Raises duckdb.Error: DuckDB reads columns by their names, whatever a newer release means by them."""
-    for path in paths:
+    for url in urls:
         try:
-            open_object(path).close()
+            open_object(files.open(url) if url.startswith(f"{SCHEME}://") else url).close()
         except NewerVersionError as error:
             raise duckdb.DataError(str(error)) from error
         except (OSError, ValueError):
             return  # DuckDB names the mistake
+        except ConflictError as error:
+            raise duckdb.DataError(str(error)) from error
 
 
 def _batches(database: duckdb.DuckDBPyConnection, parameters: list[Any]) -> Iterator[pa.Table]:

@@ -29,6 +29,7 @@ from pipelines.loop.loop import Loop
 from pipelines.loop.plan import CyclePlan
 from pipelines.loop.report import Report
 from pipelines.loop.schedule import Schedule
+from pipelines.proof.compactor import Compactor
 from pipelines.proof.reconciler import Reconciler
 from pipelines.settings.settings import Settings
 from pipelines.settings.shards import WHOLE, Shard
@@ -72,6 +73,7 @@ def run(
         _watched(Running(settings, report, destinations, progress), clock, is_asked_for=not once),
     ):
         _log_start(settings, shard)
+        reconciler = Reconciler(settings, clock, report, budgets)
         new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
             destinations=destinations,
@@ -84,7 +86,7 @@ def run(
             plan=CyclePlan(settings, destinations, clock()),
             cycles=Cycles(settings, new_cycle, failures.accounts.failed),
             loaders=Loaders(destinations, clock),
-            background=Background([Reconciler(settings, clock, report, budgets)]),
+            background=Background([reconciler, Compactor(settings, clock, reconciler)]),
             failures=failures,
             report=report,
             on_progress=partial(_show_progress, progress, supervisor, report, show),

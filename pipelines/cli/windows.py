@@ -15,10 +15,16 @@ API_KEEPS = timedelta(days=548)
 """18 months: how long the API shows an event, as documented."""
 
 
-def add_window_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `window_of` and `accounts_of` read."""
-    parser.add_argument("--since", required=True, type=_time, metavar="T", help="from this time or day on, UTC")
-    parser.add_argument("--before", required=True, type=_time, metavar="T", help="before this time or day, UTC")
+def add_window_options(parser: argparse.ArgumentParser, *, since: datetime | None = None) -> None:
+    """The options that `window_of` and `accounts_of` read. With a `since`, the window need not be given: up to now."""
+    before = None if since is None else datetime.now(UTC)
+    is_required = since is None
+    parser.add_argument(
+        "--since", required=is_required, default=since, type=_time, metavar="T", help="from this time or day on, UTC"
+    )
+    parser.add_argument(
+        "--before", required=is_required, default=before, type=_time, metavar="T", help="before this time or day, UTC"
+    )
     parser.add_argument(
         "--account",
         action="append",

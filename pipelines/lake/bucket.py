@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from http import HTTPStatus
+from os import SEEK_END
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import fsspec.asyn
@@ -32,6 +35,8 @@ else:
 
 PROBE = "_dlt_conditional_write_probe"
 """Under a name that the policy lets us write and delete (`pipelines/s3_policy.py`); it stays only if it has to."""
+LARGEST_PUT_BYTES = 32 * 2**20
+"""What is written without a condition and is larger goes in several parts, one in memory at a time."""
 END_BYTES = 65_536
 """pyarrow asks for so much of a file's end first."""
 LIMIT_SECONDS = 6
@@ -221,6 +226,19 @@ class Bucket:
             if (held.version if held else None) != version:
                 raise ConflictError(path)
         self._put(path, body, condition or {})
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[IO[bytes]]:
+        """A new object, on disk until the block's end, when it takes the place of the old one on no condition."""
+        with TemporaryFile() as file:
+            yield file
+            size = file.seek(0, SEEK_END)
+            file.seek(0)
+            if size <= LARGEST_PUT_BYTES:
+                self._put(path, file.read(), {})
+                return
+            with self._s3.open(self._full(path), "wb", block_size=LARGEST_PUT_BYTES) as parts:
+                copyfileobj(file, parts, LARGEST_PUT_BYTES)
 
     def delete(self, path: str) -> None:
         """Removes the object, which need not be there."""

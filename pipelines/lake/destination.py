@@ -26,8 +26,8 @@ from .dialects import STORE_ERRORS
 from .dlt_client import PIPELINE_NAME, LakeClient
 from .object_format import select_columns
 from .object_rows import held_digests, read_object
-from .objects import Objects, lock_path, remove_abandoned
-from .partitions import DATASET, Partition, hours_of
+from .objects import DATASET, Objects, lock_path, remove_abandoned
+from .partitions import Partition, hours_of
 
 _KEPT_LOADS = 100
 _KEYS = select_columns(EVENT_SCHEMA, ["event_id", "timestamp", "api_version"])

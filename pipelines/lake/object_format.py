@@ -17,7 +17,9 @@ ROW_GROUP_EVENTS = 10_000
 """The rows that a reader of a large object holds at once: 4 MB compressed, 13 MB as rows of 1.3 KB."""
 _VERSION_KEY = "schema_version"
 """In the key-value metadata of the file. Objects of the first releases have none."""
-_LOW_CARDINALITY = [name for name in EVENT_SCHEMA.names if name not in {"event_id", "raw_event", "metadata"}]
+VERSION_METADATA = {_VERSION_KEY: str(SCHEMA_VERSION)}
+LOW_CARDINALITY = [name for name in EVENT_SCHEMA.names if name not in {"event_id", "raw_event", "metadata"}]
+"""The columns that are stored by a dictionary."""
 
 
 class NewerVersionError(ValueError):
@@ -84,12 +86,12 @@ def encode(table: pa.Table) -> bytes:
 def encode_all(tables: Iterable[pa.Table], schema: pa.Schema) -> bytes:
     """The tables one after the other, a row group in memory at a time, however large the object is."""
     buffer, schema = BytesIO(), schema.remove_metadata()
-    low_cardinality = [name for name in schema.names if name in _LOW_CARDINALITY]
+    low_cardinality = [name for name in schema.names if name in LOW_CARDINALITY]
     pending = schema.empty_table()
     with pq.ParquetWriter(
         buffer, schema, compression="zstd", compression_level=1, use_dictionary=low_cardinality
     ) as writer:
-        writer.add_key_value_metadata({_VERSION_KEY: str(SCHEMA_VERSION)})
+        writer.add_key_value_metadata(VERSION_METADATA)
         for table in tables:
             pending = pa.concat_tables([pending, conform(table, schema)])
             while pending.num_rows > ROW_GROUP_EVENTS:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Objects: TypeAlias = "Folder | Bucket"
 """A place for objects, addressed by path: both have the same methods."""
+DATASET = "cloudflare"
+"""The dlt dataset, below which all paths are."""
 Version = str
 """Tells one content of an object from the next, and is nothing else: an ETag, say, which need not be an MD5."""
 _ATTEMPTS = 50
@@ -122,6 +124,12 @@ class Folder:
         """Replaces the file whole."""
         write_file(self._lake, self._root / path, body)
 
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        """As `replacing`."""
+        with replacing(self._lake, self._root / path) as file:
+            yield file
+
     def delete(self, path: str) -> None:
         """Removes the file."""
         (self._root / path).unlink(missing_ok=True)
@@ -137,18 +145,26 @@ class Folder:
 
 
 def write_file(lake: Path, path: Path, body: bytes) -> None:
-    """Writes a file of a lake: a reader sees the old one or the new one, and a power cut leaves one of them.
+    """Writes a file of a lake, as `replacing`."""
+    with replacing(lake, path) as file:
+        file.write(body)
 
-    Unfinished files lie in the lake's `.partial`: on the same disk, found without a search.
+
+@contextmanager
+def replacing(lake: Path, path: Path) -> Iterator[BinaryIO]:
+    """A new file, which takes the place of the old one at the block's end, or goes if the block fails.
+
+    A reader sees the old file or the new one, and a power cut leaves one of them. Unfinished files lie in the lake's
+    `.partial`: on the same disk, found without a search.
     """
     temporary = lake / ".partial" / uuid4().hex
     _make_folder(temporary.parent)
-    _make_folder(path.parent)
     try:
-        with temporary.open("wb") as file:
-            file.write(body)
+        with temporary.open("w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        _make_folder(path.parent)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ The one module that knows object paths. Paths are relative to the dlt dataset `c
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 
 import pyarrow as pa
@@ -36,7 +36,8 @@ from .object_format import (
     with_others,
 )
 
-DATASET = "cloudflare"
+DAYS_TABLE = "audit_logs_days"
+"""The folder of the day copies, which are no table of dlt's."""
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 MOST_PENDING_EVENTS = 10_000
@@ -87,7 +88,10 @@ def place_of(path: str) -> tuple[str, Window | None] | None:
     found = _PLACE.fullmatch(path)
     if found is None or found["day"] is None:
         return found and (found["account"], None)
-    since = datetime.fromisoformat(f"{found['day']}T{found['hour'] or '00'}:00+00:00")
+    try:
+        since = datetime.fromisoformat(f"{found['day']}T{found['hour'] or '00'}:00+00:00")
+    except ValueError:  # a folder of somebody else's
+        return None
     return found["account"], Window(since, since + (HOUR if found["hour"] else DAY))
 
 
@@ -99,6 +103,16 @@ def account_folder(account_id: str) -> str:
 def day_folder(account_id: str, day: datetime) -> str:
     """The folder of an account's events of a day (UTC)."""
     return f"{account_folder(account_id)}/{day.astimezone(UTC):date=%Y-%m-%d}"
+
+
+def copies_folder(account_id: str) -> str:
+    """The folder of an account's day copies."""
+    return f"{DAYS_TABLE}/account={account_id}"
+
+
+def copy_path(account_id: str, day: date) -> str:
+    """The copy of an account's objects of a day (UTC)."""
+    return f"{copies_folder(account_id)}/{day:date=%Y-%m-%d}/events.parquet"
 
 
 def hours_of(since: datetime, before: datetime) -> Iterator[datetime]:

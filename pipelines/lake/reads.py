@@ -4,13 +4,11 @@ Nothing lists the lake: dlt's own files are pruned to a hundred, and of the even
 and days are listed.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -30,6 +28,7 @@ from .dlt_client import LakeClient
 from .object_format import open_object, read_batches, select_columns
 from .object_rows import held_digests, quarantine_objects, read_object, reading
 from .partitions import DAY, Partition, account_folder, day_folder, hour_of, hours_of, only_of, place_of
+from .places import FolderPlace, Place
 
 DAYS = 7
 """The days, today included, whose objects the lake's health counts."""
@@ -48,32 +47,10 @@ class LakeReader:
 
     def __init__(self, lake: Lake, client: LakeClient) -> None:
         self._lake, self.objects = lake, client.objects
-        self.filesystem: Any = None if client.is_local_filesystem else client.fs_client
-        """DuckDB reads the URLs of a bucket by it; None: it needs nothing."""
-        self.credentials: Any = getattr(client.config, "credentials", None)
-        """A bucket's."""
 
-    @contextmanager
-    def files(self, partitions: Iterable[Partition]) -> Iterator[list[str]]:
-        """The objects as files, as long as the block: those of a folder itself, copies of those of a bucket.
-
-        Through Python's file system, DuckDB brought 29,500 events a second from a bucket, copied first 38,000, and the
-        process had 709 MB, then 477 (`python -m benchmarks.lake --objects 400`, before and after).
-        """
-        if self.filesystem is None:
-            yield [self.objects.url(partition.path) for partition in partitions]
-            return
-        with TemporaryDirectory(prefix="audit-lake-") as folder, ThreadPoolExecutor(_COPIES) as pool:
-            yield [path for path in pool.map(partial(self._copy, Path(folder)), partitions) if path is not None]
-
-    def _copy(self, folder: Path, partition: Partition) -> str | None:
-        with self._lake.translated_errors():
-            stored = self.objects.read(partition.path)
-        if stored is None:
-            return None
-        path = folder / f"{partition.hour:%Y%m%d%H}.parquet"
-        path.write_bytes(stored.body)
-        return str(path)
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """A block that raises the store's errors as the lake's."""
+        return self._lake.translated_errors()
 
     def has_account(self, account_id: str) -> bool:
         """True if there is anything of an account."""
@@ -176,6 +153,44 @@ def read_lake(*, must_exist: bool = True) -> Iterator[LakeReader]:
         hint = "check S3_BUCKET, S3_PREFIX or DATA_DIR"
         raise AuditLogsError(f"there is no lake at {client.config.bucket_url}", hint=hint)
     yield LakeReader(lake, client)
+
+
+def place_of_dlt() -> Place:
+    """The lake as dlt resolves it, whose own names win over the settings.
+
+    Raises:
+        AuditLogsError: there are no credentials for it.
+    """
+    lake = Lake()
+    client: LakeClient = client_of(lake)
+    if client.is_local_filesystem:
+        return FolderPlace(Path(client.dataset_path))
+    with lake.translated_errors():
+        return _bucket_place(client)
+
+
+def _bucket_place(client: LakeClient) -> Place:
+    """The bucket with all that botocore has found out: endpoint and region, the style of addresses, and the keys."""
+    from .bucket_place import BucketPlace  # noqa: PLC0415  # a folder does without
+
+    s3 = client.fs_client
+    bucket, root, _ = s3.split_path(client.dataset_path)
+    s3.connect()
+    meta = s3.s3.meta
+    region = meta.region_name
+    if not s3.endpoint_url:
+        # obstore follows no redirect to another region, as botocore does.
+        region = s3.call_s3("head_bucket", Bucket=bucket).get("BucketRegion", region)
+    is_virtual = (meta.config.s3 or {}).get("addressing_style") == "virtual"
+
+    credentials: Any = client.config.credentials
+
+    def keys() -> tuple[str, str, str | None]:
+        found = credentials.to_session_credentials()
+        return found["aws_access_key_id"], found["aws_secret_access_key"], found["aws_session_token"]
+
+    where = {"endpoint": meta.endpoint_url, "region": region, "virtual_hosted_style_request": is_virtual}
+    return BucketPlace(bucket, root, where, None if s3.anon else keys)
 
 
 class LakeHealth(NamedTuple):

@@ -1,4 +1,4 @@
-"""The tally of an hour: the number of its events, and the digest of their keys (`proof/contents.py`). Pure."""
+"""The tally of an hour: the number of its events, and the digest of their keys (`lake/key_tallies.py`). Pure."""
 
 from datetime import UTC, datetime
 from typing import Any, NamedTuple

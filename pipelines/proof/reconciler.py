@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from pipelines.fetch.api import Clock, StopRequestedError, open_api
 from pipelines.host.aside import aside, words_of
 from pipelines.host.logs import log
-from pipelines.lake.partitions import HOUR, hours_of
+from pipelines.lake.day_copies import AccountDay
+from pipelines.lake.partitions import DAY, HOUR, hours_of
 from pipelines.lake.reads import read_lake
 from pipelines.load.store import client_of
 from pipelines.loop.report import Report
@@ -76,6 +77,8 @@ class Reconciler:
         """Streams that could not be read, and until when they are left alone."""
         self._gaps: list[HourCheck] = []
         """Found, and not reported yet."""
+        self.compared: set[AccountDay] = set()
+        """The days that were compared, and those before them: then the last hours of these are closed, too."""
         self._ages = [timedelta(hours=hours) for hours in settings.reconcile_after_hours]
         self.deadline_seconds = DEADLINE_SECONDS
 
@@ -122,6 +125,8 @@ class Reconciler:
                     log.warning("reconcile.failed", account=stream.account_id, error=error, hint=hint)
                     continue
                 self._gaps += _log(stream, window, completeness.check(stream, window, api))
+                days = window.since - DAY, window.since, window.before - HOUR
+                self.compared.update((stream.account_id, time.date()) for time in days)
                 del self._rests[stream]
                 if stop.is_set() or self._monotonic() > give_up_at:
                     break

@@ -9,6 +9,7 @@ from datetime import datetime
 import pyarrow as pa
 
 from pipelines.fetch.reading import FetchPages, fetch_exactly, within
+from pipelines.lake.key_tallies import KEYS, tallies_of
 from pipelines.lake.partitions import HOUR, hour_of
 from pipelines.lake.reads import LakeReader
 from pipelines.load.tally import Tally
@@ -16,8 +17,6 @@ from pipelines.warehouse.reads import WarehouseReader
 from sources.cloudflare_audit_logs.errors import AuditLogsError, BrokenObjectError, HiddenEventsError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
-
-from .contents import KEYS, tallies_of
 
 _LAKE_READERS = 8
 """Objects read at once: in a bucket, each waits for two answers."""

@@ -1,69 +1,35 @@
 """The dlt source `cloudflare_audit_logs`: one resource per API version and account, each with a cursor of its own.
 
 The events are read from the API before dlt is asked for anything (`stretches`, `events`), so nothing of dlt runs while
-the network is read, and both pipelines load the same pages. A resource yields its events as files, which dlt links into
-its load package: a load job reads its own file, however often dlt repeats it.
+the network is read, and both pipelines load the same pages. dlt is imported with the source itself (`source`): who
+only asks for an error, a time or a column does without it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import dlt
-import pyarrow as pa
-from dlt.extract import DltResource
-
-from .files import Batch, RowFile
-from .schema import EVENT_SCHEMA, EVENTS_TABLE, PRIMARY_KEY, QUARANTINE_KEY, QUARANTINE_SCHEMA, QUARANTINE_TABLE
 from .streams import Stream
+
+if TYPE_CHECKING:
+    from .files import Batch
+    from .source import cloudflare_audit_logs
 
 SOURCE_NAME = "cloudflare_audit_logs"
 CURSOR = "timestamp"
 
 
-@dlt.source(name=SOURCE_NAME, max_table_nesting=0)
-def cloudflare_audit_logs(
-    batches: Mapping[Stream, Batch], lags: Mapping[Stream, float] | None
-) -> Iterator[DltResource]:
-    """Yields the events of each batch once, and commits each batch's cursor, even for a batch without events.
+def __getattr__(name: str) -> Any:
+    """Imports what a load alone needs when it is asked for."""
+    if name == "Batch":
+        from .files import Batch  # noqa: PLC0415
 
-    Args:
-        batches: by stream, what the destination lacks.
-        lags: the safety lag of each stream in seconds: its next window starts this much before the cursor. None: the
-            batches come from beside the loop (sweep, backfill, repair), and no cursor is read or moved.
-    """
-    for stream, batch in batches.items():
-        events = _files(batch.event_files, EVENT_SCHEMA) if lags is None else _polled(batch, lags[stream])
-        yield _resource(events, stream.name, EVENTS_TABLE, PRIMARY_KEY)
-    quarantined = [file for batch in batches.values() for file in batch.quarantine_files]
-    if quarantined:
-        yield _resource(_files(quarantined, QUARANTINE_SCHEMA), QUARANTINE_TABLE, QUARANTINE_TABLE, QUARANTINE_KEY)
+        return Batch
+    if name == "cloudflare_audit_logs":
+        from .source import cloudflare_audit_logs  # noqa: PLC0415
 
-
-def _resource(rows: Any, name: str, table: str, key: tuple[str, ...]) -> DltResource:
-    insert_only: Any = {"disposition": "merge", "strategy": "insert-only"}  # missing in dlt's own types
-    resource: DltResource = dlt.resource(
-        rows, name=name, table_name=table, primary_key=key, write_disposition=insert_only, file_format="parquet"
-    )
-    return resource
-
-
-def _polled(batch: Batch, lag_seconds: float) -> Callable[..., Iterator[Any]]:
-    def audit_logs(
-        timestamp: Any = dlt.sources.incremental(CURSOR, initial_value=batch.since, lag=lag_seconds),  # noqa: B008
-    ) -> Iterator[Any]:
-        # Without this, dlt could not commit the cursor of a window whose events are all known.
-        timestamp.get_state()["initial_value"] = batch.since
-        timestamp.advance(batch.cursor)
-        yield from _files(batch.event_files, EVENT_SCHEMA)
-
-    return audit_logs
-
-
-def _files(files: Iterable[RowFile], schema: pa.Schema) -> Iterator[Any]:
-    """Yields each file as it is; dlt takes the columns from an empty table of the schema."""
-    for file in files:
-        yield dlt.mark.with_file_import(str(file.path), "parquet", items_count=file.rows, hints=schema.empty_table())
+        return cloudflare_audit_logs
+    raise AttributeError(name)
 
 
 class Position(NamedTuple):

@@ -66,8 +66,11 @@ COMMAND_POINTS = {
     "after a store is filled": Point("after", f"{_REPAIR}._add"),
     "before events are replaced": Point("before", f"{_REPAIR}._replace"),
     "between lake and warehouse": Point("before", "pipelines.proof.repair:update_events"),
+    "with a copy half written": Point("after", "pipelines.lake.day_copies:_written"),
+    "before a copy is in place": Point("after", "pipelines.lake.day_copies:_fill"),
+    "after a copy": Point("after", "pipelines.proof.compaction:write_copy"),
 }
-"""The points of backfill, rehydrate and reconcile, in addition to those above."""
+"""The points of backfill, rehydrate, reconcile and compact, in addition to those above."""
 
 
 def main() -> int:

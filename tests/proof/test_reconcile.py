@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from benchmarks.servers.commands import Finished
 from benchmarks.servers.seaweed import Bucket
 from pipelines.bulk.reconcile_days import runs_of
+from pipelines.lake.key_tallies import tallies_of
 from pipelines.lake.partitions import replace_events
 from pipelines.load.tally import Tally
 from pipelines.loop.report import Report
-from pipelines.proof.contents import contents_of, tallies_of
+from pipelines.proof.contents import contents_of
 from pipelines.proof.reconciler import due_hours, first_stretch
 from pipelines.warehouse.statements import sections_of
 from simulator.api import Api

@@ -2,7 +2,7 @@
 -- Events that PostgreSQL refused lie in the quarantine; with {is_nowhere_else}, each counts once.
 
 -- [tallies]
--- The sum is that of pipelines/proof/contents.py. By the key's index alone: no event is read.
+-- The sum is that of pipelines/lake/key_tallies.py. By the key's index alone: no event is read.
 SELECT floor(extract(epoch FROM "timestamp") / 3600)::bigint AS hour, count(*) AS events, sum(('x0' || left(
     md5(event_id || ' ' || (extract(epoch FROM "timestamp") * 1000000)::bigint), 15))::bit(64)::bigint)::text AS digest
 FROM (

@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_completeness (
     doubled_in_lake      bigint      NOT NULL,
     differing            bigint,                -- NULL: the payloads were not compared
     missing_in_api       bigint,                -- no gap: the API forgets what is old
-    api_digest           text,                  -- of the API's event ids: pipelines/proof/contents.py
+    api_digest           text,                  -- of the API's event ids: pipelines/lake/key_tallies.py
     PRIMARY KEY (account_id, api_version, hour, checked_at)
 );
 

@@ -1,0 +1,169 @@
+"""A question reads the copies of whole days and the hours elsewhere; what changes under it makes it be asked again."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from benchmarks.servers.seaweed import S3_KEYS, Bucket
+from pipelines.lake.bucket_place import BucketPlace
+from pipelines.lake.database import LakeFiles, ask_lake
+from pipelines.lake.day_copies import write_copy
+from pipelines.lake.objects import Folder, Objects
+from pipelines.lake.partitions import Partition
+from pipelines.lake.places import FolderPlace, Place, place_of_settings
+from pipelines.lake.reads import place_of_dlt
+from pipelines.settings.dlt_names import dlt_is_silent
+from pipelines.settings.settings import read_environment, read_store_settings
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from tests.factory import ACCOUNT
+
+from .test_day_copies import DAY, MIDNIGHT, fill
+from .test_objects import of_bucket
+
+pytestmark = pytest.mark.integration
+
+IDS = "SELECT list(event_id ORDER BY event_id) FROM audit_logs()"
+Lake = tuple[Objects, Place]
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """A folder and a bucket, empty, as they are written and as they are read."""
+    if request.param == "folder":
+        return Folder(tmp_path, tmp_path / "cloudflare"), FolderPlace(tmp_path / "cloudflare")
+    bucket: Bucket = request.getfixturevalue("bucket")
+    access, secret = S3_KEYS.values()
+    where = {"endpoint": bucket.endpoint, "region": "us-east-1"}
+    place = BucketPlace(bucket.name, f"asked/{tmp_path.name}", where, lambda: (access, secret, None))
+    return of_bucket(bucket.endpoint, tmp_path, f"{bucket.name}/asked/{tmp_path.name}"), place
+
+
+def _answer(
+    sql: str, database: duckdb.DuckDBPyConnection, files: LakeFiles, *, before: Callable[[LakeFiles], object] = bool
+) -> Any:
+    files.glob("lake://audit_logs/account=*/date=*/hour=*/events.parquet")
+    before(files)
+    ((answer,),) = database.execute(sql).fetchall()
+    return answer
+
+
+def _ids(place: Place, sql: str = IDS, before: Callable[[LakeFiles], object] = bool) -> Any:
+    return ask_lake(place, partial(_answer, sql, before=before))
+
+
+def _objects_of(place: Place) -> tuple[int, int]:
+    """The objects that a question takes: of hours, and copies."""
+    found = list[tuple[int, int]]()
+
+    def ask(files: LakeFiles) -> None:
+        plans = [files.glob(f"lake://{path}.parquet") for path in (HOURS, COPIES)]
+        found.append((len(plans[0]), len(plans[1])))
+
+    _ids(place, before=ask)
+    return found[-1]
+
+
+HOURS, COPIES = "audit_logs/account=*/date=*/hour=*/events", "audit_logs_days/account=*/date=*/*"
+
+
+def test_a_whole_day_is_read_from_its_copy(lake: Lake) -> None:
+    """And answers as its hours do; a late event makes the hours count again, a new copy the copy."""
+    objects, place = lake
+    fill(objects, ("a", 1), ("b", 2), ("c", 25))
+    assert (_ids(place), _objects_of(place)) == (["a", "b", "c"], (3, 0))
+
+    write_copy(objects, ACCOUNT, DAY)
+    assert (_ids(place), _objects_of(place)) == (["a", "b", "c"], (1, 1))
+    assert _ids(place, "SELECT list(hour ORDER BY hour) FROM audit_logs() WHERE date = '2026-11-20'") == [1, 2]
+
+    fill(objects, ("d", 2.5))
+    assert (_ids(place), _objects_of(place)) == (["a", "b", "c", "d"], (3, 0))
+
+    write_copy(objects, ACCOUNT, DAY)
+    assert (_ids(place), _objects_of(place)) == (["a", "b", "c", "d"], (1, 1))
+
+
+def test_what_is_filtered_out_is_not_opened(lake: Lake) -> None:
+    """By account, date and hour; counted where we open: a folder's files DuckDB opens itself."""
+    objects, place = lake
+    fill(objects, *((f"{hour}", hour) for hour in range(48)))
+    write_copy(objects, ACCOUNT, DAY)
+    opened = list[LakeFiles]()
+
+    counts = [
+        _ids(place, f"SELECT count(*) FROM audit_logs() WHERE {where}", opened.append)
+        for where in ("date = '2026-11-20'", "date = '2026-11-21' AND hour = 3", "account = 'nobody'")
+    ]
+
+    assert counts == [24, 1, 0]
+    if not place.is_local:
+        assert [files.opened for files in opened] == [1, 1, 0]
+
+
+def test_an_object_that_changes_under_a_question_makes_it_be_asked_again(lake: Lake) -> None:
+    """Removed or replaced between the list and the reading: the answer is the new state, and no error."""
+    objects, place = lake
+    fill(objects, ("a", 1), ("b", 2))
+    gone = Partition(ACCOUNT, MIDNIGHT + timedelta(hours=2)).path
+    more = iter([("c", 1.5)])
+
+    assert _ids(place, before=lambda _: objects.delete(gone)) == ["a"]
+
+    def add(_: LakeFiles) -> None:
+        for event in more:
+            fill(objects, event)
+
+    assert _ids(place, before=add) == ["a", "c"]
+
+
+def test_an_object_that_never_stands_still_is_still_read(lake: Lake) -> None:
+    """It is replaced under every attempt: from the second on, it is held."""
+    objects, place = lake
+    fill(objects, ("a", 1))
+    numbers = iter(range(10))
+
+    ids = _ids(place, before=lambda _: fill(objects, (f"b{next(numbers)}", 1.5)))
+
+    assert ids[0] == "a"
+
+
+def test_a_copy_that_is_none_is_not_used(lake: Lake) -> None:
+    """A copy cut off, or of bytes of something else."""
+    objects, place = lake
+    fill(objects, ("a", 1))
+    copy = write_copy(objects, ACCOUNT, DAY)
+    assert copy is not None
+    stored = objects.read(copy.path)
+    assert stored is not None
+
+    for body in (stored.body[:-9], b"PAR1", b""):
+        held = objects.read(copy.path)
+        objects.write(copy.path, body, held.version if held else None)
+        assert _ids(place) == ["a"]
+
+
+def test_a_store_that_is_not_there_is_told_as_ours(tmp_path: Path) -> None:
+    """Nobody listens: it may pass. No lake: it does not."""
+    nobody = BucketPlace("lake", "x", {"endpoint": "http://127.0.0.1:9", "region": "x"}, lambda: ("k", "s", None))
+
+    with pytest.raises(TemporaryError, match="the lake is not available"):
+        _ids(nobody)
+    with pytest.raises(AuditLogsError, match="there is no lake"):
+        _ids(FolderPlace(tmp_path / "nothing"))
+
+
+def test_without_dlt_the_lake_is_where_dlt_has_it(environment: dict[str, str], bucket: Bucket) -> None:
+    """A folder, and a bucket; any name of dlt's makes dlt be asked."""
+    for more in ({}, bucket.settings("a/b")):
+        environment |= more
+        ours = place_of_settings(read_store_settings(read_environment()))
+
+        assert ours is not None
+        assert ours.url("x") == place_of_dlt().url("x")
+    for name in ("DESTINATION__BUCKET_URL", "X__CREDENTIALS__Y", "DLT_PROJECT_DIR"):
+        assert not dlt_is_silent({name: "x"})

@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the copies, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="compact.py", description=__doc__)
     add_window_options(parser, since=EARLIEST)
-    parser.add_argument(
-        "--without-warehouse", action="store_true", help="closed days as they are, compared or not"
-    )
+    parser.add_argument("--without-warehouse", action="store_true", help="closed days as they are, compared or not")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
     options = parser.parse_args(arguments)
     work = partial(_compact, window_of(parser, options), options)

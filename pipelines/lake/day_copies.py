@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
-from io import BytesIO
 from os import SEEK_END
 from typing import IO, NamedTuple
 
@@ -178,16 +177,14 @@ def _fill(file: IO[bytes], objects: Objects, hours: Mapping[str, Listed], said: 
 
 def _open(objects: Objects, path: str, listed: Listed, opened: ExitStack) -> pq.ParquetFile:
     """Opens an hour's object, which goes on being the one that it is now, or raises ConflictError."""
-    file: IO[bytes] | None
     if listed.size <= _SMALL_BYTES:
         stored = objects.read(path)
-        file = stored and BytesIO(stored.body)
-    else:
-        file = objects.open(path)
-    if file is None:
-        raise ConflictError(path)
-    opened.enter_context(file)
-    if file.seek(0, SEEK_END) != listed.size:
+        if stored is None or len(stored.body) != listed.size:
+            raise ConflictError(path)
+        with reading(path):
+            return open_object(stored.body)
+    file = objects.open(path)
+    if file is None or opened.enter_context(file).seek(0, SEEK_END) != listed.size:
         raise ConflictError(path)
     file.seek(0)
     with reading(path):

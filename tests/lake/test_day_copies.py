@@ -19,7 +19,7 @@ from pipelines.lake import bucket as bucket_module
 from pipelines.lake.day_copies import DayCopy, find_copy, whole_days, write_copy
 from pipelines.lake.object_format import encode, open_object
 from pipelines.lake.object_rows import write_events
-from pipelines.lake.objects import Folder, Listed, Objects, update
+from pipelines.lake.objects import Folder, Listed, Objects, StoredObject, update
 from pipelines.lake.partitions import Partition, account_folder, copies_folder, copy_path, replace_events
 from pipelines.load.tally import NOTHING
 from sources.cloudflare_audit_logs.errors import BrokenObjectError, TemporaryError
@@ -194,7 +194,8 @@ def test_a_bit_that_flips_in_a_copy_is_noticed(tmp_path: Path) -> None:
     assert unnoticed < 150
 
 
-def test_a_copy_is_not_made_of_hours_that_change_under_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["listing", "read"])
+def test_a_copy_is_not_made_of_hours_that_change_under_it(tmp_path: Path, moment: str) -> None:
     """A writer is quicker each time: then there is no copy; once, and the day is begun again."""
 
     class Busy(Folder):
@@ -202,10 +203,18 @@ def test_a_copy_is_not_made_of_hours_that_change_under_it(tmp_path: Path) -> Non
 
         def listing(self, folder: str) -> dict[str, Listed]:
             found = super().listing(folder)
-            if self.changes:
+            self.change_after("listing")
+            return found
+
+        def read(self, path: str) -> StoredObject | None:
+            found = super().read(path)
+            self.change_after("read")
+            return found
+
+        def change_after(self, call: str) -> None:
+            if self.changes and call == moment:
                 self.changes -= 1
                 fill(Folder(tmp_path, tmp_path / "cloudflare"), (f"late-{self.changes}", 3.5))
-            return found
 
     objects = Busy(tmp_path, tmp_path / "cloudflare")
     fill(objects, ("a", 3.1))

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +17,8 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dotenv import dotenv_values
 
-from benchmarks.servers.commands import Finished
+from benchmarks.servers.commands import Finished, finished
+from benchmarks.servers.forks import forking
 from benchmarks.servers.seaweed import Bucket, seaweed
 from pipelines.cli.main_job import run
 from pipelines.fetch.reading import DEFAULT_LIMITS, StepLimits
@@ -54,6 +53,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forks() -> Iterator[None]:
+    """Lets the commands start in a moment; that they start as a user starts them is `test_entry`'s."""
+    with forking():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -150,17 +156,7 @@ def command(environment: Mapping[str, str]) -> Callable[..., Finished]:
 
     def command(*arguments: str, **changes: str | None) -> Finished:
         merged = {**os.environ, **environment, **changes}
-        own = {name: value for name, value in merged.items() if value is not None}
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=own,
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return finished({name: value for name, value in merged.items() if value is not None}, *arguments)
 
     return command
 

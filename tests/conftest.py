@@ -31,7 +31,7 @@ from simulator.server import serving
 from simulator.world import World
 
 from .factory import ACCOUNT, OTHER_ACCOUNT
-from .stores import Stores
+from .stores import Stores, close_connections, drop_schemas
 
 TOKEN = "simulated-token"
 _numbers = count(1)
@@ -76,6 +76,7 @@ def postgres(server_dir: Path) -> Iterator[PostgresSettings]:
     """An ordinary PostgreSQL, reached by address and password."""
     with embedded_postgres(server_dir / "postgres", "fsync=off") as server:
         yield server
+        close_connections()
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +102,7 @@ def environment(
             monkeypatch.delenv(name)
     for name in dotenv_values(PROJECT_ROOT / ".env"):
         monkeypatch.setenv(name, "")  # which counts as not set, whatever the file says
+    schema = f"test_{os.getpid()}_{next(_numbers)}"
     with serving(api) as server:
         yield {
             "CLOUDFLARE_API_URL": server.url,
@@ -114,8 +116,9 @@ def environment(
             "PG_PORT": str(postgres.port),
             "PG_PASSWORD": postgres.password,
             "RECONCILE_AFTER_HOURS": "0",
-            "PG_SCHEMA": f"test_{os.getpid()}_{next(_numbers)}",
+            "PG_SCHEMA": schema,
         }
+    drop_schemas(postgres, schema)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from simulator.world import SimulatedEvent, World
 from sources.cloudflare_audit_logs import Stream, stored_position
 from tests.conftest import TOKEN
 from tests.factory import ACCOUNT, event_at, ids
-from tests.stores import Stores
+from tests.stores import Stores, drop_schemas
 
 pytestmark = pytest.mark.integration
 
@@ -171,6 +171,7 @@ class History(RuleBasedStateMachine):
             self.settle()
         finally:
             self.server.__exit__(None, None, None)
+            drop_schemas(self.servers.postgres, self.stores.schema)
 
     def _add(self, stream: Stream, time: datetime, *, visible_at: datetime) -> None:
         if time < self.begin:

@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 KILLS := 500
 CYCLES := 5000
 PIPELINE := cloudflare_audit_warehouse
+# Of the long tests, another part each day.
+PARTS := 12
+PART = $(shell expr $$(date +%s) / 86400 % $(PARTS) + 1)/$(PARTS)
 
-.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-engines soak bench bench-full check format lock clean
+.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-long test-engines soak bench bench-full check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +36,10 @@ setup-dask: $(VENV)/.ready-dask ## Installs Dask for backfill and rehydrate with
 
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
+
+test-long: setup-dev ## A part of the long tests, another one each day: make test-long PART=3/12
+	@echo "the long tests of part $(PART)"
+	$(BIN)/python -m pytest --part $(PART)
 
 test-engines: $(VENV)/.ready-engines ## Reads the lake with Daft, Polars and Iceberg, which no other test needs (400 MB)
 	$(BIN)/python -m pytest tests/lake/test_lake_engines.py

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,8 +39,9 @@ _numbers = count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--long`."""
+    """`--long` and `--part`."""
     parser.addoption("--long", action="store_true", help="run the long tests, too")
+    parser.addoption("--part", metavar="K/N", help="run the Kth of N parts of the long tests, and no others")
 
 
 def pytest_configure() -> None:
@@ -49,10 +51,17 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the long ones out, and says how many."""
-    left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    """Leaves those out that are not asked for, and says how many."""
+    number, _, parts = (config.getoption("--part") or "").partition("/")
+
+    def is_asked_for(item: pytest.Item) -> bool:
+        is_long = item.get_closest_marker("long") is not None
+        if parts:
+            return is_long and crc32(item.nodeid.encode()) % int(parts) == int(number) % int(parts)
+        return config.getoption("--long") or not is_long
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_asked_for(item)])
+    items[:] = filter(is_asked_for, items)
 
 
 @pytest.fixture(scope="session", autouse=True)

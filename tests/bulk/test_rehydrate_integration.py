@@ -13,6 +13,7 @@ from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, ids, spread
+from tests.rows import rows
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -118,7 +119,9 @@ def test_a_missing_hour_is_no_error(api: Api, poll: Poll, command: Command) -> N
     assert (done.code, done.report["objects"], done.report["events"]) == (0, 1, 1)
 
 
-@pytest.mark.parametrize("body", [b"not parquet", b"", b"PAR1 and then something else, but long enough PAR1"])
+@pytest.mark.parametrize(
+    "body", rows(b"PAR1 and then something else, but long enough PAR1", long=[b"not parquet", b""])
+)
 def test_a_broken_object_is_named_and_the_rest_goes_on(
     api: Api, poll: Poll, command: Command, stores: Stores, body: bytes
 ) -> None:

@@ -12,6 +12,7 @@ from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, ago, spread
+from tests.rows import rows
 
 from .conftest import Look, serving
 
@@ -22,7 +23,7 @@ LOGO = "https://dlthub.com/docs/img/dlthub-logo.png"
 DLT = str(Path(sys.executable).with_name("dlt"))
 
 
-@pytest.mark.parametrize("store", ["warehouse", pytest.param("lake", marks=pytest.mark.long), "bucket"])
+@pytest.mark.parametrize("store", rows("bucket", long=["lake", "warehouse"]))
 def test_dlts_dashboard_shows_state_and_data(
     api: Api,
     poll: Callable[..., Report],

@@ -13,6 +13,7 @@ from benchmarks.servers.commands import Finished
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, ids, spread
+from tests.rows import rows
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -42,7 +43,7 @@ FAULTS = {
 }
 
 
-FAST = {"429 for seconds", "503", "403", "HTML", "nothing", "no success", "no list", "cut in a gzip"}
+FAST = {"429 for seconds", "503", "HTML", "no success", "cut in a gzip"}
 
 
 @pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
@@ -180,12 +181,14 @@ def test_a_broken_account_does_not_hold_up_the_others(api: Api, command: Command
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [
+    rows(
         (Fault(times=None, status=429, headers={"Retry-After": "60"}), 75),
-        (Fault(times=None, status=503), 75),
         (Fault(times=None, body="<html>"), 1),
-        (Fault(times=None, body='{"success":false,"errors":[],"result":null}'), 1),
-    ],
+        long=[
+            (Fault(times=None, status=503), 75),
+            (Fault(times=None, body='{"success":false,"errors":[],"result":null}'), 1),
+        ],
+    ),
 )
 def test_an_api_that_fails_as_a_whole_is_told_by_the_exit_code(
     api: Api, command: Command, fault: Fault, code: int

@@ -14,11 +14,11 @@ from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, ago, event_at, ids, raw_event, spread
 from tests.faults.conftest import RunLoop
+from tests.rows import rows
 from tests.s3_dialects import (
     BARE,
     CREATES_ALONE,
     CREATES_OR_501,
-    CURT,
     IGNORANT,
     INVALID,
     NAMELESS,
@@ -58,7 +58,7 @@ def lake_in(environment: dict[str, str]) -> Iterator[MakeLake]:
         yield lake_in
 
 
-FEW = {PLAIN, CURT, BARE, WEAK, CREATES_ALONE, CREATES_OR_501, INVALID, NAMELESS}
+FEW = {PLAIN, WEAK, CREATES_OR_501, NAMELESS}
 """The dialects that run always; `make soak` has all, and `test_objects` has them anyway."""
 
 
@@ -89,7 +89,7 @@ def test_an_hour_is_written_again_and_again(
         assert_plain(request.headers)
 
 
-@pytest.mark.parametrize("dialect", [BARE, UNKNOWN, CREATES_ALONE], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", rows(BARE, UNKNOWN, long=[CREATES_ALONE]), ids=lambda dialect: dialect.name)
 def test_the_log_and_the_doctor_name_the_dialect(
     dialect: Dialect, api: Api, command: Command, stores: Stores, lake_in: MakeLake
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_kill_in_between_costs_nothing(
     assert stores.ids() == (sorted(ids(events + more)),) * 2
 
 
-@pytest.mark.parametrize("dialect", [BARE, WEAK, UNKNOWN, IGNORANT], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", rows(BARE, IGNORANT, long=[WEAK, UNKNOWN]), ids=lambda dialect: dialect.name)
 def test_two_writers_lose_nothing_of_each_others(
     dialect: Dialect, api: Api, environment: Mapping[str, str], stores: Stores, lake_in: MakeLake
 ) -> None:
@@ -168,7 +168,7 @@ def test_two_writers_lose_nothing_of_each_others(
     assert stores.lake_ids() == sorted(ids(of_v1 + of_v2))
 
 
-@pytest.mark.parametrize("dialect", [BARE, INVALID], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", rows(INVALID, long=[BARE]), ids=lambda dialect: dialect.name)
 def test_a_gap_is_repaired(
     dialect: Dialect, api: Api, poll: Poll, command: Command, stores: Stores, lake_in: MakeLake
 ) -> None:
@@ -190,7 +190,7 @@ def test_a_gap_is_repaired(
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(PLAIN, BARE), (BARE, UNKNOWN), (IGNORANT, WEAK)], ids=lambda dialect: dialect.name
+    ("before", "after"), rows((BARE, UNKNOWN), long=[(PLAIN, BARE), (IGNORANT, WEAK)]), ids=lambda dialect: dialect.name
 )
 def test_a_dialect_that_changes_under_the_loop_is_learned_again(
     before: Dialect, after: Dialect, api: Api, running: RunLoop, stores: Stores, lake_in: MakeLake

@@ -30,7 +30,7 @@ class Finished:
         return report
 
 
-def finished(environment: Mapping[str, str], *arguments: str, seconds: float = 120) -> Finished:
+def finished(environment: Mapping[str, str], *arguments: str, seconds: float = 240) -> Finished:
     """Runs a command of the project, with this environment and no other, to its end."""
     output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with start_python(arguments, env=environment, cwd=PROJECT_ROOT, **output) as process:
@@ -57,7 +57,7 @@ def process_of(
         process.wait()
 
 
-def wait_until(is_true: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(is_true: Callable[[], bool], seconds: float = 120) -> None:
     """Waits for something that another process does; fails if it does not."""
     deadline = time.monotonic() + seconds
     while not is_true():

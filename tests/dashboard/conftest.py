@@ -88,7 +88,7 @@ def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> It
     """A command that serves a page, as long as the block; its address. What it says goes into a file of the folder."""
     said = folder / "served.log"
     with said.open("w") as output, process_of(environment, *arguments, output=output, BROWSER="true") as process:
-        wait_until(lambda: process.poll() is not None or _ADDRESS.search(said.read_text()) is not None, 60)
+        wait_until(lambda: process.poll() is not None or _ADDRESS.search(said.read_text()) is not None, 120)
         found = _ADDRESS.search(said.read_text())
         assert found, said.read_text()
         try:
@@ -96,7 +96,7 @@ def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> It
         finally:  # politely, so that it ends what it started
             _close_pages()
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 @pytest.fixture

@@ -24,10 +24,10 @@ def test_only_pages_of_this_host_are_served(dashboard: Callable[..., Any]) -> No
             {"Sec-Fetch-Site": "cross-site"},
         ]
         linked = [
-            requests.get(f"{url}/?search=a", headers={"Sec-Fetch-Site": site}, timeout=30).status_code
+            requests.get(f"{url}/?search=a", headers={"Sec-Fetch-Site": site}, timeout=60).status_code
             for site in ("cross-site", "same-site", "none", "same-origin")
         ]
-        answers = [requests.get(url, headers=headers, timeout=30) for headers in asked]
+        answers = [requests.get(url, headers=headers, timeout=60) for headers in asked]
         codes = [answer.status_code for answer in answers]
         own, foreign = (_upgraded(host, origin) for origin in (url, "http://evil.example"))
 
@@ -51,7 +51,7 @@ def _upgraded(host: str, origin: str) -> str:
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ]
-    with socket.create_connection((name, int(port)), timeout=30) as connection:
+    with socket.create_connection((name, int(port)), timeout=60) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         return connection.recv(200).decode(errors="replace").splitlines()[0]
 

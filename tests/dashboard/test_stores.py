@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import monotonic
+from time import process_time
 from typing import Any
 
 import duckdb
@@ -186,12 +186,12 @@ def test_the_lake_is_read_anew_where_it_has_changed(
 def test_a_time_from_the_calendars_begin_costs_what_is_there(both: list[EventStore]) -> None:
     """Not a listing for each day since."""
     begins = datetime(1, 1, 1, tzinfo=UTC)
-    started = monotonic()
+    started = process_time()
 
     (found,) = both[1].ask(questions.events(replace(ALL, since=begins)))
 
     assert len(found) == 69
-    assert monotonic() - started < 20
+    assert process_time() - started < 20
 
 
 def test_a_question_to_the_lake_has_an_end(

@@ -184,7 +184,7 @@ print("went on")
 def test_a_load_that_hangs_ends_the_process_at_its_deadline(asked: str) -> None:
     """An error that dlt cannot see; with a traceback of every thread. Also when the loop is to stop."""
     done = subprocess.run(
-        [sys.executable, "-c", HANGING.format(asked)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", HANGING.format(asked)], capture_output=True, text=True, timeout=120, check=False
     )
 
     assert (done.returncode, done.stdout) == (1, "[]\n"), done.stderr

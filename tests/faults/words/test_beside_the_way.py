@@ -102,9 +102,9 @@ def test_a_comparison_that_hangs_is_told_and_left_to_itself(
         wait_until(lambda: "reconcile.failed" in log.read_text())
         _goes_on(api, stores)
         loop.terminate()
-        code_of_loop = loop.wait(20)
+        code_of_loop = loop.wait(120)
     with process_of(environment, *command, "--once", **COMPARING) as once:
-        code_of_once = once.wait(60)
+        code_of_once = once.wait(120)
 
     assert "it hangs: it has taken more than 2 s" in log.read_text()
     assert (code_of_loop, code_of_once) == (0, 0)
@@ -144,7 +144,7 @@ def test_a_defect_on_the_events_way_ends_the_process(api: Api, environment: Mapp
     load = "pipelines.load.loader:Loader.load"
 
     with log.open("wb") as output, process_of(environment, *FAILING, load, "KeyError", "run", output=output) as loop:
-        code = loop.wait(60)
+        code = loop.wait(120)
 
     assert code == 1
     assert re.search(r"Traceback(.|\n)*KeyError: 'explosion", log.read_text())

@@ -159,7 +159,7 @@ def test_the_process_list_shows_no_secret(
         wait_until(lambda: bool(api.requests))
         lines = b"".join(_command_lines())
         loop.terminate()
-        loop.wait(60)
+        loop.wait(120)
 
     assert str(folder).encode() in lines
     for secret in (*canaries.values(), Path(f"{folder}/postgres.password").read_text()):

@@ -154,7 +154,7 @@ def test_the_process_list_shows_no_secret(
     for name in [name for name in environment if name.startswith("PG_")]:
         del environment[name]
     folder = server_dir / "process-list"
-    own_interpreter = {"PYTHONUNBUFFERED": "1"}  # or the list would show the line of the one that forks
+    own_interpreter = {"PYTHONHASHSEED": "0"}  # or the list would show the line of the one that forks
     with process_of(environment, "pipelines/run.py", DATA_DIR=str(folder), **own_interpreter) as loop:
         wait_until(lambda: bool(api.requests))
         lines = b"".join(_command_lines())

@@ -31,6 +31,7 @@ from simulator.api import Api
 from simulator.server import serving
 from simulator.world import World
 
+from .clock import Clock
 from .factory import ACCOUNT, OTHER_ACCOUNT
 from .stores import Stores, close_connections, drop_schemas
 
@@ -93,6 +94,12 @@ def bucket(server_dir: Path) -> Iterator[Bucket]:
     """A bucket on SeaweedFS."""
     with seaweed(server_dir) as bucket:
         yield bucket
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """At some time."""
+    return Clock()
 
 
 @pytest.fixture

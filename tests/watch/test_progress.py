@@ -14,22 +14,9 @@ from pipelines.watch.health_server import serving_health
 from pipelines.watch.progress import Progress
 from pipelines.watch.running import Running
 from sources.cloudflare_audit_logs.traffic import Traffic
+from tests.clock import Clock
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -51,9 +38,9 @@ def test_it_is_alive_as_long_as_something_is_finished(
     livez: Callable[[], requests.Response], clock: Clock, progress: Progress
 ) -> None:
     """Otherwise it says for how long nothing was."""
-    clock.now = 959
+    clock.now += 959
     before = livez()
-    clock.now = 961
+    clock.now += 2
     stuck = livez()
     progress.note()
 

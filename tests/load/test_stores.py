@@ -63,6 +63,7 @@ def test_the_keys_of_a_window_are_those_of_its_stream_and_times(opened: tuple[St
 
     end = HOUR + timedelta(hours=1)
     assert held(STREAM, HOUR, end) == {"e0", "e1"}
+    assert held(STREAM, HOUR, end - MICROSECOND) == {"e0"}
     assert held(STREAM, HOUR + MICROSECOND, end + MICROSECOND) == {"e1", "e2"}
     assert held(OTHER, HOUR, end) == held(Stream(ACCOUNT, "v2"), HOUR, end) == set()
 

@@ -48,6 +48,7 @@ class Forks:
     """The process that forks, begun at its first use."""
 
     def __init__(self) -> None:
+        self.environment = _at_start(os.environ)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -101,7 +102,10 @@ _used: list[Forks] = []
 
 @contextmanager
 def forking() -> Iterator[None]:
-    """As long as the block runs, `start_python` forks."""
+    """As long as the block runs, `start_python` forks; by means of Linux alone."""
+    if sys.platform != "linux":
+        yield
+        return
     _used.append(Forks())
     try:
         yield
@@ -113,7 +117,7 @@ def start_python(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path,
     """A `Popen` of `python` with the arguments; an interpreter of its own where forking would be another thing."""
     command = [sys.executable, *arguments]
     is_plain = arguments[0] in {"-c", "-m"} or not arguments[0].startswith("-")
-    if not (_used and is_plain and _at_start(env) == _at_start(os.environ)):
+    if not (_used and is_plain and _at_start(env) == _used[-1].environment):
         return subprocess.Popen(command, env=env, cwd=cwd, **options)
     forked = type("Forked", (_Forked,), {"forks": _used[-1]})
     return forked(command, env=env, cwd=cwd, **options)

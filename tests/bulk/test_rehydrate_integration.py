@@ -30,9 +30,9 @@ def window(since: datetime = DAY, before: datetime = DAY + timedelta(days=2)) ->
     return ["--since", since.isoformat(), "--before", before.isoformat()]
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=rows("bucket", long=["folder"]))
 def lake(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path) -> str:
-    """Both kinds of lake."""
+    """Both kinds of lake; the tests without this have a folder."""
     if request.param == "bucket":
         bucket: Bucket = request.getfixturevalue("bucket")
         environment |= bucket.settings(f"rehydrate/{tmp_path.name}")

@@ -23,12 +23,15 @@ from ctypes import CDLL
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = (
+LIBRARIES = (  # some are in dependency groups of their own
     "adbc_driver_postgresql.dbapi",
+    "altair",
+    "distributed.cli",
     "dlt.destinations",
     "dlt.destinations.impl.filesystem.filesystem",
     "dlt.destinations.impl.postgres.postgres",
     "duckdb",
+    "marimo",
     "prometheus_client",
     "psycopg2",
     "pyarrow.dataset",
@@ -38,8 +41,9 @@ LIBRARIES = (
     "rich.progress",
     "s3fs",
     "tqdm",
+    "uvicorn",
 )
-_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_", "TZ", "MALLOC_")
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_", "DASK_", "MALLOC_", "TZ")
 _SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _LONGEST_REQUEST = 1 << 20
 
@@ -144,7 +148,8 @@ def _read(connection: socket.socket, length: int) -> bytes:
 def _serve(ours: socket.socket) -> tuple[list[str], str, dict[str, str]] | None:
     """Returns in each forked process with what it is to run, and in this one with nothing when its user has gone."""
     for name in LIBRARIES:
-        importlib.import_module(name)
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()
     while True:
@@ -178,6 +183,7 @@ def _run(arguments: list[str], cwd: str, environment: Mapping[str, str]) -> None
     os.environ.update(environment)
     tempfile.tempdir = None
     time.tzset()
+    sys.path.insert(0, "")
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     match arguments:
         case ["-m", name, *rest]:
@@ -193,6 +199,7 @@ def _run(arguments: list[str], cwd: str, environment: Mapping[str, str]) -> None
 
 
 if __name__ == "__main__":
+    del sys.path[0]  # this folder, whose modules are no libraries
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError):
         asked = _serve(socket.socket(fileno=int(sys.argv[1])))

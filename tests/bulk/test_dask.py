@@ -287,7 +287,7 @@ def test_dask_is_needed_for_the_option_alone(command: Command, tmp_path: Path) -
     (tmp_path / "distributed.py").write_text("raise ModuleNotFoundError(\"No module named 'distributed'\")")
     look = "import sys; from pipelines import backfill, rehydrate; print({'dask', 'distributed'} & set(sys.modules))"
 
-    imported = command("-c", look)
+    imported = command("-B", "-c", look)  # an interpreter of its own, which has loaded nothing yet
     missing = command(*BACKFILL, "--scheduler", "tcp://127.0.0.1:9", PYTHONPATH=str(tmp_path))
 
     assert imported.out.strip() == "set()"

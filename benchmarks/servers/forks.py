@@ -166,8 +166,9 @@ def _serve(ours: socket.socket) -> tuple[list[str], str, dict[str, str]] | None:
                 os._exit(0)
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
-            os.closerange(3, max(ours.fileno(), reading, writing, *streams) + 1)
-            ours.detach()
+            for own in {reading, writing, *streams} - {0, 1, 2}:  # what a library has open stays so
+                os.close(own)
+            ours.close()
             return request  # type: ignore[no-any-return]
         for stream in streams:
             os.close(stream)

@@ -202,7 +202,7 @@ def _run(arguments: list[str], cwd: str, environment: Mapping[str, str]) -> None
 if __name__ == "__main__":
     del sys.path[0]  # this folder, whose modules are no libraries
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionError):  # its user was killed
         asked = _serve(socket.socket(fileno=int(sys.argv[1])))
     if asked:
         signal.signal(signal.SIGINT, handler)

@@ -17,6 +17,7 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dotenv import dotenv_values
+from hypothesis import HealthCheck, settings
 
 from benchmarks.servers.commands import Finished, finished
 from benchmarks.servers.forks import forking
@@ -46,7 +47,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Lets the processes of the tests hear SIGINT: a shell that begins these in the background has it ignored."""
+    """Lets the processes of the tests hear SIGINT: a shell that begins these in the background has it ignored.
+
+    And an example of hypothesis may take long where much else runs.
+    """
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -39,9 +39,9 @@ def wanted(api: Api, environment: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("how", "times"),
     [
-        (signal.SIGKILL, 2),
+        (signal.SIGKILL, 1),
         pytest.param(signal.SIGKILL, 30, marks=[pytest.mark.long, pytest.mark.timeout(1_200)]),
-        pytest.param(signal.SIGTERM, 8, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(signal.SIGTERM, 8, marks=[pytest.mark.long, pytest.mark.timeout(1_200)]),
     ],
 )
 def test_one_of_two_workers_may_be_lost_at_any_moment(
@@ -114,7 +114,7 @@ def test_a_worker_that_is_killed_in_a_backfill_loses_nothing(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_another_worker_that_comes_soon_after_the_last_was_lost_goes_on(
     environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
 ) -> None:

@@ -246,7 +246,7 @@ def _killed_at(monkeypatch: pytest.MonkeyPatch, step: str, when: str, nth: int) 
         yield
 
 
-@pytest.mark.timeout(120 * max(EXAMPLES, 3))
+@pytest.mark.timeout(300 * max(EXAMPLES, 3))
 @pytest.mark.usefixtures("both_versions")
 @pytest.mark.parametrize("_part", range(PARTS))
 def test_after_any_history_that_settles_both_destinations_hold_what_was_visible_once(

@@ -39,7 +39,7 @@ def look(chromium: Any) -> Iterator[Look]:
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         _open_contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda said: troubles.append(said.text) if is_trouble(said, forbidden) else None)
         page.on("requestfinished", lambda asked: troubles.append(asked.url) if is_foreign(asked.url) else None)

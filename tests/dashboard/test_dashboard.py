@@ -262,7 +262,7 @@ def test_stores_that_cannot_be_reached_say_so(
         for store, name in (("Warehouse", "PG_HOST"), ("Lake", "S3_ENDPOINT")):
             page = look(f"{url}/?store={store}&section={section}")
             sentence = f"the {store.lower()} is not available"
-            page.get_by_role("alert").filter(has_text=sentence).wait_for(timeout=60_000)
+            page.get_by_role("alert").filter(has_text=sentence).wait_for()
             page.wait_for_timeout(1_000)
 
             told = page.get_by_role("alert").all_inner_texts()

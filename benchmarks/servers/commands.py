@@ -57,7 +57,7 @@ def process_of(
         process.wait()
 
 
-def wait_until(is_true: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(is_true: Callable[[], bool], seconds: float = 240) -> None:
     """Waits for something that another process does; fails if it does not."""
     deadline = time.monotonic() + seconds
     while not is_true():

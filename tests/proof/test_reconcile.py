@@ -208,8 +208,10 @@ def test_a_gap_that_the_loop_finds_ends_once_with_3(api: Api, command: Command, 
         (["--since", DAY.isoformat(), "--before", DAY.isoformat()], 2, "has to be before"),
     ],
 )
-def test_wrong_input_is_told(command: Command, options: list[str], code: int, said: str) -> None:
+def test_wrong_input_is_told(poll: Poll, command: Command, options: list[str], code: int, said: str) -> None:
     """One message."""
+    poll()
+
     done = command("pipelines/reconcile.py", *options)
 
     assert done.code == code, done.err

@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 KILLS := 500
 CYCLES := 5000
 PIPELINE := cloudflare_audit_warehouse
+# Of the long tests, another part each day.
+PARTS := 8
+PART = $(shell expr $$(date +%s) / 86400 % $(PARTS) + 1)/$(PARTS)
 
-.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-engines soak bench bench-full check format lock clean
+.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-long test-engines soak bench bench-full check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,11 +37,15 @@ setup-dask: $(VENV)/.ready-dask ## Installs Dask for backfill and rehydrate with
 test: setup-dev ## Every test, on a real PostgreSQL and a real S3 server
 	$(BIN)/python -m pytest
 
+test-long: setup-dev ## A part of the long tests, another one each day: make test-long PART=3/8
+	@echo "the long tests of part $(PART)"
+	$(BIN)/python -m pytest --part $(PART)
+
 test-engines: $(VENV)/.ready-engines ## Runs what docs/engines.md says of Spark, ClickHouse, Iceberg and others (2 GB; Spark needs Java)
 	$(BIN)/python -m pytest tests/lake/test_lake_engines.py tests/lake/test_lake_registered.py
 
-soak: setup-dev ## The long part of the faults: all their tests, 500 kills on each kind of lake, 5,000 cycles; about an hour
-	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long tests/faults
+soak: setup-dev ## Every test with the long ones, 500 kills on each kind of lake, 5,000 cycles; about two hours
+	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long
 	$(BIN)/python -m tests.faults.soak --lake folder --kills $(KILLS)
 	$(BIN)/python -m tests.faults.soak --lake bucket --kills $(KILLS)
 	$(BIN)/python -m tests.faults.endurance --cycles $(CYCLES)

@@ -3,14 +3,13 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +17,10 @@ import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dotenv import dotenv_values
+from hypothesis import HealthCheck, settings
 
-from benchmarks.servers.commands import Finished
+from benchmarks.servers.commands import Finished, finished
+from benchmarks.servers.forks import forking
 from benchmarks.servers.seaweed import Bucket, seaweed
 from pipelines.cli.main_job import run
 from pipelines.fetch.reading import DEFAULT_LIMITS, StepLimits
@@ -31,29 +32,55 @@ from simulator.api import Api
 from simulator.server import serving
 from simulator.world import World
 
+from .clock import Clock
 from .factory import ACCOUNT, OTHER_ACCOUNT
-from .stores import Stores
+from .stores import Stores, close_connections, drop_schemas
 
 TOKEN = "simulated-token"
 _numbers = count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--long`."""
+    """`--long` and `--part`."""
     parser.addoption("--long", action="store_true", help="run the long tests, too")
+    parser.addoption("--part", metavar="K/N", help="run the Kth of N parts of the long tests, and no others")
 
 
 def pytest_configure() -> None:
-    """Lets the processes of the tests hear SIGINT: a shell that begins these in the background has it ignored."""
+    """Lets the processes of the tests hear SIGINT: a shell that begins these in the background has it ignored.
+
+    And an example of hypothesis may take long where much else runs.
+    """
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: a test waits for its servers, and some for time to pass."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the long ones out, and says how many."""
-    left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    """Leaves those out that are not asked for, and says how many."""
+    number, _, parts = (config.getoption("--part") or "").partition("/")
+
+    def is_asked_for(item: pytest.Item) -> bool:
+        is_long = item.get_closest_marker("long") is not None
+        if parts:
+            return is_long and crc32(item.nodeid.encode()) % int(parts) == int(number) % int(parts)
+        return config.getoption("--long") or not is_long
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_asked_for(item)])
+    items[:] = filter(is_asked_for, items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forks() -> Iterator[None]:
+    """Lets the commands start in a moment; that they start as a user starts them is `test_entry`'s."""
+    with forking():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +97,7 @@ def postgres(server_dir: Path) -> Iterator[PostgresSettings]:
     """An ordinary PostgreSQL, reached by address and password."""
     with embedded_postgres(server_dir / "postgres", "fsync=off") as server:
         yield server
+        close_connections()
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +105,12 @@ def bucket(server_dir: Path) -> Iterator[Bucket]:
     """A bucket on SeaweedFS."""
     with seaweed(server_dir) as bucket:
         yield bucket
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """At some time."""
+    return Clock()
 
 
 @pytest.fixture
@@ -95,6 +129,7 @@ def environment(
             monkeypatch.delenv(name)
     for name in dotenv_values(PROJECT_ROOT / ".env"):
         monkeypatch.setenv(name, "")  # which counts as not set, whatever the file says
+    schema = f"test_{os.getpid()}_{next(_numbers)}"
     with serving(api) as server:
         yield {
             "CLOUDFLARE_API_URL": server.url,
@@ -108,8 +143,9 @@ def environment(
             "PG_PORT": str(postgres.port),
             "PG_PASSWORD": postgres.password,
             "RECONCILE_AFTER_HOURS": "0",
-            "PG_SCHEMA": f"test_{os.getpid()}_{next(_numbers)}",
+            "PG_SCHEMA": schema,
         }
+    drop_schemas(postgres, schema)
 
 
 @pytest.fixture
@@ -150,17 +186,7 @@ def command(environment: Mapping[str, str]) -> Callable[..., Finished]:
 
     def command(*arguments: str, **changes: str | None) -> Finished:
         merged = {**os.environ, **environment, **changes}
-        own = {name: value for name, value in merged.items() if value is not None}
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=own,
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return finished({name: value for name, value in merged.items() if value is not None}, *arguments)
 
     return command
 

@@ -45,7 +45,7 @@ def pooled(
         yield replace(server, host="127.0.0.1", port=port, user=user)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def _listens(port: int) -> bool:

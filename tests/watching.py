@@ -22,7 +22,7 @@ class Watched(NamedTuple):
 
     def get(self, path: str) -> requests.Response:
         """Returns the server's answer."""
-        return requests.get(f"http://{self.host}:{self.port}{path}", timeout=5)
+        return requests.get(f"http://{self.host}:{self.port}{path}", timeout=60)
 
     def value(self, name: str, **labels: str) -> float | None:
         """The sum of a metric's samples with these labels; None if there is none."""

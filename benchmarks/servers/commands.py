@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.settings.settings import PROJECT_ROOT
+
+from .forks import start_python
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,25 @@ class Finished:
         return report
 
 
+def finished(environment: Mapping[str, str], *arguments: str, seconds: float = 240) -> Finished:
+    """Runs a command of the project, with this environment and no other, to its end."""
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with start_python(arguments, env=environment, cwd=PROJECT_ROOT, **output) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        finally:
+            if process.poll() is None:
+                process.kill()
+    return Finished(process.returncode, out, err)
+
+
 @contextmanager
 def process_of(
     environment: Mapping[str, str], *arguments: str, output: Any = subprocess.DEVNULL, **changes: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A command of the project that runs beside the test, and not longer."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, **environment, **changes},
-        cwd=PROJECT_ROOT,
-        stdout=output,
-        stderr=output,
-    )
+    env = {**os.environ, **environment, **changes}
+    process = start_python(arguments, env=env, cwd=PROJECT_ROOT, stdout=output, stderr=output)
     try:
         yield process
     finally:
@@ -49,7 +57,7 @@ def process_of(
         process.wait()
 
 
-def wait_until(is_true: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(is_true: Callable[[], bool], seconds: float = 240) -> None:
     """Waits for something that another process does; fails if it does not."""
     deadline = time.monotonic() + seconds
     while not is_true():

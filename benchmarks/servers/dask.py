@@ -58,7 +58,7 @@ def dask_cluster(
             for process in (*workers, scheduler):
                 if process.poll() is None:
                     process.terminate()
-                    process.wait(30)
+                    process.wait(120)
 
 
 def _start(

@@ -46,14 +46,14 @@ def seaweed(server_dir: Path) -> Iterator[Bucket]:
         if _has_bucket(client, "lake", process):
             break
         process.kill()
-        process.wait(30)
+        process.wait(120)
     else:
         raise RuntimeError("the S3 server of the tests did not start")
     try:
         yield Bucket(endpoint, "lake", client)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def _start_weed(folder: Path) -> tuple[subprocess.Popen[bytes], str]:

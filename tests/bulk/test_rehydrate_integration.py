@@ -13,6 +13,7 @@ from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, ids, spread
+from tests.rows import rows
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -29,9 +30,9 @@ def window(since: datetime = DAY, before: datetime = DAY + timedelta(days=2)) ->
     return ["--since", since.isoformat(), "--before", before.isoformat()]
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=rows("bucket", long=["folder"]))
 def lake(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path) -> str:
-    """Both kinds of lake."""
+    """Both kinds of lake; the tests without this have a folder."""
     if request.param == "bucket":
         bucket: Bucket = request.getfixturevalue("bucket")
         environment |= bucket.settings(f"rehydrate/{tmp_path.name}")
@@ -118,7 +119,9 @@ def test_a_missing_hour_is_no_error(api: Api, poll: Poll, command: Command) -> N
     assert (done.code, done.report["objects"], done.report["events"]) == (0, 1, 1)
 
 
-@pytest.mark.parametrize("body", [b"not parquet", b"", b"PAR1 and then something else, but long enough PAR1"])
+@pytest.mark.parametrize(
+    "body", rows(b"PAR1 and then something else, but long enough PAR1", long=[b"not parquet", b""])
+)
 def test_a_broken_object_is_named_and_the_rest_goes_on(
     api: Api, poll: Poll, command: Command, stores: Stores, body: bytes
 ) -> None:

@@ -47,7 +47,7 @@ def test_a_signal_during_the_imports_ends_a_command_without_a_word(
     wait_until(lambda: _imports(process))
     process.send_signal(number)
 
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
 
     assert (process.returncode, out, err) == (130, b"", b"")
     assert not (tmp_path / "data").exists()
@@ -65,7 +65,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     wait_until(lambda: _imports(process))
     process.send_signal(signal.SIGINT)
 
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
 
     assert (process.returncode, err) == (0, b"")
     assert b"usage" in out

@@ -127,7 +127,7 @@ def test_parts_that_came_before_the_silence_are_given() -> None:
     def ask() -> Iterator[int]:
         yield 1
         yield 2
-        never.wait(60)
+        never.wait(120)
 
     def fail() -> int:
         raise ValueError("wrong")

@@ -235,7 +235,7 @@ def _on_a_terminal(environment: Mapping[str, str]) -> str:
     except OSError:  # the other end is closed
         pass
     os.close(ours)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     return shown.decode()
 
 

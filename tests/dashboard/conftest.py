@@ -39,7 +39,7 @@ def look(chromium: Any) -> Iterator[Look]:
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         _open_contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda said: troubles.append(said.text) if is_trouble(said, forbidden) else None)
         page.on("requestfinished", lambda asked: troubles.append(asked.url) if is_foreign(asked.url) else None)
@@ -88,7 +88,7 @@ def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> It
     """A command that serves a page, as long as the block; its address. What it says goes into a file of the folder."""
     said = folder / "served.log"
     with said.open("w") as output, process_of(environment, *arguments, output=output, BROWSER="true") as process:
-        wait_until(lambda: process.poll() is not None or _ADDRESS.search(said.read_text()) is not None, 60)
+        wait_until(lambda: process.poll() is not None or _ADDRESS.search(said.read_text()) is not None, 120)
         found = _ADDRESS.search(said.read_text())
         assert found, said.read_text()
         try:
@@ -96,7 +96,7 @@ def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> It
         finally:  # politely, so that it ends what it started
             _close_pages()
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 @pytest.fixture

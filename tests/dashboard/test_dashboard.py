@@ -13,6 +13,7 @@ from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, event_at, raw_event, spread, v1_tree
+from tests.rows import rows
 from tests.stores import Stores
 
 from .conftest import Look
@@ -24,7 +25,8 @@ Dashboard = Callable[..., Any]
 BOB = {"actor": {"email": "bob@example.com", "id": "b0b", "ip": "198.51.100.23", "type": "user"}}
 ELSEWHERE = "http://evil.example/pixel.png"
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">'; DROP TABLE audit_logs; --"
-BOTH = pytest.mark.parametrize("store", ["Warehouse", "Lake"])
+BOTH = pytest.mark.parametrize("store", rows("Warehouse", long=["Lake"]))
+"""`test_stores` asks both the same; `test_a_bucket_is_shown_as_a_folder_is` shows a lake."""
 
 
 @pytest.fixture
@@ -250,7 +252,7 @@ def test_empty_stores_say_so(environment: dict[str, str], dashboard: Dashboard, 
     assert environment["PG_PASSWORD"] not in told
 
 
-@pytest.mark.parametrize("section", ["Overview", "Completeness", "Health"])
+@pytest.mark.parametrize("section", rows("Overview", long=["Completeness", "Health"]))
 def test_stores_that_cannot_be_reached_say_so(
     environment: dict[str, str], dashboard: Dashboard, look: Look, bucket: Bucket, section: str
 ) -> None:
@@ -260,7 +262,7 @@ def test_stores_that_cannot_be_reached_say_so(
         for store, name in (("Warehouse", "PG_HOST"), ("Lake", "S3_ENDPOINT")):
             page = look(f"{url}/?store={store}&section={section}")
             sentence = f"the {store.lower()} is not available"
-            page.get_by_role("alert").filter(has_text=sentence).wait_for(timeout=60_000)
+            page.get_by_role("alert").filter(has_text=sentence).wait_for()
             page.wait_for_timeout(1_000)
 
             told = page.get_by_role("alert").all_inner_texts()
@@ -270,7 +272,7 @@ def test_stores_that_cannot_be_reached_say_so(
             assert environment["PG_PASSWORD"] not in page.content()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", rows("dark", long=["light"]))
 @pytest.mark.usefixtures("filled")
 def test_it_follows_the_browser_in_width_and_colours(dashboard: Dashboard, look: Look, scheme: str) -> None:
     """A phone at night: nothing sticks out, and text stands out from its ground."""

@@ -12,6 +12,7 @@ from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, ago, spread
+from tests.rows import rows
 
 from .conftest import Look, serving
 
@@ -22,7 +23,7 @@ LOGO = "https://dlthub.com/docs/img/dlthub-logo.png"
 DLT = str(Path(sys.executable).with_name("dlt"))
 
 
-@pytest.mark.parametrize("store", ["warehouse", pytest.param("lake", marks=pytest.mark.long), "bucket"])
+@pytest.mark.parametrize("store", rows("bucket", long=["lake", "warehouse"]))
 def test_dlts_dashboard_shows_state_and_data(
     api: Api,
     poll: Callable[..., Report],
@@ -41,7 +42,7 @@ def test_dlts_dashboard_shows_state_and_data(
     with serving(without_path, tmp_path, DLT, "pipeline", pipeline, "show") as url:
         page = look(url, height=3000, forbidden=(LOGO, PICTURE))
         page.get_by_text("succeeded").first.wait_for()
-        assert requests.get(url, headers={"Origin": "http://evil.example"}, timeout=30).status_code == 403
+        assert requests.get(url, headers={"Origin": "http://evil.example"}, timeout=60).status_code == 403
 
         page.locator(".cm-content", has_text="audit_logs").wait_for()  # the query, which comes after the button
         page.get_by_role("button", name="Run Query").click()

@@ -48,7 +48,7 @@ def running(environment: Mapping[str, str], tmp_path: Path) -> RunLoop:
             finally:
                 print(log_file.read_text())  # pytest shows it if the test fails
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(120)
         assert process.returncode in {0, -signal.SIGKILL, 75}, log_file.read_text()
         assert "Traceback" not in log_file.read_text()
 

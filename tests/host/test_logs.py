@@ -81,7 +81,7 @@ def test_a_commands_words_are_of_their_priority(environment: Mapping[str, str], 
         with process_of(environment, "pipelines/run.py", output=output, JOURNAL_STREAM=stream) as loop:
             wait_until(lambda: "run.started" in log.read_text())
             loop.terminate()
-            loop.wait(60)
+            loop.wait(120)
 
     assert all(line.startswith("<3>") for line in (wrong + usage).splitlines()), wrong + usage
     assert "PG_PORT" in wrong

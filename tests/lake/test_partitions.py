@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.lake import object_format
@@ -92,7 +92,6 @@ def test_the_same_id_at_another_time_or_in_another_version_is_another_event() ->
     assert merged.num_rows == 3
 
 
-@settings(deadline=None)
 @given(
     numbers=st.lists(st.lists(st.integers(0, 30), max_size=10), max_size=8),
     seed=st.integers(0, 5),

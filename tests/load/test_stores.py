@@ -1,186 +1,130 @@
-"""The two writes are idempotent, atomic and safe with other writers: in a folder, in a bucket, in PostgreSQL."""
+"""Both stores keep what their protocol promises: keys, positions, one writer, and nothing that grows."""
 
-import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import adbc_driver_manager
-import adbc_driver_postgresql.dbapi as adbc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipelines.lake.objects import write_file
-from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
-from pipelines.warehouse.embedded import embedded_postgres, running_server
-from pipelines.warehouse.statements import statements_of
-from pipelines.warehouse.write import load_events, storable_json
+from benchmarks.servers.seaweed import Bucket
+from pipelines.lake.bucket import Bucket as Objects
+from pipelines.lake.destination import Lake
+from pipelines.load.store import Store, client_of, positions_of
+from pipelines.loop.report import Report
+from pipelines.settings.settings import read_environment, read_store_settings
+from pipelines.warehouse.destination import Warehouse
+from simulator.api import Api
+from sources.cloudflare_audit_logs.errors import TemporaryError
 from sources.cloudflare_audit_logs.events import decode_page
-from sources.cloudflare_audit_logs.streams import Stream
-from tests.factory import ACCOUNT, encoded, time_of, v1_tree
+from sources.cloudflare_audit_logs.streams import Stream, Window
+from tests.factory import ACCOUNT, OTHER_ACCOUNT, event_at, raw_event
 
 pytestmark = pytest.mark.integration
 
-
-def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    """Never a torn or missing one."""
-    path, stop = tmp_path / "state.json", threading.Event()
-    contents = [str(number).encode() * 200_000 for number in range(2)]
-    write_file(tmp_path, path, contents[0])
-
-    def read() -> set[bytes]:
-        seen = set()
-        while not stop.is_set():
-            seen.add(path.read_bytes())
-        return seen
-
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(read)
-        for number in range(200):
-            write_file(tmp_path, path, contents[number % 2])
-        stop.set()
-
-    assert reading.result() <= set(contents)
-    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)
+STREAM, OTHER = Stream(ACCOUNT, "v1"), Stream(OTHER_ACCOUNT, "v1")
+ODD = b'{"id":"odd","when":"soon"}'
+MICROSECOND = timedelta(microseconds=1)
+MakeStore = Callable[[], Store]
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A failed write leaves neither a temporary file nor a change."""
-    (tmp_path / "taken" / "full").mkdir(parents=True)
-
-    with pytest.raises(OSError, match="taken"):
-        write_file(tmp_path, tmp_path / "taken", b"text")
-
-    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+@pytest.fixture(params=["warehouse", "folder", "bucket"])
+def new_store(
+    request: pytest.FixtureRequest, api: Api, poll: Callable[..., Report], environment: dict[str, str], bucket: Bucket
+) -> MakeStore:
+    """Another opening of a store that was loaded: two events on the edges of an hour, and one that has no time."""
+    if request.param == "bucket":
+        environment |= bucket.settings(environment["PG_SCHEMA"])
+    for number, time in enumerate((HOUR, HOUR + timedelta(hours=1) - MICROSECOND, HOUR + timedelta(hours=1))):
+        api.world.add(ACCOUNT, "v1", [event_at(time, id=f"e{number}")])
+    api.world.add(ACCOUNT, "v1", [raw_event(ODD, time=HOUR)])
+    poll(CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS="0")
+    if request.param == "warehouse":
+        return lambda: Warehouse.of(read_store_settings(read_environment()))
+    return Lake
 
 
 @pytest.fixture
-def warehouse(postgres: PostgresSettings, tmp_path: Path) -> Iterator[tuple[Any, str]]:
-    """A connection, and a schema with the tables."""
-    schema = f"load_{os.getpid()}_{abs(hash(tmp_path.name))}"
-    uri = f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
-    with adbc.connect(uri, autocommit=True) as connection:
-        with connection.cursor() as cursor:
-            cursor.execute(f"CREATE SCHEMA {schema}")
-            for statement in statements_of("tables.sql", schema=schema):
-                cursor.execute(statement)
-        yield connection, schema
+def opened(new_store: MakeStore) -> Iterator[tuple[Store, Any]]:
+    """The store with the writer's lock, and dlt's client of it."""
+    store = new_store()
+    with closing(store), client_of(store) as client:
+        store.open(client, takes_lock=True)
+        yield store, client
 
 
-def test_a_batch_is_inserted_once_and_only_what_is_refused_is_not(warehouse: tuple[Any, str]) -> None:
-    """Three of a thousand, found by halving and quarantined with reason and text; a second load adds nothing."""
-    connection, schema = warehouse
-    dice = random.Random(0)  # not for secrets
-    long_id = "".join(dice.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=20_000))
-    odd = [
-        encoded(v1_tree(id="number", metadata={"x": "HERE"})).replace(b'"HERE"', b"1e1000000"),
-        encoded(v1_tree(id="nan", newValue="HERE")).replace(b'"HERE"', b"NaN"),
-        encoded(v1_tree(id=long_id)),
-    ]
-    slices = [encoded(v1_tree()) for _ in range(997)]
-    for position, raw in zip((3, 500, 999), odd, strict=True):
-        slices.insert(position, raw)
-    batch = decode_page(slices, Stream(ACCOUNT, "v1"), time_of("2026-11-24T00:00:00Z")).events
+def test_the_keys_of_a_window_are_those_of_its_stream_and_times(opened: tuple[Store, Any]) -> None:
+    """The begin belongs to it, the end does not, to the microsecond."""
+    store, _ = opened
 
-    refused = load_events(connection, schema, batch)
-    load_events(connection, schema, batch)
+    def held(stream: Stream, since: datetime, before: datetime) -> set[str]:
+        return {event_id for event_id, _ in store.event_keys(stream, since, before)}
 
-    quarantined = _rows(connection, f"SELECT raw_event, reason FROM {schema}.audit_logs_quarantine")
-    assert refused.num_rows == 3
-    assert _rows(connection, f"SELECT count(*) AS n FROM {schema}.audit_logs") == [{"n": 997}]
-    assert sorted(row["raw_event"].encode() for row in quarantined) == sorted(odd)
-    assert all("refused by PostgreSQL" in row["reason"] for row in quarantined)
+    end = HOUR + timedelta(hours=1)
+    assert held(STREAM, HOUR, end) == {"e0", "e1"}
+    assert held(STREAM, HOUR, end - MICROSECOND) == {"e0"}
+    assert held(STREAM, HOUR + MICROSECOND, end + MICROSECOND) == {"e1", "e2"}
+    assert held(OTHER, HOUR, end) == held(Stream(ACCOUNT, "v2"), HOUR, end) == set()
 
 
-def test_an_error_that_is_no_rows_fault_writes_nothing(warehouse: tuple[Any, str]) -> None:
-    """A missing table is not a reason to quarantine a thousand events."""
-    connection, schema = warehouse
-    batch = decode_page([encoded(v1_tree())], Stream(ACCOUNT, "v1"), time_of("2026-11-24T00:00:00Z")).events
-    with connection.cursor() as cursor:
-        cursor.execute(f"ALTER TABLE {schema}.audit_logs RENAME TO gone")
+def test_what_is_quarantined_is_known_by_its_digest(opened: tuple[Store, Any]) -> None:
+    """And nothing else is."""
+    store, _ = opened
+    now = datetime.now(UTC)
+    (digest,) = decode_page([ODD], STREAM, now).quarantined["digest"].to_pylist()
+    received = Window(now - timedelta(days=1), now + timedelta(days=1))
 
-    with pytest.raises(adbc_driver_manager.Error, match="does not exist"):
-        load_events(connection, schema, batch)
-
-    assert _rows(connection, f"SELECT count(*) AS n FROM {schema}.audit_logs_quarantine") == [{"n": 0}]
+    assert store.held_digests(STREAM, [digest, "another"], received) == {digest}
+    assert store.held_digests(OTHER, [digest], received) == set()
 
 
-_ODD = ["\x00", "\ud800", "\udfff", "😀", "\n"]
-text_with_escapes = st.text(alphabet=st.sampled_from([*'\\u0dD8fFcC"a{}', *_ODD]))
+def test_a_store_says_up_to_where_it_was_loaded(opened: tuple[Store, Any]) -> None:
+    """By the state that dlt keeps in it."""
+    store, client = opened
+
+    position = positions_of(*store.states(client))[STREAM]
+
+    assert position.begin < HOUR
+    assert position.cursor == HOUR + timedelta(hours=1)
 
 
-@given(value=st.recursive(text_with_escapes, lambda inner: st.lists(inner) | st.dictionaries(text_with_escapes, inner)))
-def test_json_for_postgresql_differs_only_where_it_has_to(value: Any) -> None:
-    """Backslashes before an escape are counted, pairs of surrogates are characters."""
+def test_an_opening_can_be_repeated_and_given_back(opened: tuple[Store, Any], new_store: MakeStore) -> None:
+    """After `close`, whoever comes next has it."""
+    store, client = opened
+    store.open(client, takes_lock=True)
+    store.verify_lock()
+    store.close()
+    successor = new_store()
 
-    def substituted(node: Any) -> Any:
-        if isinstance(node, str):
-            return "".join("\ufffd" if char == "\x00" or "\ud800" <= char <= "\udfff" else char for char in node)
-        if isinstance(node, list):
-            return [substituted(item) for item in node]
-        return {substituted(name): substituted(item) for name, item in node.items()}
-
-    # Through JSON once: two lone surrogates that meet are one character there.
-    meant = json.loads(json.dumps(value))
-
-    assert json.loads(storable_json(json.dumps(value))) == substituted(meant)
+    with closing(successor), client_of(successor) as its_client:
+        successor.open(its_client, takes_lock=True)
+        successor.verify_lock()
+        assert successor.event_keys(STREAM, HOUR, HOUR + timedelta(minutes=1))
 
 
-class TestEmbeddedPostgres:
-    """It runs as long as someone holds it, and nothing that a crash leaves is in the way."""
+def test_there_is_one_writer_and_whoever_takes_no_lock_is_let_through(
+    opened: tuple[Store, Any], new_store: MakeStore
+) -> None:
+    """A bucket has no lock: its conditional writes merge."""
+    other = new_store()
+    with closing(other), client_of(other) as client:
+        other.open(client, takes_lock=False)
+        assert other.event_keys(STREAM, HOUR, HOUR + timedelta(minutes=1))
+        is_bucket = isinstance(getattr(client, "objects", None), Objects)
+        with nullcontext() if is_bucket else pytest.raises(TemporaryError, match="another process"):
+            other.open(client, takes_lock=True)
 
-    def test_the_last_holder_out_stops_it_and_the_data_stay(self, server_dir: Path) -> None:
-        """Two holders share one server."""
-        folder = server_dir / "embedded-shared"
-        with embedded_postgres(folder) as first:
-            with embedded_postgres(folder) as second:
-                assert first == second
-            _execute(first, "CREATE TABLE kept AS SELECT 1 AS one")
-        assert running_server(folder) is None
-
-        with embedded_postgres(folder) as again:
-            assert _execute(again, "SELECT one FROM kept") == [{"one": 1}]
-        assert Path(f"{folder}.password").stat().st_mode & 0o777 == 0o600
-
-    def test_a_killed_holder_leaves_a_server_that_the_next_one_uses_and_stops(self, server_dir: Path) -> None:
-        """The kernel drops the lock of the dead."""
-        folder = server_dir / "embedded-killed"
-        code = (
-            "import os, pathlib, signal, sys; from pipelines.warehouse.embedded import embedded_postgres\n"
-            "with embedded_postgres(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
-        )
-        killed = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=PROJECT_ROOT, check=False)
-
-        left_behind = running_server(folder)
-        with embedded_postgres(folder) as server:
-            assert (killed.returncode, left_behind) == (-signal.SIGKILL, server)
-        assert running_server(folder) is None
-
-    def test_an_interrupted_initdb_is_done_again(self, server_dir: Path) -> None:
-        """A folder without a finished cluster is in nobody's way."""
-        folder = server_dir / "embedded-torn"
-        (folder / "base").mkdir(parents=True)
-
-        with embedded_postgres(folder) as server:
-            assert _execute(server, "SELECT 1 AS one") == [{"one": 1}]
+    assert opened
 
 
-def _execute(server: PostgresSettings, sql: str) -> list[dict[str, Any]]:
-    uri = f"postgresql://{server.user}:{server.password}@{server.host}:{server.port}/{server.database}"
-    with adbc.connect(uri, autocommit=True) as connection:
-        return _rows(connection, sql)
+def test_pruning_takes_nothing_that_counts(opened: tuple[Store, Any]) -> None:
+    """Neither the positions nor an event."""
+    store, client = opened
+    before = positions_of(*store.states(client))
 
+    for _ in range(2):
+        store.prune(client)
 
-def _rows(connection: Any, sql: str) -> list[dict[str, Any]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-        rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist() if cursor.description else []
-        return rows
+    assert positions_of(*store.states(client)) == before
+    assert len(store.event_keys(STREAM, HOUR, HOUR + timedelta(hours=2))) == 3

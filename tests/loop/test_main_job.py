@@ -126,7 +126,7 @@ def test_the_loop_loads_what_appears_while_it_runs_and_ends_on_sigterm(
         wait_until(lambda: stores.ids() == (sorted(ids(events)),) * 2)
     finally:
         loop.terminate()
-        _, err = loop.communicate(timeout=30)
+        _, err = loop.communicate(timeout=120)
 
     assert loop.returncode == 0, err
     assert stores.ids() == (sorted(ids(events)),) * 2

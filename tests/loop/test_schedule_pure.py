@@ -3,23 +3,10 @@
 import pytest
 
 from pipelines.loop.schedule import PATIENCE_SECONDS, SLOWEST_EVENTS_PER_SECOND, Activity, Busy, Schedule
+from tests.clock import Clock
 
 LAKE, WAREHOUSE = BOTH = ("lake", "warehouse")
 NOTHING = Activity[str]({})
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def _schedule(clock: Clock, *, is_once: bool = False, has_sweeps: bool = True) -> Schedule[str, str, str]:

@@ -18,6 +18,7 @@ from pipelines.loop.report import Report
 from pipelines.settings.settings import PROJECT_ROOT, read_environment, read_settings
 from simulator.api import Api, Fault
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, event_at, ids, spread
+from tests.rows import rows
 from tests.stores import Stores
 from tests.watching import watched_loop
 
@@ -45,7 +46,7 @@ def lines_of(done: Finished, event: str) -> list[str]:
     return [line for line in done.err.splitlines() if f" {event} " in line]
 
 
-@pytest.mark.parametrize(("version", "other"), [("v2", "v1"), ("v1", "v2")])
+@pytest.mark.parametrize(("version", "other"), rows(("v2", "v1"), long=[("v1", "v2")]))
 @pytest.mark.parametrize(("status", "body"), [(403, FORBIDDEN), (404, NO_ROUTE), (400, NO_PLAN)], ids=[403, 404, 400])
 def test_a_version_that_is_refused_is_told_once_and_fails_nothing(
     api: Api, command: Command, stores: Stores, version: str, other: str, status: int, body: str
@@ -101,9 +102,7 @@ def test_an_account_that_is_refused_every_version_has_failed(api: Api, command: 
     assert stores.ids() == (sorted(ids(events)),) * 2
 
 
-@pytest.mark.parametrize(
-    ("status", "body"), [(400, BAD_SINCE), (429, "{}"), (500, "{}"), (200, "<html>")], ids=[400, 429, 500, 200]
-)
+@pytest.mark.parametrize(("status", "body"), rows((400, BAD_SINCE), (500, "{}"), long=[(429, "{}"), (200, "<html>")]))
 def test_what_is_no_refusal_fails_the_account_in_any_version(
     api: Api, command: Command, status: int, body: str
 ) -> None:

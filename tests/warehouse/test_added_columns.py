@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from datetime import timedelta
 from pathlib import Path
 
 import adbc_driver_postgresql.dbapi as adbc
@@ -18,8 +17,6 @@ import pytest
 
 from benchmarks.servers.commands import Finished
 from pipelines.lake.database import LAKE_SQL
-from pipelines.lake.object_format import NewerVersionError, encode, open_object, read_rows
-from pipelines.lake.partitions import add_events, add_quarantined, replace_events
 from pipelines.loop.report import Report
 from pipelines.proof import contents
 from pipelines.proof.contents import contents_of
@@ -27,19 +24,16 @@ from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.warehouse.setup import columns_of_tables
 from pipelines.warehouse.statements import sections_of
 from simulator.api import Api
-from sources.cloudflare_audit_logs.events import decode_page
-from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA, SCHEMA_VERSION, TIME
-from sources.cloudflare_audit_logs.streams import Stream
-from tests.factory import ACCOUNT, ago, encoded, event_at, v1_tree
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA, TIME
+from tests.factory import ACCOUNT, ago, event_at
 from tests.faults.stores.test_least_rights import roles
+from tests.lake.test_object_columns import FIRST, events, with_ray, without
 from tests.stores import Stores
 
 __all__ = ["roles"]
 
 Poll = Callable[..., Report]
 Command = Callable[..., Finished]
-SEEN = datetime(2026, 11, 24, tzinfo=UTC)
-FIRST, SECOND = "2026-11-20T10:00:00Z", "2026-11-20T10:30:00Z"
 
 _RAY = "\n\n\ndef _ray(text: str) -> str:\n    return str(msgspec.json.decode(text)['ray'])\n\n\n#"
 _OF_MAP = "'ingestion_time': {name: 'ingestion_time', type: 'TIMESTAMPTZ', default_value: NULL}"
@@ -61,76 +55,6 @@ NEWER_RELEASE = {
     ),
 }
 """By file, behind which text docs/columns.md says to add what, for a column `ray`."""
-
-
-def events(time: str, **fields: str) -> pa.Table:
-    """One event."""
-    return decode_page([encoded(v1_tree(when=time, **fields))], Stream(ACCOUNT, "v1"), SEEN).events
-
-
-def without(column: str, table: pa.Table) -> bytes:
-    """An object of a release that did not know a column."""
-    return encode(table.drop_columns([column]))
-
-
-def with_ray(table: pa.Table) -> bytes:
-    """An object of a release that knows one more, which is required there."""
-    column = pa.field("ray", pa.string(), nullable=False)
-    return encode(table.append_column(column, pa.array(["r"] * table.num_rows, pa.string())))
-
-
-@pytest.mark.parametrize("column", ["zone_name", "actor_context"])
-@pytest.mark.parametrize("new", [SECOND, FIRST])
-def test_an_object_that_lacks_a_nullable_column_takes_events_in(column: str, new: str) -> None:
-    """Behind what it holds and in between; null in its own, the value in the new one."""
-    held, value = without(column, events(FIRST, id="a")), events(new, id="b")[column].to_pylist()
-
-    body = add_events(held, events(new, id="b"))
-
-    assert body is not None
-    rows = read_rows(open_object(body), EVENT_SCHEMA)
-    assert rows["event_id"].to_pylist() == ["a", "b"]
-    assert rows[column].to_pylist() == [None, *value] != [None, None]
-    assert add_events(body, events(FIRST, id="a")) is None
-
-
-@pytest.mark.parametrize("new", [SECOND, FIRST])
-def test_a_column_of_a_newer_release_stays_in_the_object(new: str) -> None:
-    """With its values, whatever is added or replaced; null in what this release adds."""
-    held = with_ray(events(FIRST, id="a"))
-
-    body = add_events(held, events(new, id="b"))
-
-    assert body is not None
-    merged = pq.ParquetFile(BytesIO(body)).read()
-    assert merged.select(["event_id", "ray"]).to_pydict() == {"event_id": ["a", "b"], "ray": ["r", None]}
-    replaced = replace_events(merged, events(FIRST, id="a", interface="UI"))
-    assert replaced.select(["event_id", "actor_context", "ray"]).to_pylist() == [
-        {"event_id": "a", "actor_context": "UI", "ray": "r"},
-        {"event_id": "b", "actor_context": "API", "ray": None},
-    ]
-
-
-@pytest.mark.parametrize("column", ["event_id", "raw_event"])
-def test_an_object_that_lacks_a_required_column_is_none_of_ours(column: str) -> None:
-    """A column that every release wrote is required in every object."""
-    with pytest.raises(LookupError, match=column):
-        add_events(without(column, events(FIRST)), events(SECOND))
-
-
-def test_an_object_says_its_version_and_a_higher_one_is_left_alone() -> None:
-    """An object of a higher version, which its metadata names, is neither read nor changed."""
-    metadata = open_object(encode(events(FIRST))).metadata.metadata
-    buffer = BytesIO()
-    newer = events(FIRST).replace_schema_metadata({"schema_version": str(SCHEMA_VERSION + 1)})
-    pq.write_table(newer, buffer)
-    quarantined = decode_page([b"{}"], Stream(ACCOUNT, "v1"), SEEN).quarantined
-
-    assert metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
-    with pytest.raises(NewerVersionError, match=f"schema_version is {SCHEMA_VERSION + 1}"):
-        add_events(buffer.getvalue(), events(SECOND))
-    with pytest.raises(NewerVersionError):
-        add_quarantined(buffer.getvalue(), quarantined)
 
 
 def test_the_columns_are_named_alike_everywhere() -> None:

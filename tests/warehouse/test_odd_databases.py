@@ -9,6 +9,7 @@ from benchmarks.servers.commands import Finished
 from pipelines.settings.settings import PostgresSettings
 from simulator.api import Api
 from tests.factory import ACCOUNT, ago, event_at, ids, raw_event, spread
+from tests.rows import rows
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -35,7 +36,7 @@ def database(stores: Stores, environment: dict[str, str]) -> Iterator[Callable[[
 # --- encodings -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252", "EUC_JP"])
+@pytest.mark.parametrize("encoding", rows("LATIN1", "SQL_ASCII", long=["WIN1252", "EUC_JP"]))
 def test_a_database_that_is_not_utf8_is_refused_and_the_lake_goes_on(
     api: Api, command: Command, database: Callable[[str], Stores], encoding: str
 ) -> None:
@@ -56,7 +57,7 @@ def test_a_database_that_is_not_utf8_is_refused_and_the_lake_goes_on(
     assert held.query("SELECT FROM pg_tables WHERE schemaname = '{schema}'") == []
 
 
-@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_KR"])
+@pytest.mark.parametrize("encoding", rows("LATIN1", long=["SQL_ASCII", "EUC_KR"]))
 def test_the_client_encoding_of_a_role_is_not_ours(
     api: Api, command: Command, stores: Stores, database: Callable[[], Stores], encoding: str
 ) -> None:

@@ -124,24 +124,24 @@ def test_a_row_that_copy_refuses_is_that_rows(connection: Connection, stores: St
 
 def test_one_refused_row_of_many_costs_bounded_work(connection: Connection, stores: Stores) -> None:
     """The others are looked up by the key's index."""
-    begun = time.monotonic()
+    begun = time.process_time()
     quarantined = load_events(connection, stores.schema, _events(10_000, event_id=lambda n: f"{n}" + "\0" * (n == 7)))
 
     assert (quarantined.num_rows, _held(stores)) == (1, 9_999)
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_a_batch_that_is_refused_whole_is_refused_in_bounded_work(connection: Connection, stores: Stores) -> None:
     """One of 10,000 rows is accepted, wherever it stands; nothing is lost."""
     events = _events(10_000, event_id=lambda n: f"{n}\0" if n != 7_777 else "fine")
 
-    begun = time.monotonic()
+    begun = time.process_time()
     quarantined = load_events(connection, stores.schema, events)
 
     assert quarantined.num_rows == 9_999
     assert _held(stores) == 1
     assert stores.query("SELECT count(*) AS n FROM {schema}.audit_logs_quarantine") == [{"n": 9_999}]
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_a_constraint_that_is_checked_at_the_end_blames_its_row(connection: Connection, stores: Stores) -> None:

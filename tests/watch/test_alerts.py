@@ -102,12 +102,12 @@ def _prometheus(loop: Watched, folder: Path) -> Iterator[Ask]:
         yield lambda query: _ask(address, query)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def _ask(address: str, query: str) -> list[dict[str, Any]]:
     try:
-        answer = requests.get(f"http://{address}/api/v1/query", params={"query": query}, timeout=5)
+        answer = requests.get(f"http://{address}/api/v1/query", params={"query": query}, timeout=60)
     except requests.ConnectionError:
         return []
     result: list[dict[str, Any]] = answer.json()["data"]["result"] if answer.ok else []

@@ -76,7 +76,7 @@ def test_a_loop_tells_its_whole_life(api: Api, environment: Mapping[str, str], s
         before = supervisor.heard.count("WATCHDOG=1")
         wait_until(lambda: supervisor.heard.count("WATCHDOG=1") > before + 10)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
 
     heard = supervisor.heard
     assert heard.count("READY=1") == 1

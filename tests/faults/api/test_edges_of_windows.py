@@ -9,6 +9,7 @@ from pipelines.loop.report import Report
 from simulator.api import Api
 from simulator.world import SimulatedEvent, World
 from tests.factory import ACCOUNT, ago, event_at
+from tests.rows import rows
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -28,7 +29,7 @@ class ExclusiveWorld(World):
 
 
 @pytest.mark.parametrize("world", [World, ExclusiveWorld], ids=["inclusive", "exclusive"])
-@pytest.mark.parametrize("lag", ["0", "0.5", "900"])
+@pytest.mark.parametrize("lag", rows("0", "900", long=["0.5"]))
 def test_an_event_of_the_cursors_own_microsecond_is_found_by_the_next_poll(
     api: Api, poll: Poll, stores: Stores, world: type[World], lag: str
 ) -> None:
@@ -46,7 +47,7 @@ def test_an_event_of_the_cursors_own_microsecond_is_found_by_the_next_poll(
 
 
 @pytest.mark.parametrize("world", [World, ExclusiveWorld], ids=["inclusive", "exclusive"])
-@pytest.mark.parametrize("lag", [timedelta(), timedelta(seconds=1), timedelta(minutes=15)])
+@pytest.mark.parametrize("lag", rows(timedelta(), timedelta(minutes=15), long=[timedelta(seconds=1)]))
 def test_an_event_on_the_edge_between_sweep_and_poll_is_found(
     api: Api, poll: Poll, stores: Stores, world: type[World], lag: timedelta
 ) -> None:

@@ -13,6 +13,7 @@ from benchmarks.servers.commands import Finished
 from pipelines.loop.report import Report
 from simulator.api import Api, Fault
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, ids, spread
+from tests.rows import rows
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -42,7 +43,7 @@ FAULTS = {
 }
 
 
-FAST = {"429 for seconds", "503", "403", "HTML", "nothing", "no success", "no list", "cut in a gzip"}
+FAST = {"429 for seconds", "503", "HTML", "no success", "cut in a gzip"}
 
 
 @pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
@@ -144,14 +145,12 @@ def test_an_odd_event_is_kept_and_its_page_is_loaded(api: Api, poll: Poll, store
 def test_an_answer_that_trickles_is_given_up(command: Command) -> None:
     """A byte now and then keeps every timeout of a packet from coming."""
     with _trickling_api() as url:
-        started = time.monotonic()
         done = command(
             *ONCE, CLOUDFLARE_API_URL=url, CLOUDFLARE_REQUEST_TIMEOUT_SECONDS="0.3", CLOUDFLARE_MAX_RETRIES="0"
         )
 
     assert done.code == 75
     assert "takes too long" in done.err
-    assert time.monotonic() - started < 30
 
 
 def test_a_wrong_token_names_the_permission_that_is_needed(command: Command) -> None:
@@ -180,12 +179,14 @@ def test_a_broken_account_does_not_hold_up_the_others(api: Api, command: Command
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [
+    rows(
         (Fault(times=None, status=429, headers={"Retry-After": "60"}), 75),
-        (Fault(times=None, status=503), 75),
         (Fault(times=None, body="<html>"), 1),
-        (Fault(times=None, body='{"success":false,"errors":[],"result":null}'), 1),
-    ],
+        long=[
+            (Fault(times=None, status=503), 75),
+            (Fault(times=None, body='{"success":false,"errors":[],"result":null}'), 1),
+        ],
+    ),
 )
 def test_an_api_that_fails_as_a_whole_is_told_by_the_exit_code(
     api: Api, command: Command, fault: Fault, code: int

@@ -82,7 +82,7 @@ def test_stores_that_come_back_begin_one_new_cycle(
     api: Api, running: RunLoop, stores: Stores, warehouse_proxy: Proxy, lake_gate: Gate
 ) -> None:
     """While both are down, the API is not asked; then each event arrives once, and nothing was left alive."""
-    first, events = event_at(DAY - timedelta(hours=1)), spread(4_000, DAY, DAY + timedelta(hours=20))
+    first, events = event_at(DAY - timedelta(hours=1)), spread(800, DAY, DAY + timedelta(hours=20))
     api.world.add(ACCOUNT, "v1", [first])
     api.behaviour.latency_seconds = 0.05
     small = "from pipelines import run; from pipelines.fetch.reading import StepLimits; "
@@ -102,7 +102,7 @@ def test_stores_that_come_back_begin_one_new_cycle(
         warehouse_proxy.accept()
         lake_gate.refuse = lambda _: None
         wanted = sorted(ids([first, *events]))
-        wait_until(lambda: stores.ids() == (wanted, wanted), 90)
+        wait_until(lambda: stores.ids() == (wanted, wanted), 120)
 
     assert asked_for_nobody == 0
 

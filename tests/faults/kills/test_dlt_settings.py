@@ -9,6 +9,7 @@ import pytest
 from benchmarks.servers.commands import Finished
 from simulator.api import Api
 from tests.factory import ACCOUNT, ago, event_at, ids, spread
+from tests.rows import rows
 from tests.stores import Stores
 
 pytestmark = pytest.mark.integration
@@ -60,7 +61,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "point",
-    ["in the warehouse's load", "before the warehouse's commit", "before an object", "after an object"],
+    rows("before the warehouse's commit", "after an object", long=["in the warehouse's load", "before an object"]),
 )
 def test_a_job_that_failed_once_loads_the_same_events_when_it_is_repeated(
     api: Api, command: Command, stores: Stores, elsewhere: dict[str, str], point: str

@@ -39,9 +39,9 @@ def wanted(api: Api, environment: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("how", "times"),
     [
-        (signal.SIGKILL, 2),
+        (signal.SIGKILL, 1),
         pytest.param(signal.SIGKILL, 30, marks=[pytest.mark.long, pytest.mark.timeout(1_200)]),
-        pytest.param(signal.SIGTERM, 8, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(signal.SIGTERM, 8, marks=[pytest.mark.long, pytest.mark.timeout(1_200)]),
     ],
 )
 def test_one_of_two_workers_may_be_lost_at_any_moment(
@@ -73,7 +73,7 @@ def test_one_of_two_workers_may_be_lost_at_any_moment(
             ):
                 time.sleep(moment)
                 cluster.workers[crew[victim]].send_signal(how)
-                code = rehydrate.wait(100)
+                code = rehydrate.wait(120)
             crew[victim] = cluster.start_worker(environment)
             cluster.wait_for_worker(crew[victim])
 
@@ -105,7 +105,7 @@ def test_a_worker_that_is_killed_in_a_backfill_loses_nothing(
         wait_until(lambda: len(api.requests) >= requests)
         cluster.workers[victim].kill()
         is_in_the_middle = backfill.poll() is None and len(stores.warehouse_ids()) < len(wanted)
-        code = backfill.wait(100)
+        code = backfill.wait(120)
 
     assert is_in_the_middle
     assert code == 0, log.read_text()
@@ -114,7 +114,7 @@ def test_a_worker_that_is_killed_in_a_backfill_loses_nothing(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_another_worker_that_comes_soon_after_the_last_was_lost_goes_on(
     environment: dict[str, str], command: Command, stores: Stores, wanted: list[str], tmp_path: Path
 ) -> None:
@@ -136,7 +136,7 @@ def test_another_worker_that_comes_soon_after_the_last_was_lost_goes_on(
                 cluster.workers[number].kill()
                 time.sleep(dice.uniform(0, 4))
                 cluster.wait_for_worker(cluster.start_worker(environment))
-                code = rehydrate.wait(100)
+                code = rehydrate.wait(120)
 
             print(f"killed after {moment:.2f} s: exit {code}")
             assert code == 0, log.read_text()
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_in_a_rehydration_loses_nothing(
         wait_until(lambda: bool(stores.query(REHYDRATED)))
         cluster.workers[0].kill()
         is_in_the_middle = rehydrate.poll() is None and len(stores.query(REHYDRATED)) < len(wanted)
-        code = rehydrate.wait(100)
+        code = rehydrate.wait(120)
 
     assert is_in_the_middle
     assert code == 0
@@ -200,7 +200,7 @@ def test_a_cluster_that_has_lost_all_its_workers_is_told(
         wait_until(lambda: len(api.requests) >= 40)
         for worker in cluster.workers:
             worker.kill()
-        code = backfill.wait(90)
+        code = backfill.wait(120)
 
     assert code == 75, log.read_text()
     assert "the Dask cluster has lost all its workers" in log.read_text()

@@ -40,7 +40,7 @@ from simulator.world import SimulatedEvent, World
 from sources.cloudflare_audit_logs import Stream, stored_position
 from tests.conftest import TOKEN
 from tests.factory import ACCOUNT, event_at, ids
-from tests.stores import Stores
+from tests.stores import Stores, drop_schemas
 
 pytestmark = pytest.mark.integration
 
@@ -171,6 +171,7 @@ class History(RuleBasedStateMachine):
             self.settle()
         finally:
             self.server.__exit__(None, None, None)
+            drop_schemas(self.servers.postgres, self.stores.schema)
 
     def _add(self, stream: Stream, time: datetime, *, visible_at: datetime) -> None:
         if time < self.begin:
@@ -245,7 +246,7 @@ def _killed_at(monkeypatch: pytest.MonkeyPatch, step: str, when: str, nth: int) 
         yield
 
 
-@pytest.mark.timeout(120 * max(EXAMPLES, 3))
+@pytest.mark.timeout(300 * max(EXAMPLES, 3))
 @pytest.mark.usefixtures("both_versions")
 @pytest.mark.parametrize("_part", range(PARTS))
 def test_after_any_history_that_settles_both_destinations_hold_what_was_visible_once(

@@ -296,12 +296,3 @@ def test_a_dead_bucket_is_told_by_the_exit_code_without_a_trace(api: Api, comman
     assert dead.code == 75
     assert stores.warehouse_ids() == sorted(ids(events))
     assert "Traceback" not in dead.err
-
-
-def test_a_wrong_password_is_told_in_one_message_without_it(command: Command) -> None:
-    """The server's own words, and where to look."""
-    done = command(*ONCE, PG_PASSWORD="wrong-secret")
-
-    assert done.code == 75
-    assert "password authentication failed" in done.err
-    assert "wrong-secret" not in done.err + done.out

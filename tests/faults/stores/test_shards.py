@@ -109,9 +109,9 @@ def test_shards_share_an_embedded_server(api: Api, running: RunLoop, command: Co
 
     with running(RUN, "--shard", "1/2", name="one", **embedded):
         with running(RUN, "--shard", "2/2", name="two", **embedded):
-            wait_until(lambda: held() == sorted(ids(events)), 60)
+            wait_until(lambda: held() == sorted(ids(events)), 120)
         events += add(api, ago(seconds=2), ago(seconds=1), ACCOUNTS[3:])
-        wait_until(lambda: held() == sorted(ids(events)), 60)
+        wait_until(lambda: held() == sorted(ids(events)), 120)
 
 
 @pytest.mark.usefixtures("lake")

@@ -155,7 +155,8 @@ def test_secrets_under_dlts_own_names_are_hidden_as_well(
 def test_systemd_is_told_no_secret(echoes: Mapping[str, str], tmp_path: Path) -> None:
     """STATUS= is a text as others are; what the process list shows is none."""
     log = tmp_path / "log"
-    with log.open("w") as output, process_of(echoes, "pipelines/run.py", output=output) as process:
+    own_interpreter = {"PYTHONHASHSEED": "0"}  # or the list would show the line of the one that forks
+    with log.open("w") as output, process_of(echoes, "pipelines/run.py", output=output, **own_interpreter) as process:
         wait_until(lambda: "run.started" in log.read_text())
         line = Path(f"/proc/{process.pid}/cmdline").read_text()
 

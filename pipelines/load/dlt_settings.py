@@ -19,12 +19,12 @@ from dlt.common.configuration.providers.provider import ConfigProvider
 from dlt.common.configuration.specs import BaseConfiguration
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dlt.common.destination.client import DestinationClientDwhConfiguration
-from dlt.common.typing import get_type_hints
 from dlt.destinations import filesystem, postgres
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 from dlt.destinations.impl.postgres.sql_client import Psycopg2SqlClient
 from dlt.extract.incremental import Incremental
+from typing_extensions import get_type_hints
 
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
@@ -115,8 +115,12 @@ def settle_configuration() -> None:
     container = Container()[PluggableRunContext].providers
     if not isinstance(container.providers[0], _Settled):
         container.providers = [_Settled(), *map(_Destinations, container.providers)]
-        validation.get_type_hints = lambda spec, globalns: _type_hints(spec)  # noqa: ARG005  # dlt's signature
-        BaseConfiguration.__len__ = lambda self: _count_fields(type(self))
+        validation.__dict__["get_type_hints"] = _hints_of
+        BaseConfiguration.__len__ = lambda self: _count_fields(type(self))  # type: ignore[method-assign]  # as above
+
+
+def _hints_of(spec: type, globalns: Any) -> dict[str, Any]:  # noqa: ARG001  # dlt's signature
+    return _type_hints(spec)
 
 
 @cache
@@ -128,7 +132,8 @@ def _type_hints(spec: type) -> dict[str, Any]:
 @cache
 def _count_fields(spec: type[BaseConfiguration]) -> int:
     """The number of a configuration's fields. dlt counts them whenever it asks if it has one, a tenth of a run."""
-    return sum(1 for _ in spec.__iter__(spec))  # type: ignore[arg-type]  # which reads the class alone
+    names: Any = spec.__iter__(spec)  # type: ignore[arg-type]  # which reads the class alone
+    return len(list(names))
 
 
 class _Settled(ConfigProvider):

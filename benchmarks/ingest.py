@@ -144,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each size up to 100,000; larger ones run once")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args(arguments)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are kept, as on any installation
     tables: dict[str, list[Row]] = {"ingest": [], "cycles": []}
     for size in map(int, options.events.split(",")):
         with open_bench(size) as bench:

@@ -51,13 +51,14 @@ class Page(NamedTuple):
 def decode_page(slices: Sequence[bytes], stream: Stream, received_at: datetime) -> Page:
     """Every slice ends in exactly one of the two tables of the page."""
     rows: list[tuple[Any, ...]] = []
-    texts: list[str] = []
+    readable: list[bytes] = []
     unplaced: list[_Unplaced] = []
     for raw in slices:
         try:
-            text = raw.decode()
+            if not raw.isascii():
+                raw.decode()
             rows.append(_read_row(raw, stream.api_version))
-            texts.append(text)
+            readable.append(raw)
         except UnicodeDecodeError as error:
             unplaced.append((raw, f"not UTF-8: {error.reason} at byte {error.start}", None))
         except _UnreadableError as error:
@@ -67,21 +68,21 @@ def decode_page(slices: Sequence[bytes], stream: Stream, received_at: datetime) 
     if rows:
         columns = dict(zip(_ROW, zip(*rows, strict=True), strict=True))
     times = parse_times(columns["timestamp"])
-    ids = [_event_id(value, text) for value, text in zip(columns["event_id"], texts, strict=True)]
+    ids = _id_column(columns["event_id"], readable)
     is_placed = times.is_valid()
     for index in pc.indices_nonzero(pc.invert(is_placed)).to_pylist():
         reason = f"no readable time: {columns['timestamp'][index]!r:.100}"
-        unplaced.append((texts[index].encode(), reason, ids[index]))
+        unplaced.append((readable[index], reason, ids[index].as_py()))
 
-    count = len(texts)
+    count = len(readable)
     columns["action_result"] = [_result(value) for value in columns["action_result"]]
     values = {
         **{name: _text_column(columns[name]) for name in _ROW[2:]},
-        "event_id": pa.array(ids, pa.string()),
+        "event_id": ids,
         "timestamp": times,
         "account_id": pa.repeat(pa.scalar(stream.account_id), count),
         "api_version": pa.repeat(pa.scalar(stream.api_version), count),
-        "raw_event": pa.array(texts, pa.string()),
+        "raw_event": pa.array(readable, pa.string()),
         "ingestion_time": pa.repeat(pa.scalar(received_at, TIME), count),
     }
     events = pa.table([values[name] for name in EVENT_SCHEMA.names], schema=EVENT_SCHEMA)
@@ -247,6 +248,15 @@ def _result(value: Any) -> Any:
     return "failure" if value is False else value
 
 
+def _id_column(values: Sequence[Any], raws: Sequence[bytes]) -> pa.Array:
+    """The ids of events, of which nearly all have one that is text."""
+    with suppress(pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError):
+        ids = pa.array(values, pa.string())
+        if all(values) and _is_storable(ids):
+            return ids
+    return pa.array([_event_id(value, raw.decode()) for value, raw in zip(values, raws, strict=True)], pa.string())
+
+
 def _event_id(value: Any, text: str) -> str:
     """The event's id as text; without one, the hash of its canonical JSON.
 
@@ -278,7 +288,12 @@ def _text_column(values: Sequence[Any]) -> pa.Array:
     """The values as text that both stores can hold. Nearly all columns are: the column is checked, not each value."""
     with suppress(pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError):
         texts = pa.array(values, pa.string())
-        data = texts.buffers()[2]
-        if data is None or b"\x00" not in data.to_pybytes():
+        if _is_storable(texts):
             return texts
     return pa.array([text and _NOT_STORABLE.sub("\ufffd", text) for text in map(_as_text, values)], pa.string())
+
+
+def _is_storable(texts: pa.Array) -> bool:
+    """True if no text of a new column has a NUL; lone surrogates do not get into one."""
+    data = texts.buffers()[2]
+    return data is None or b"\x00" not in data.to_pybytes()

@@ -32,11 +32,12 @@ from tqdm import tqdm
 
 from benchmarks.servers.seaweed import Bucket as S3Bucket
 from benchmarks.servers.seaweed import seaweed
+from pipelines.lake.ask.database import lake_database
+from pipelines.lake.ask.files import LakeFiles
+from pipelines.lake.ask.places import open_place
 from pipelines.lake.bucket import Bucket
-from pipelines.lake.database import LakeFiles, lake_database
 from pipelines.lake.object_format import encode
 from pipelines.lake.partitions import Partition
-from pipelines.lake.places import open_place
 from pipelines.proof.both_stores import Copies, open_copies
 from pipelines.proof.compare import Completeness
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings

@@ -27,13 +27,14 @@ import pyarrow.parquet as pq
 from pyarrow.fs import S3FileSystem
 
 from benchmarks.servers.seaweed import S3_KEYS, Bucket, seaweed
-from pipelines.lake.bucket_place import BucketPlace
-from pipelines.lake.database import LakeFiles, ask_lake
+from pipelines.lake.ask.bucket_place import BucketPlace
+from pipelines.lake.ask.database import ask_lake
+from pipelines.lake.ask.files import LakeFiles
+from pipelines.lake.ask.places import Days, FolderPlace, Found, Place
 from pipelines.lake.day_copies import write_copy
 from pipelines.lake.object_format import encode
 from pipelines.lake.objects import Folder
 from pipelines.lake.partitions import DAYS_TABLE, Partition
-from pipelines.lake.places import Days, FolderPlace, Found, Place
 from pipelines.load.store import client_of
 from pipelines.settings.settings import PROJECT_ROOT
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import duckdb
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 
-from pipelines.lake.database import LakeFiles
+from pipelines.lake.ask.files import LakeFiles
 from pipelines.lake.destination import Lake
 from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.reads import read_lake

@@ -17,8 +17,9 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
-from pipelines.lake.database import LakeFiles, ask_lake
-from pipelines.lake.places import Days, open_place
+from pipelines.lake.ask.database import ask_lake
+from pipelines.lake.ask.files import LakeFiles
+from pipelines.lake.ask.places import Days, open_place
 from pipelines.load.store import client_of
 from pipelines.settings.settings import PROJECT_ROOT, SettingsError, read_environment, read_store_settings
 from pipelines.warehouse.connection import connect

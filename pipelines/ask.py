@@ -20,8 +20,9 @@ from typing import IO, Any
 import duckdb
 
 from pipelines.cli.command import run_lake_command
-from pipelines.lake.database import LakeFiles, ask_lake
-from pipelines.lake.places import open_place
+from pipelines.lake.ask.database import ask_lake
+from pipelines.lake.ask.files import LakeFiles
+from pipelines.lake.ask.places import open_place
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 LONGEST_TABLE = 1_000

@@ -21,7 +21,7 @@ from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, days_of, past_window, window_of
 from pipelines.fetch.api import utc_now
 from pipelines.host.output import say
-from pipelines.lake.places import open_place
+from pipelines.lake.ask.places import open_place
 from pipelines.lake.reads import read_lake
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE

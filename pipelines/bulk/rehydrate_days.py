@@ -14,11 +14,12 @@ from adbc_driver_manager.dbapi import Connection
 
 from pipelines.fetch.api import StopRequestedError
 from pipelines.host.logs import log
-from pipelines.lake.database import SCHEME, LakeFiles, ask_lake, lake_database
+from pipelines.lake.ask.database import ask_lake, lake_database
+from pipelines.lake.ask.files import SCHEME, LakeFiles
+from pipelines.lake.ask.places import Days, Place, open_place
 from pipelines.lake.object_format import NewerVersionError, open_object
 from pipelines.lake.objects import ConflictError
 from pipelines.lake.partitions import Partition, hours_of
-from pipelines.lake.places import Days, Place, open_place
 from pipelines.lake.reads import LakeReader, read_lake
 from pipelines.settings.settings import Settings
 from pipelines.warehouse.connection import as_owner, connect, transaction_on

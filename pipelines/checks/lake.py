@@ -7,12 +7,13 @@ from itertools import chain
 from pathlib import Path
 
 from pipelines.fetch.api import utc_now
-from pipelines.lake.bucket import Bucket, hasten
+from pipelines.lake.bucket import Bucket
 from pipelines.lake.destination import Lake
 from pipelines.lake.dialects import ONE_WRITER
 from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.partitions import day_folder
 from pipelines.lake.reads import LakeReader
+from pipelines.lake.s3_files import hasten
 from pipelines.load.store import client_of
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError

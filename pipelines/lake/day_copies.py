@@ -4,9 +4,8 @@ A copy says in its footer of which versions of the hours' objects it was made, s
 It needs no lock and no condition: of two writers either one may win, and what a late event or a repair makes old is not
 used. Deleting copies loses nothing.
 
-What is noticed when a copy is read by `read_footer` and with `page_checksum_verification`: each byte of a page or of
-the footer that is not as it was written, a copy cut off, one of another day or account, an older one. DuckDB's own
-reader verifies no checksum: of 60 bits flipped in pages, it took 51 for data.
+Each byte that is not as it was written is noticed: those of the footer and of the pages have digests in the footer.
+DuckDB verifies no checksum by itself: of 60 bits flipped in pages, it took 51 for data.
 """
 
 import hashlib
@@ -16,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from os import SEEK_END
+from time import time_ns
 from typing import IO, NamedTuple
 
 import pyarrow as pa
@@ -44,6 +44,8 @@ _FALSE_POSITIVES = 0.01
 _MAGIC, _LENGTH_BYTES = b"PAR1", 4
 _NO_DIGEST = "0" * 64
 _DIGEST = re.compile(rb"footer_sha256.{1,3}([0-9a-f]{64})", re.DOTALL)
+_PAGES_DIGEST = re.compile(rb"pages_sha256.{1,3}([0-9a-f]{64})", re.DOTALL)
+_CHUNK_BYTES = 4 * 2**20
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, pa.ArrowException)
 
 
@@ -56,6 +58,10 @@ class DayCopy(NamedTuple):
     """By hour (`00` to `23`), its object as it was listed immediately before it was read."""
     tally: Tally
     """Of the keys in it, as `key_tallies`."""
+    written: str
+    """The time of change that a file of a folder was given (ns): another one means that somebody else wrote it."""
+    pages: str
+    """The digest of all that stands before the footer."""
 
 
 def whole_days(copies: Mapping[str, DayCopy], hours: Mapping[str, Listed]) -> set[AccountDay]:
@@ -97,19 +103,26 @@ def read_footer(file: IO[bytes]) -> DayCopy | None:
         length = len(footer).to_bytes(_LENGTH_BYTES, "little")
         said = pq.read_metadata(pa.BufferReader(_MAGIC + footer + length + _MAGIC)).metadata
         hours = {hour: Listed(*listed) for hour, listed in json.loads(said[b"hours"]).items()}
-        return DayCopy(said[b"path"].decode(), hours, Tally(*json.loads(said[b"tally"])))
+        path, written, pages = (said[name].decode() for name in (b"path", b"written", b"pages_sha256"))
+        return DayCopy(path, hours, Tally(*json.loads(said[b"tally"])), written, pages)
     except _UNREADABLE:
         return None
 
 
+def is_intact(copy: DayCopy, file: IO[bytes]) -> bool:
+    """True if all of the copy's bytes are as they were written; the footer was verified by `read_footer`."""
+    return _pages_digest(file) == copy.pages
+
+
 def find_copy(objects: Objects, path: str) -> DayCopy | None:
-    """As `read_footer`, of the copy at a path; None, too, if there is none."""
+    """As `read_footer`, of the copy at a path; None, too, if there is none, or its pages are damaged."""
     file = objects.open(path)
     if file is None:
         return None
     with file:
         try:
-            return read_footer(file)
+            copy = read_footer(file)
+            return copy if copy is not None and is_intact(copy, file) else None
         except ConflictError:  # replaced while it was read
             return None
 
@@ -131,14 +144,16 @@ def write_copy(objects: Objects, account_id: str, day: date) -> DayCopy | None:
         if not _has_versions(hours):
             raise AuditLogsError("the store lists its objects without ETags: a copy could not be told from an old one")
         sources = {Partition(account_id, _midnight(day) + HOUR * int(hour)).path: hours[hour] for hour in sorted(hours)}
+        written = time_ns()
         try:
-            with objects.writing(path) as file:
-                tally = _fill(file, objects, sources, {"path": path, "hours": json.dumps(hours)})
+            with objects.writing(path, written) as file:
+                said = {"path": path, "hours": json.dumps(hours), "written": str(written)}
+                copy = _fill(file, objects, sources, said)
                 if _hours_of(objects, account_id, day) != hours:
                     raise ConflictError(path)
         except ConflictError:
             continue
-        return DayCopy(path, hours, tally)
+        return copy
     problem = f"{path} cannot be made"
     raise TemporaryError(problem, detail=f"the objects of its hours were replaced {_ATTEMPTS} times while it was made")
 
@@ -155,7 +170,7 @@ def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _fill(file: IO[bytes], objects: Objects, hours: Mapping[str, Listed], said: Mapping[str, str]) -> Tally:
+def _fill(file: IO[bytes], objects: Objects, hours: Mapping[str, Listed], said: Mapping[str, str]) -> DayCopy:
     """Writes the rows of the hours' objects into the file, and proves by their keys that it has them."""
     with ExitStack() as opened:
         sources = {path: _open(objects, path, listed, opened) for path, listed in hours.items()}
@@ -164,15 +179,17 @@ def _fill(file: IO[bytes], objects: Objects, hours: Mapping[str, Listed], said: 
             schema = with_others(schema, source.schema_arrow)
         with _writer(file, schema) as writer:
             read = tally_of(_written(_groups(sources, schema), writer))
-            says = {**VERSION_METADATA, **said, "tally": json.dumps(read), "footer_sha256": _NO_DIGEST}
-            writer.add_key_value_metadata(says)
-    _seal(file)
+            digests = dict.fromkeys(("pages_sha256", "footer_sha256"), _NO_DIGEST)
+            writer.add_key_value_metadata({**VERSION_METADATA, **said, "tally": json.dumps(read), **digests})
+    _put_digest(file, _PAGES_DIGEST, _pages_digest(file))
+    _put_digest(file, _DIGEST, _digest(_footer(file)))
+    copy = read_footer(file)
     file.seek(0)
     held = pq.ParquetFile(file, page_checksum_verification=True)
     written = tally_of(pa.Table.from_batches([batch]) for batch in held.iter_batches(ROW_GROUP_EVENTS, columns=KEYS))
-    if written != read:
+    if copy is None or written != read:
         raise AuditLogsError(f"{said['path']} has other events than were read: {written} instead of {read}")
-    return read
+    return copy
 
 
 def _open(objects: Objects, path: str, listed: Listed, opened: ExitStack) -> pq.ParquetFile:
@@ -226,15 +243,25 @@ def _writer(file: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _seal(file: IO[bytes]) -> None:
-    """Puts the footer's digest into the footer, where a place was kept for it: pages have checksums, it has none."""
+def _put_digest(file: IO[bytes], place: re.Pattern[bytes], digest: str) -> None:
+    """Puts a digest into the footer, where room was kept for it."""
     footer = _footer(file)
-    found = _DIGEST.search(footer)
+    found = place.search(footer)
     if found is None:
         raise AuditLogsError("the Parquet writer has put the metadata of a copy where it is not found")
     file.seek(-len(footer) - _LENGTH_BYTES - len(_MAGIC) + found.start(1), SEEK_END)
-    file.write(_digest(footer).encode())
+    file.write(digest.encode())
     file.flush()
+
+
+def _pages_digest(file: IO[bytes]) -> str:
+    left = file.seek(0, SEEK_END) - len(_footer(file)) - _LENGTH_BYTES - len(_MAGIC)
+    digest = hashlib.sha256()
+    file.seek(0)
+    while left > 0 and (chunk := file.read(min(left, _CHUNK_BYTES))):
+        digest.update(chunk)
+        left -= len(chunk)
+    return digest.hexdigest()
 
 
 def _footer(file: IO[bytes]) -> bytes:

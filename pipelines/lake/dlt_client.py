@@ -25,9 +25,10 @@ from pipelines.settings.shards import sibling_pattern
 from sources.cloudflare_audit_logs.files import read_groups
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, EVENTS_TABLE, QUARANTINE_SCHEMA, QUARANTINE_TABLE
 
-from .bucket import Bucket, adapted
+from .bucket import Bucket
 from .object_rows import write_events, write_quarantined
 from .objects import Folder, Objects, update
+from .s3_files import adapted
 
 PIPELINE_NAME = "cloudflare_audit_lake"
 _READS = 8

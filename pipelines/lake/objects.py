@@ -125,10 +125,13 @@ class Folder:
         write_file(self._lake, self._root / path, body)
 
     @contextmanager
-    def writing(self, path: str) -> Iterator[BinaryIO]:
-        """As `replacing`."""
+    def writing(self, path: str, changed_ns: int | None = None) -> Iterator[BinaryIO]:
+        """As `replacing`; the file may be given its time of change."""
         with replacing(self._lake, self._root / path) as file:
             yield file
+            if changed_ns is not None:
+                file.flush()
+                os.utime(file.fileno(), ns=(changed_ns, changed_ns))
 
     def delete(self, path: str) -> None:
         """Removes the file."""

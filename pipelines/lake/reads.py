@@ -22,13 +22,13 @@ from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from sources.cloudflare_audit_logs.streams import Stream, Window
 from sources.cloudflare_audit_logs.times import EARLIEST, LATEST
 
-from .bucket import hasten
+from .ask.places import FolderPlace, Place
 from .destination import Lake
 from .dlt_client import LakeClient
 from .object_format import open_object, read_batches, select_columns
 from .object_rows import held_digests, quarantine_objects, read_object, reading
 from .partitions import DAY, Partition, account_folder, day_folder, hour_of, hours_of, only_of, place_of
-from .places import FolderPlace, Place
+from .s3_files import hasten
 
 DAYS = 7
 """The days, today included, whose objects the lake's health counts."""
@@ -171,7 +171,7 @@ def place_of_dlt() -> Place:
 
 def _bucket_place(client: LakeClient) -> Place:
     """The bucket with all that botocore has found out: endpoint and region, the style of addresses, and the keys."""
-    from .bucket_place import BucketPlace  # noqa: PLC0415  # a folder does without
+    from .ask.bucket_place import BucketPlace  # noqa: PLC0415  # a folder does without
 
     s3 = client.fs_client
     bucket, root, _ = s3.split_path(client.dataset_path)

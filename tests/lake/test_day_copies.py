@@ -160,7 +160,7 @@ def test_a_copy_that_somebody_put_in_its_place_is_not_used(objects: Objects) -> 
     own = _body(objects, write_copy(objects, ACCOUNT, DAY))
     next_day = _body(objects, write_copy(objects, ACCOUNT, DAY + timedelta(days=1)))
     other = _body(objects, write_copy(objects, OTHER_ACCOUNT, DAY))
-    hour = _body(objects, DayCopy(Partition(ACCOUNT, MIDNIGHT + timedelta(hours=3)).path, {}, NOTHING))
+    hour = _body(objects, DayCopy(Partition(ACCOUNT, MIDNIGHT + timedelta(hours=3)).path, {}, NOTHING, "", ""))
     assert is_whole(objects)
 
     for body in (older, next_day, other, hour, own[:-1], own[: len(own) // 2], own[-1000:], b"", b"PAR1"):
@@ -250,7 +250,7 @@ def test_an_hour_that_cannot_be_read_makes_no_copy_and_is_named(objects: Objects
 
 def test_a_listing_without_versions_makes_no_copy_whole() -> None:
     """A size alone does not tell an hour from a repaired one."""
-    copy = DayCopy(PATH, {"03": Listed(7, "")}, NOTHING)
+    copy = DayCopy(PATH, {"03": Listed(7, "")}, NOTHING, "", "")
     path = Partition(ACCOUNT, MIDNIGHT + timedelta(hours=3)).path
 
     assert whole_days({PATH: copy}, {path: Listed(7, "")}) == set()

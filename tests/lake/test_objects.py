@@ -12,9 +12,9 @@ import s3fs
 
 from benchmarks.servers.s3_gate import gate_before
 from benchmarks.servers.seaweed import S3_KEYS, Bucket
-from pipelines.lake.bucket import END_BYTES, adapted
 from pipelines.lake.bucket import Bucket as S3Objects
 from pipelines.lake.objects import ConflictError, Folder, Objects, update
+from pipelines.lake.s3_files import END_BYTES, adapted
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.s3_dialects import (
     PLAIN,

@@ -1,5 +1,6 @@
 """A question reads the copies of whole days and the hours elsewhere; what changes under it makes it be asked again."""
 
+import random
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -8,18 +9,22 @@ from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from benchmarks.servers.seaweed import S3_KEYS, Bucket
-from pipelines.lake.bucket_place import BucketPlace
-from pipelines.lake.database import LakeFiles, ask_lake
+from pipelines.lake.ask.bucket_place import BucketPlace
+from pipelines.lake.ask.database import ask_lake
+from pipelines.lake.ask.files import LakeFiles
+from pipelines.lake.ask.places import FolderPlace, Place, place_of_settings
 from pipelines.lake.day_copies import write_copy
 from pipelines.lake.objects import Folder, Objects
-from pipelines.lake.partitions import Partition
-from pipelines.lake.places import FolderPlace, Place, place_of_settings
+from pipelines.lake.partitions import Partition, copy_path
 from pipelines.lake.reads import place_of_dlt
 from pipelines.settings.dlt_names import dlt_is_silent
 from pipelines.settings.settings import read_environment, read_store_settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from tests.factory import ACCOUNT
 
 from .test_day_copies import DAY, MIDNIGHT, fill
@@ -145,6 +150,74 @@ def test_a_copy_that_is_none_is_not_used(lake: Lake) -> None:
         held = objects.read(copy.path)
         objects.write(copy.path, body, held.version if held else None)
         assert _ids(place) == ["a"]
+
+
+def test_any_byte_of_a_copy_that_changes_makes_its_hours_answer(lake: Lake) -> None:
+    """In every page, which DuckDB would not notice, in several copies at once, and with the size as it was."""
+    objects, place = lake
+    fill(objects, *((f"{number:03}", number / 5) for number in range(240)))
+    copies = [write_copy(objects, ACCOUNT, DAY + timedelta(days=number)) for number in range(2)]
+    paths = [copy.path for copy in copies if copy]
+    bodies = {path: stored.body for path in paths if (stored := objects.read(path))}
+    right = _alike(place)
+    assert _objects_of(place) == (0, 2)
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+
+    for _ in range(20):
+        for path, body in bodies.items():
+            flipped = bytearray(body)
+            flipped[dice.randrange(len(body))] ^= 1 << dice.randrange(8)
+            _put(objects, bytes(flipped), path)
+        assert _alike(place) == right
+
+    for path, body in bodies.items():
+        _put(objects, body, path)
+    assert _alike(place) == right
+    assert _objects_of(place) == (0, 2)
+
+
+CHANGES = st.tuples(st.sampled_from(["late", "copy", "repair", "damage", "older"]), st.integers(0, 30))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(CHANGES, max_size=9))
+def test_hours_and_copies_answer_alike(tmp_path_factory: pytest.TempPathFactory, story: list[tuple[str, int]]) -> None:
+    """After late events, repairs, copies made or not, damaged, or put back from before; every column counts."""
+    root = tmp_path_factory.mktemp("lake")
+    objects, place = Folder(root, root / "cloudflare"), FolderPlace(root / "cloudflare")
+    fill(objects, ("first", 1))
+    older = dict[str, bytes]()
+    for number, (change, hour) in enumerate(story):
+        partition = Partition(ACCOUNT, MIDNIGHT + timedelta(hours=hour))
+        path = copy_path(ACCOUNT, partition.hour.date())
+        stored = objects.read(path)
+        if change == "late":
+            fill(objects, (f"late-{number}", hour + 0.5))
+        elif change == "repair" and objects.read(partition.path):
+            objects.delete(partition.path)
+            fill(objects, (f"repaired-{number}", hour + 0.2))
+        elif change == "copy" and (copy := write_copy(objects, ACCOUNT, partition.hour.date())):
+            older.setdefault(copy.path, (root / "cloudflare" / copy.path).read_bytes())
+        elif change == "damage" and stored:
+            at = number * 37 % len(stored.body)
+            _put(objects, stored.body[:at] + b"x" + stored.body[at + 1 :], path)
+        elif change == "older" and path in older:
+            _put(objects, older[path], path)
+
+        assert _alike(place) == _alike(place, f"read_parquet('{root}/cloudflare/audit_logs/*/*/*/events.parquet')")
+
+
+def _alike(place: Place, source: str = "audit_logs()") -> Any:
+    """All values of all events."""
+    names = ", ".join(f'"{name}"' for name in EVENT_SCHEMA.names)
+    return _ids(place, f"SELECT list(ROW({names})::text ORDER BY event_id) FROM {source}")  # ours
+
+
+def _put(objects: Objects, body: bytes, path: str) -> None:
+    with objects.writing(path) as file:
+        file.write(body)
 
 
 def test_a_store_that_is_not_there_is_told_as_ours(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.servers.commands import Finished
-from pipelines.lake.database import LAKE_SQL
+from pipelines.lake.ask.database import LAKE_SQL
 from pipelines.loop.report import Report
 from pipelines.proof import contents
 from pipelines.proof.contents import contents_of

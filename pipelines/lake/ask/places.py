@@ -11,11 +11,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
+from pipelines.lake.objects import DATASET, Listed
 from pipelines.settings.dlt_names import dlt_is_silent
 from pipelines.settings.settings import StoreSettings, read_environment, read_store_settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-
-from .objects import DATASET, Listed
 
 if TYPE_CHECKING:
     from .bucket_place import BucketPlace
@@ -163,7 +162,7 @@ def open_place() -> Place:
     place = place_of_settings(read_store_settings(environment)) if dlt_is_silent(environment) else None
     if place is not None:
         return place
-    from .reads import place_of_dlt  # noqa: PLC0415  # a second of CPU
+    from pipelines.lake.reads import place_of_dlt  # noqa: PLC0415  # a second of CPU
 
     return place_of_dlt()
 

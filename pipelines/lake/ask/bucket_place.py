@@ -15,9 +15,9 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
+from pipelines.lake.objects import Listed
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
-from .objects import Listed
 from .places import WILD, Days, Found, Part, ids_of
 
 if TYPE_CHECKING:

@@ -1,35 +1,30 @@
-"""The lake as DuckDB sees it: a database in memory with the macros of `lake.sql`, and the files that it reads.
+"""The lake's objects of one question, as a file system that DuckDB reads. Never writes.
 
-A question takes the copies of whole days, and the objects of the hours elsewhere. Its answer is that of one moment, as
-far as each object goes: what is replaced or removed while it is asked makes it be asked again.
+A question takes the copies of whole days, and the objects of the hours elsewhere. Each object is read in one version,
+however often it is opened.
 """
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from io import SEEK_CUR, SEEK_END, BytesIO, RawIOBase
 from itertools import accumulate
-from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import duckdb
 from fsspec import AbstractFileSystem
 
-from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from pipelines.lake.objects import ConflictError, Listed
+from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .objects import ConflictError, Listed
 from .places import WILD, Days, FolderPlace, Part, Place
 
-LAKE_SQL = Path(__file__).with_name("lake.sql")
 SCHEME = "lake"
-_ATTEMPTS = 5
-_AT_ONCE = 32
+AT_ONCE = 32
 """Objects of a bucket that are read at once: DuckDB reads one a thread."""
 _WHOLE_BYTES = 2 * 2**20
 """A smaller object is read in one request: it takes as long as two of a few bytes."""
@@ -42,8 +37,7 @@ _EVENTS, _COPIES = "audit_logs", "audit_logs_days"
 # With a star at the end: a path without one, DuckDB opens unasked.
 _PATTERN = re.compile(rf"({_EVENTS}|{_COPIES})/account=([^/]*)/date=([^/]*)(?:/hour=\*/events|/\*)\.parquet")
 _UNCHANGING = datetime(2000, 1, 1, tzinfo=UTC)
-
-T = TypeVar("T")
+_NOTHING = Part(b"", "", 0)
 
 
 class Plan(NamedTuple):
@@ -60,15 +54,18 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     Args:
         moving: paths that changed under an earlier attempt; they are held.
-        trusts: a copy is compared with its hours when it is opened, and before if not.
+        trusts: a bucket's copy is verified when it is opened, and before the question if not.
+        unfit: copies that are not used.
     """
 
     protocol = SCHEME
     cachable = False
 
-    def __init__(self, place: Place, moving: Iterable[str] = (), *, trusts: bool = True) -> None:
+    def __init__(
+        self, place: Place, moving: Iterable[str] = (), *, trusts: bool = True, unfit: Iterable[str] = ()
+    ) -> None:
         super().__init__()
-        self.place, self.moving, self._trusts = place, set(moving), trusts
+        self.place, self.moving, self._trusts, self._unfit = place, set(moving), trusts, set(unfit)
         self.failure: Exception | None = None
         """The store's, which DuckDB hands on as text."""
         self.opened = 0
@@ -113,31 +110,38 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
         expected = {
             path: hours
             for path, hours in expected.items()
-            if hours and all(listed.version for listed in hours.values())
+            if hours and path not in self._unfit and all(listed.version for listed in hours.values())
         }
         self._expected |= expected
         if self._trusts and not self.place.is_local:
             return list(expected)
-        with ThreadPoolExecutor(1 if self.place.is_local else _AT_ONCE) as pool:
+        with ThreadPoolExecutor(1 if self.place.is_local else AT_ONCE) as pool:
             ends = pool.map(lambda path: self._end(path, copies[path].listed.size), expected)
             return [path for path, end in zip(expected, ends, strict=True) if self._is_whole(path, end)]
 
-    def _is_whole(self, path: str, end: bytes) -> bool:
-        from .day_copies import read_footer  # noqa: PLC0415  # pyarrow's compute, which not every question needs
+    def _is_whole(self, path: str, part: Part) -> bool:
+        """True if the copy is of the hours as they were listed, and as it was written, as far as the part shows."""
+        from pipelines.lake.day_copies import is_intact, read_footer  # noqa: PLC0415  # pyarrow's compute, which not all need
 
-        copy = read_footer(BytesIO(end))
-        return copy is not None and (copy.path, copy.hours) == (path, self._expected[path])
+        copy = read_footer(BytesIO(part.body))
+        if copy is None or (copy.path, copy.hours) != (path, self._expected[path]):
+            return False
+        if not self.place.is_local:
+            return len(part.body) < part.size or is_intact(copy, BytesIO(part.body))
+        return copy.written == part.version or is_intact(copy, BytesIO(self._end(path, part.size, part.size).body))
 
     def _verify_lake(self, *, is_empty: bool) -> None:
         if is_empty and not self.place.is_there():
             hint = "check S3_BUCKET, S3_PREFIX or DATA_DIR"
             raise AuditLogsError(f"there is no lake at {self.place.url('').rstrip('/')}", hint=hint)
 
-    def _end(self, path: str, size: int) -> bytes:
+    def _end(self, path: str, size: int, length: int | None = None) -> Part:
+        if length is None:
+            length = size if size <= _WHOLE_BYTES and not self.place.is_local else _END_BYTES
         try:
-            return self.place.read(path, max(0, size - _END_BYTES), size).body if size else b""
+            return self.place.read(path, max(0, size - length), size) if size else _NOTHING
         except FileNotFoundError:
-            return b""
+            return _NOTHING
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """Answers DuckDB's question for the objects of a pattern."""
@@ -206,7 +210,8 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
         listed, is_moving = self._listed.get(path), path in self.moving
         is_small = is_moving or listed is None or listed.size <= _WHOLE_BYTES
         part = self.read(path) if is_small else self.read(path, -_END_BYTES)
-        if path in self._expected and not self._is_whole(path, part.body):
+        if path in self._expected and not self._is_whole(path, part):
+            self._unfit.add(path)
             self._trusts = False
             self._conflict(path)
         with self._lock:
@@ -244,7 +249,7 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
             self._changed |= {path for path in paths if self.place.listed(path) != self._listed[path]}
         if not self._changed:
             return None
-        return LakeFiles(self.place, self.moving | self._changed, trusts=self._trusts)
+        return LakeFiles(self.place, self.moving | self._changed, trusts=self._trusts, unfit=self._unfit)
 
 
 class _PartedFile(RawIOBase):
@@ -292,40 +297,3 @@ def _regex_of(pattern: str) -> re.Pattern[str]:
     parts = re.split(r"(\*\*/|\*|\?|\[[^]]*\])", pattern)
     wild = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
     return re.compile("".join(wild.get(part) or (part if part[:1] == "[" else re.escape(part)) for part in parts))
-
-
-@contextmanager
-def lake_database(files: LakeFiles, **config: Any) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Opens the database. Nothing of the lake is read before a question asks for it."""
-    of_bucket = {} if files.place.is_local else {"threads": _AT_ONCE}
-    with duckdb.connect(config={"enable_external_file_cache": False, **of_bucket, **config}) as database:
-        database.register_filesystem(files)
-        database.execute(f"SET VARIABLE lake = '{SCHEME}:/'")
-        database.execute(LAKE_SQL.read_text())
-        yield database
-
-
-def ask_lake(place: Place, ask: Callable[[duckdb.DuckDBPyConnection, LakeFiles], T], **config: Any) -> T:
-    """Asks a question, and again while objects change under it; `ask` must be repeatable.
-
-    Raises:
-        duckdb.Error: DuckDB cannot answer it.
-        AuditLogsError: the lake is not available.
-        TemporaryError: objects are replaced all the time.
-    """
-    files = LakeFiles(place)
-    for _ in range(_ATTEMPTS):
-        error: Exception | None = None
-        with lake_database(files, **config) as database:
-            try:
-                answer = ask(database, files)
-            except (duckdb.Error, ConflictError) as its:
-                error = files.failure or its
-        again = files.again()
-        if again is not None:
-            files = again
-        elif error is not None:
-            raise error
-        else:
-            return answer
-    raise TemporaryError("objects of the lake are replaced all the time", detail=f"asked {_ATTEMPTS} times")

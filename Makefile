@@ -52,13 +52,19 @@ soak: setup-dev ## Every test with the long ones, 500 kills on each kind of lake
 
 bench: setup-dev ## Measures costs with small data; with TimescaleDB if TEST_TIMESCALE_DSN is set
 	$(BIN)/python -m benchmarks.warehouse --rows 100000,500000
+	$(BIN)/python -m benchmarks.history --rows 100000
 	$(BIN)/python -m benchmarks.lake --objects 200
+	$(BIN)/python -m benchmarks.years --days 30
+	$(BIN)/python -m benchmarks.day_copies
 	$(BIN)/python -m benchmarks.ingest --events 20000
 	$(BIN)/python -m benchmarks.scale
 
 bench-full: setup-dev ## The same with up to 10 million events, writes the tables into the docs; needs 60 GB and an hour
 	$(BIN)/python -m benchmarks.warehouse --rows 1000000,5000000,10000000 --write
+	$(BIN)/python -m benchmarks.history --rows 100000,10000000 --write
 	$(BIN)/python -m benchmarks.lake --objects 2000 --write
+	$(BIN)/python -m benchmarks.years --write
+	$(BIN)/python -m benchmarks.day_copies --write
 	$(BIN)/python -m benchmarks.ingest --events 100000,1000000 --write
 	$(BIN)/python -m benchmarks.cluster --events 2000000 --write
 	$(BIN)/python -m benchmarks.scale --write

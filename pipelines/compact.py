@@ -24,6 +24,7 @@ from functools import partial
 from pipelines.bulk.compact_days import CompactedDays, compact_days, days_with_events
 from pipelines.cli.command import run_lake_command, run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, window_of
+from pipelines.host.output import say
 from pipelines.lake.reads import read_lake
 from pipelines.proof.compaction import Outcome
 from pipelines.settings.settings import Settings, read_environment, read_settings
@@ -49,7 +50,7 @@ def _compact(window: Window, options: argparse.Namespace, settings: Settings) ->
         accounts = accounts_of(options.account, settings.account_ids, lake.has_account)
         days = days_with_events(lake, accounts, window)
     done = compact_days(days, settings, with_warehouse=not options.without_warehouse)
-    print(json.dumps(done.as_json()) if options.json else _as_text(done))
+    say(json.dumps(done.as_json()) if options.json else _as_text(done))
     return 1 if done.broken else 0
 
 

@@ -99,7 +99,7 @@ def test_a_unit_that_fails_on_its_worker_is_named_and_the_others_go_on(
     """With an error that nobody thought of. Exit 1."""
     environment["CLOUDFLARE_ACCOUNT_ID"] = BOTH
     for account in (ACCOUNT, OTHER_ACCOUNT):
-        api.world.add(account, "v1", spread(8, DAY, DAY + timedelta(days=1)))
+        api.world.add(account, "v1", spread(8, DAY, DAY + timedelta(days=4)))
     command(*BACKFILL)
     preload = ["--no-nanny", "--preload", "tests.faults.broken_unit"]
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import duckdb
 import pytest
+from dlt.common.configuration.container import Container
+from dlt.common.runtime.run_context import PluggableRunContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ from pipelines.lake.objects import Folder, Objects
 from pipelines.lake.partitions import Partition, copy_path
 from pipelines.lake.reads import place_of_dlt
 from pipelines.settings.dlt_names import dlt_is_silent
-from pipelines.settings.settings import read_environment, read_store_settings
+from pipelines.settings.settings import PROJECT_ROOT, read_environment, read_store_settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
 from tests.factory import ACCOUNT
@@ -230,10 +232,15 @@ def test_a_store_that_is_not_there_is_told_as_ours(tmp_path: Path) -> None:
         _ids(FolderPlace(tmp_path / "nothing"))
 
 
-def test_without_dlt_the_lake_is_where_dlt_has_it(environment: dict[str, str], bucket: Bucket) -> None:
+def test_without_dlt_the_lake_is_where_dlt_has_it(
+    environment: dict[str, str], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder, and a bucket; any name of dlt's makes dlt be asked."""
     for more in ({}, bucket.settings("a/b")):
-        environment |= more
+        for name, value in {**environment, **more}.items():
+            monkeypatch.setenv(name, value)
+        # dlt reads its configuration once a process.
+        Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
         ours = place_of_settings(read_store_settings(read_environment()))
 
         assert ours is not None

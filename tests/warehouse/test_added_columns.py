@@ -35,7 +35,7 @@ __all__ = ["roles"]
 Poll = Callable[..., Report]
 Command = Callable[..., Finished]
 
-_RAY = "\n\n\ndef _ray(text: str) -> str:\n    return str(msgspec.json.decode(text)['ray'])\n\n\n#"
+_RAY = "\n\n\ndef _ray(text: bytes) -> str:\n    return str(msgspec.json.decode(text)['ray'])\n\n\n#"
 _OF_MAP = "'ingestion_time': {name: 'ingestion_time', type: 'TIMESTAMPTZ', default_value: NULL}"
 NEWER_RELEASE = {
     "sources/cloudflare_audit_logs/schema.py": (
@@ -43,7 +43,10 @@ NEWER_RELEASE = {
         ("ADDED_COLUMNS: frozenset[str] = ", 'frozenset({"ray"}) or '),
     ),
     "sources/cloudflare_audit_logs/events.py": (
-        ('"raw_event": pa.array(texts, pa.string()),\n', '        "ray": pa.array(map(_ray, texts), pa.string()),\n'),
+        (
+            '"raw_event": pa.array(readable, pa.string()),\n',
+            '        "ray": pa.array(map(_ray, readable), pa.string()),\n',
+        ),
         ("# --- ids and text", _RAY),
     ),
     "pipelines/warehouse/sql/tables.sql": (

@@ -123,7 +123,7 @@ def test_without_ownership_the_set_up_looks_and_alters_nothing(
     assert "PG_OWNER_USER" in missing.err
     assert done.code == 0, done.err
     assert "warehouse.not_prepared" not in done.err
-    assert 'step="view audit_activity_hourly" reason="the tables are another role' in lacking.err
+    assert 'step="view audit_activity_hourly, counted" reason="the tables are another role' in lacking.err
     assert len(_execute(stores, roles, "SELECT 1 AS one FROM {schema}.audit_logs")) == 3
 
 

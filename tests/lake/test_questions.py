@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 from dlt.common.configuration.container import Container
-from dlt.common.runtime.run_context import PluggableRunContext
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,6 +4,7 @@ Where the store enforces no conditions, a write is a look before the PUT, under 
 """
 
 import base64
+import gc
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -180,6 +181,9 @@ class Bucket:
             if answer_in(error, condition):
                 raise ConflictError(path) from error
             raise
+        finally:
+            # aiobotocore's requests are cycles that hold their bodies: 200 MB in a load of 25 hours.
+            gc.collect(0)
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}"

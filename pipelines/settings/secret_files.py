@@ -23,6 +23,7 @@ def read_secrets(environment: Mapping[str, str], root: Path) -> tuple[dict[str, 
     """The secrets that files give, and what is wrong with them, one line each. Relative paths begin at `root`."""
     secrets, problems = {}, []
     for name in SECRETS:
+        learn(name, environment.get(name, ""))  # whatever its name says: `host/masking.py` goes by names alone
         files = dict(_files(environment, name, root))
         ways = [*([name] if name in environment else []), *files]
         if len(ways) > 1:

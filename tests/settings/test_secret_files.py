@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.servers.commands import Finished
 from pipelines.cli.dlt_context import _destinations
+from pipelines.host import masking
+from pipelines.settings import secret_files
 from pipelines.settings.secret_files import SECRETS, readable_by_others
 from pipelines.settings.settings import SettingsError, read_environment
 from simulator.api import Api
@@ -42,6 +44,18 @@ def test_a_file_gives_a_secret_without_the_newline_at_its_end(
     monkeypatch.setenv(f"{name}_FILE", "secret")
 
     assert read_environment(folder)[name] == "canary $x #y"
+
+
+def test_every_setting_that_is_declared_secret_is_masked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A declared secret is masked whatever its name is, also where the environment gives it."""
+    monkeypatch.setattr(masking, "_known", {})
+    monkeypatch.setattr(secret_files, "SECRETS", ("ALERT_PLACE",))
+    monkeypatch.setitem(secret_files.FILE_NAMES, "ALERT_PLACE", "ALERT_PLACE_FILE")
+    monkeypatch.setenv("ALERT_PLACE", "canary-of-a-place")
+
+    read_environment(folder)
+
+    assert masking.masked("sent to canary-of-a-place") == "sent to [ALERT_PLACE]"
 
 
 @pytest.mark.parametrize("name", SECRETS)

@@ -71,7 +71,7 @@ def test_a_database_restored_under_a_running_process_is_filled_again(
         _restore(database.postgres, tmp_path / "backup")
         newest = spread(2, ago(minutes=1), ago(seconds=30))
         api.world.add(ACCOUNT, "v1", newest)
-        wait_until(lambda: len(database.warehouse_ids()) == 12)
+        wait_until(lambda: len(database.warehouse_ids()) == len(database.lake_ids()) == 12)
 
     assert database.ids() == (sorted(ids(early + late + newest)),) * 2
 

@@ -273,7 +273,7 @@ def open_bench(events: int) -> Iterator[Bench]:
 def prepared_api(events: int, account_ids: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Runs the API; yields its URL and process id. The first account has the events."""
     accounts = [text for account_id in account_ids for text in ("--account", account_id)]
-    command = ["-m", "benchmarks.prepared_api", "--events", str(events), "--hours", str(HOURS), *accounts]
+    command = ["-m", "benchmarks.servers.prepared_api", "--events", str(events), "--hours", str(HOURS), *accounts]
     process = subprocess.Popen(
         [sys.executable, *command], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -19,6 +19,15 @@ from pathlib import Path
 
 import psycopg2
 
+from benchmarks.servers.simulated import (
+    Asked,
+    Simulated,
+    cycle_seconds,
+    longest_wait_seconds,
+    polls_of,
+    seconds_between,
+    simulated,
+)
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
 from pipelines.warehouse.embedded import embedded_postgres
 from simulator.quota import largest_burst
@@ -26,7 +35,6 @@ from simulator.quota import largest_burst
 from .documents import Row, as_markdown, put_into
 from .processes import descendants_of, peak_memory_of
 from .servers.postgres import settings_of
-from .simulated import Asked, Simulated, cycle_seconds, longest_wait_seconds, polls_of, seconds_between, simulated
 from .watched_loop import Watched, give_up_after, looping
 
 DOCUMENT = PROJECT_ROOT / "docs" / "scale" / "many.md"

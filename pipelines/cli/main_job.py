@@ -20,7 +20,7 @@ from pipelines.lake.destination import Lake, lake_url
 from pipelines.load.dlt_settings import verify_hooks
 from pipelines.load.loader import Loader
 from pipelines.load.spool import Spool, open_spool
-from pipelines.loop.background import Background
+from pipelines.loop.background import Background, BackgroundTask
 from pipelines.loop.cycle import Cycle
 from pipelines.loop.cycles import Cycles
 from pipelines.loop.failures import Failures
@@ -39,6 +39,7 @@ from pipelines.watch.progress import Progress, longest_silence_seconds
 from pipelines.watch.running import Running
 from pipelines.watch.systemd import Supervisor
 from sources.cloudflare_audit_logs.budget import LOOP_KEPT_BACK, LOOP_SHARE, Budgets
+from sources.cloudflare_audit_logs.streams import Stream
 from sources.cloudflare_audit_logs.traffic import Traffic
 
 
@@ -77,12 +78,7 @@ def run(
         new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
             destinations=destinations,
-            schedule=Schedule(
-                settings.streams,
-                poll_seconds=settings.poll_interval_seconds,
-                has_sweeps=settings.sweep_interval_seconds > 0,
-                is_once=once,
-            ),
+            schedule=_schedule_of(settings, once=once),
             plan=CyclePlan(settings, destinations, clock()),
             cycles=Cycles(settings, new_cycle, failures.accounts.failed),
             loaders=Loaders(destinations, clock),
@@ -94,6 +90,15 @@ def run(
             stop=stop,
         ).run()
         return report
+
+
+def _schedule_of(settings: Settings, *, once: bool) -> Schedule[Loader, Stream, BackgroundTask]:
+    return Schedule(
+        settings.streams,
+        poll_seconds=settings.poll_interval_seconds,
+        has_sweeps=settings.sweep_interval_seconds > 0,
+        is_once=once,
+    )
 
 
 def _show_progress(progress: Progress, supervisor: Supervisor, report: Report, show: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from benchmarks.simulated import Asked, cycle_seconds, longest_wait_seconds, polls_of, seconds_between
+from benchmarks.servers.simulated import Asked, cycle_seconds, longest_wait_seconds, polls_of, seconds_between
 
 BEGIN = datetime(2026, 11, 20, tzinfo=UTC)
 

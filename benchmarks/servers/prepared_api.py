@@ -1,4 +1,4 @@
-"""`python -m benchmarks.prepared_api --events N …`: a Cloudflare with prepared pages, to cost little.
+"""`python -m benchmarks.servers.prepared_api --events N …`: a Cloudflare with prepared pages, to cost little.
 
 Serves v1 pages of 1,000 events, oldest first, for all events or those after a time: bytes from memory, over connections
 that are kept. Prints its URL when it is ready. `POST /add` adds events of now.
@@ -116,7 +116,7 @@ class _Server(ThreadingHTTPServer):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is killed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepared_api", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.servers.prepared_api", description=__doc__)
     parser.add_argument("--events", type=int, required=True, help="of the first account")
     parser.add_argument("--hours", type=float, required=True, help="over which they are spread, until 20 minutes ago")
     parser.add_argument("--account", action="append", required=True)

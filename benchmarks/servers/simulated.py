@@ -81,9 +81,9 @@ def simulated(folder: Path, accounts: int, *, options: Collection[str]) -> Itera
     file = folder / "accounts.toml"
     command = [sys.executable, "-m", "simulator", "--account-count", str(accounts), "--token-each", "--versions", "v1"]
     command += ["--write-accounts", str(file), *options]
-    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ours
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:  # ours
         try:
-            assert process.stdout  # noqa: S101  # for the types
+            assert process.stdout  # for the types
             yield Simulated(process.stdout.readline().strip(), account_ids_of(accounts), file)
         finally:
             process.terminate()

@@ -191,6 +191,7 @@ def test_a_worker_with_other_settings_is_told_before_anything_is_done(
     assert (len(done.err.splitlines()), api.requests) == (1, []), done.err
 
 
+@pytest.mark.long
 def test_a_scheduler_that_is_not_there_is_told(command: Command, tmp_path: Path) -> None:
     """Or that has no worker: one line, exit 75, in bounded time; an address that is none: exit 2."""
     begun = time.monotonic()

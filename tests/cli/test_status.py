@@ -239,6 +239,7 @@ def _on_a_terminal(environment: Mapping[str, str]) -> str:
     return shown.decode()
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_no_question_reads_the_history(poll: Poll, stores: Stores) -> None:
     """On a table of half a year: each goes by the key, and as far as its window."""

@@ -95,6 +95,7 @@ def test_a_loop_polls_the_others_at_every_interval_whatever_some_accounts_do(
     assert max(counts.values()) <= seconds / 2 + 5
 
 
+@pytest.mark.long
 def test_a_token_that_is_shut_out_is_asked_by_the_few_that_were_about_to(
     api: Api, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_token_that_is_shut_out_is_asked_by_the_few_that_were_about_to(
     assert asked <= READERS_OF_A_QUEUE + READERS_OF_DOUBTFUL
 
 
+@pytest.mark.long
 def test_accounts_that_do_not_answer_leave_readers_to_the_others(
     api: Api, environment: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_v2_begins_30_days_before_or_at_the_checkpoint_and_v1_goes_on(
     assert min(asked_since(api, "v1")) >= newest - LAG - timedelta(days=2)
 
 
+@pytest.mark.long
 def test_on_an_embedded_server_and_a_bucket_as_well(
     api: Api, command: Command, bucket: Bucket, server_dir: Path, tmp_path: Path
 ) -> None:

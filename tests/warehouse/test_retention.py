@@ -19,6 +19,7 @@ Poll = Callable[..., Report]
 Command = Callable[..., Finished]
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_large_table_is_left_to_a_command(
     api: Api,

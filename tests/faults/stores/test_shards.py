@@ -114,6 +114,7 @@ def test_shards_share_an_embedded_server(api: Api, running: RunLoop, command: Co
         wait_until(lambda: held() == sorted(ids(events)), 120)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("lake")
 def test_the_number_of_shards_can_be_changed(api: Api, command: Command, stores: Stores, tmp_path: Path) -> None:
     """From one to three, to two and back; on another host each time. Of what was read, the safety lag is read again."""

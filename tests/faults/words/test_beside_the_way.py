@@ -87,6 +87,7 @@ def test_a_table_that_a_comparison_cannot_read_ends_nothing(
     assert loop.log.count("reconcile.failed") == once.err.count("reconcile.failed") == 1
 
 
+@pytest.mark.long
 def test_a_comparison_that_hangs_is_told_and_left_to_itself(
     api: Api, environment: Mapping[str, str], stores: Stores, tmp_path: Path
 ) -> None:

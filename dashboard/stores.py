@@ -205,7 +205,7 @@ class LakeStore:
 
 
 def answer_of_lake(ask: Callable[[duckdb.DuckDBPyConnection, LakeFiles], T]) -> T:
-    """What `ask` returns of the lake of the settings.
+    """Asks the lake of the settings, and returns what `ask` returns.
 
     Raises:
         AuditLogsError: the lake cannot be read, or not in time.

@@ -32,7 +32,7 @@ class CompactedDays:
 
     counts: Counter[Outcome] = field(default_factory=Counter)
     events: int = 0
-    """Of the copies that were made."""
+    """The events in the copies that were made."""
     left_out: list[Compacted] = field(default_factory=list)
     broken: list[tuple[AccountDay, AuditLogsError]] = field(default_factory=list)
     """The days with an object that cannot be read."""

@@ -76,7 +76,7 @@ def can_pass(error: BaseException) -> bool:
 
 
 def words_of_system(error: OSError) -> str:
-    """What the system says, in a sentence on the file, if it is about one."""
+    """The system's words for an error, with the file if it is about one."""
     if error.filename is None:
         return str(error)
     return f"{error.filename} cannot be used: {_WRONG_KINDS.get(error.errno or 0) or error.strerror}"

@@ -57,7 +57,7 @@ class DayCopy(NamedTuple):
     hours: Mapping[str, Listed]
     """By hour (`00` to `23`), its object as it was listed immediately before it was read."""
     tally: Tally
-    """Of the keys in it, as `key_tallies`."""
+    """The tally of the keys in it, as `key_tallies`."""
     written: str
     """The time of change that a file of a folder was given (ns): another one means that somebody else wrote it."""
     pages: str

@@ -38,7 +38,7 @@ class Compacted(NamedTuple):
     day: date
     outcome: Outcome
     events: int = 0
-    """Of the copy."""
+    """The number of events in the copy."""
     reason: str = ""
     """Why it has none."""
 

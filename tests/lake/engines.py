@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.servers.seaweed import S3_KEYS, Bucket
 from pipelines.settings.settings import PROJECT_ROOT
+from tests.stores import Stores
 
 DOCUMENT = (PROJECT_ROOT / "docs" / "engines.md").read_text()
 STATEMENTS = dict(re.findall(r"^```(?:python|sql) (\w+)\n(.+?)```", DOCUMENT, re.DOTALL | re.MULTILINE))
@@ -75,6 +76,15 @@ class Place:
 def bucket_place(bucket: Bucket, prefix: str) -> Place:
     """The place of the settings `bucket.settings(prefix)`."""
     return Place(f"s3://{bucket.name}/{prefix}", bucket.endpoint)
+
+
+def place_of(request: pytest.FixtureRequest, environment: dict[str, str], stores: Stores, prefix: str) -> Place:
+    """Returns the stores' folder or, if the test asks for a bucket, a prefix of one, which the environment then names."""
+    if request.param == "folder":
+        return Place(str(stores.lake))
+    bucket: Bucket = request.getfixturevalue("bucket")
+    environment |= bucket.settings(prefix)
+    return bucket_place(bucket, prefix)
 
 
 def objects(place: Place, folder: str) -> list[str]:

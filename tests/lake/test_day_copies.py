@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from benchmarks.servers.seaweed import Bucket
 from pipelines.lake import bucket as bucket_module
@@ -91,7 +88,7 @@ def copied(objects: Objects, path: str = PATH) -> list[dict[str, Any]]:
 
 
 def test_a_copy_has_the_rows_of_its_hours_byte_for_byte_and_in_order(objects: Objects) -> None:
-    """Of every hour; with the object of a newer release's, which has a column more."""
+    """The copy has the events of every hour, and the column that only a newer release's object has."""
     fill(objects, ("a", 3.1), ("b", 3.2), ("c", 17), ("d", 23.99))
     newer = events_of(("e", 5.5)).append_column("added", pa.array(["new"]))
     objects.write(Partition(ACCOUNT, MIDNIGHT + timedelta(hours=5)).path, encode(newer), None)
@@ -172,26 +169,20 @@ def test_a_copy_that_somebody_put_in_its_place_is_not_used(objects: Objects) -> 
 
 
 def test_a_bit_that_flips_in_a_copy_is_noticed(tmp_path: Path) -> None:
-    """Of the footer by its digest, of a page by its checksum; what lies between them no reader of pyarrow's reads."""
+    """A changed footer is noticed by its digest, and everything before it by another one."""
     objects = Folder(tmp_path, tmp_path / "cloudflare")
     fill(objects, *((f"event-{number:03}", number / 10) for number in range(240)))
     own = _body(objects, write_copy(objects, ACCOUNT, DAY))
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    dice, unnoticed = random.Random(seed), 0
+    dice = random.Random(seed)
+    assert is_whole(objects)
     for _ in range(150):
         flipped = bytearray(own)
         flipped[dice.randrange(len(own))] ^= 1 << dice.randrange(8)
         _put(objects, bytes(flipped))
 
-        if is_whole(objects):
-            try:
-                rows = copied(objects)
-            except OSError:
-                continue
-            unnoticed += 1
-            assert rows == hours(objects)
-    assert unnoticed < 150
+        assert not is_whole(objects)
 
 
 @pytest.mark.parametrize("moment", ["listing", "read"])
@@ -275,59 +266,6 @@ def test_a_large_day_is_read_and_written_in_parts(objects: Objects, monkeypatch:
     assert is_whole(objects)
     assert objects.listing(copies_folder(ACCOUNT))[PATH].size > 8 * 2**20
     assert copied(objects) == hours(objects)
-
-
-@dataclass
-class Change:
-    """Something that happens to the lake."""
-
-    name: str
-    hour: int
-    text: str
-
-
-changes = st.builds(
-    Change, st.sampled_from(["late", "repair", "copy", "older copy"]), st.integers(0, 30), st.text("xyz", max_size=2)
-)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(changes, max_size=12))
-def test_a_question_has_one_answer_by_hours_and_by_copies(tmp_path_factory: Any, story: list[Change]) -> None:
-    """Late events, backfills of other hours, repairs and copies in any order; kills are changes without their copy."""
-    lake = tmp_path_factory.mktemp("lake")
-    objects, older = Folder(lake, lake / "cloudflare"), dict[str, bytes]()
-    for number, change in enumerate(story):
-        hour = Partition(ACCOUNT, MIDNIGHT + timedelta(hours=change.hour))
-        day = hour.hour.date()
-        if change.name == "late":
-            fill(objects, (f"event-{change.text}", change.hour + 0.5))
-        elif change.name == "repair" and (stored := objects.read(hour.path)):
-            held = open_object(stored.body).read()
-            right = events_of((held["event_id"][0].as_py(), change.hour + 0.5), text=f"repaired {number}")
-            update(objects, hour.path, lambda _, held=held, right=right: encode(replace_events(held, right)))  # type: ignore[misc]
-        elif change.name == "copy" and (made := write_copy(objects, ACCOUNT, day)):
-            older.setdefault(made.path, _body(objects, made))
-        elif change.name == "older copy" and (body := older.get(copy_path(ACCOUNT, day))):
-            _put(objects, body, copy_path(ACCOUNT, day))
-
-        assert _answer(objects) == hours(objects)
-
-
-def _answer(objects: Objects) -> list[dict[str, Any]]:
-    """All rows, of copies where they are whole and of hours elsewhere."""
-    listed = objects.listing(account_folder(ACCOUNT))
-    found = {path: copy for path in objects.listing(copies_folder(ACCOUNT)) if (copy := find_copy(objects, path))}
-    whole = {copy_path(*day) for day in whole_days(found, listed)}
-    rows: list[dict[str, Any]] = []
-    for path in sorted({copy_path(ACCOUNT, MIDNIGHT.date() + timedelta(days=number)) for number in (0, 1)}):
-        day = path.split("/")[2]
-        if path in whole:
-            rows += copied(objects, path)
-        else:
-            bodies = [stored.body for hour in sorted(listed) if day in hour and (stored := objects.read(hour))]
-            rows += [row for body in bodies for row in open_object(body).read().to_pylist()]
-    return rows
 
 
 def _body(objects: Objects, copy: DayCopy | None) -> bytes:

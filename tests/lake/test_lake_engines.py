@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.servers.seaweed import Bucket
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, spread
-from tests.lake.engines import DUCKDB, STATEMENTS, Place, bucket_place, copy_days, run
+from tests.lake.engines import DUCKDB, STATEMENTS, Place, copy_days, place_of, run
 from tests.stores import Stores
 
 pytestmark = [pytest.mark.integration, pytest.mark.engines]
@@ -101,11 +100,7 @@ def place(
     tmp_path: Path,
 ) -> Place:
     """Two accounts of two days in a lake of each kind."""
-    place = Place(str(stores.lake))
-    if request.param == "bucket":
-        bucket: Bucket = request.getfixturevalue("bucket")
-        environment |= bucket.settings(f"engines/{tmp_path.name}")
-        place = bucket_place(bucket, f"engines/{tmp_path.name}")
+    place = place_of(request, environment, stores, f"engines/{tmp_path.name}")
     for account in (ACCOUNT, OTHER_ACCOUNT):
         api.world.add(account, "v1", spread(96, DAY, DAY + timedelta(days=2)))
     poll(CLOUDFLARE_ACCOUNT_ID=f"{ACCOUNT},{OTHER_ACCOUNT}", INITIAL_CHECKPOINT=DAY.isoformat())

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.servers.seaweed import S3_KEYS, Bucket
+from benchmarks.servers.seaweed import S3_KEYS
 from pipelines.loop.report import Report
 from simulator.api import Api
 from tests.factory import ACCOUNT, event_at, spread
-from tests.lake.engines import DUCKDB, STATEMENTS, Place, bucket_place, copy_days, objects, run
+from tests.lake.engines import DUCKDB, STATEMENTS, Place, copy_days, objects, place_of, run
 from tests.stores import Stores
 
 pytestmark = [pytest.mark.integration, pytest.mark.engines]
@@ -80,11 +80,7 @@ def place(
     tmp_path: Path,
 ) -> Place:
     """A lake of each kind, with two days of an account and their copies, and an event of two hours ago."""
-    place = Place(str(stores.lake))
-    if request.param == "bucket":
-        bucket: Bucket = request.getfixturevalue("bucket")
-        environment |= bucket.settings(f"registered/{tmp_path.name}")
-        place = bucket_place(bucket, f"registered/{tmp_path.name}")
+    place = place_of(request, environment, stores, f"registered/{tmp_path.name}")
     api.world.add(ACCOUNT, "v1", spread(96, DAY, DAY + timedelta(days=2)))
     poll(INITIAL_CHECKPOINT=DAY.isoformat())
     copy_days(place)

@@ -177,7 +177,7 @@ def test_writers_of_one_hour_count_each_event_once(counted: Stores) -> None:
 
 
 def test_repairs_and_the_retention_are_counted(api: Api, poll: Poll, command: Command, stores: Stores) -> None:
-    """What reconcile adds and replaces, what retention deletes, and what a rehydration brings back beside."""
+    """The counts follow what reconcile adds and replaces and what retention deletes; rehydration leaves them alone."""
     api.world.add(ACCOUNT, "v1", [*spread(30, ago(hours=218), ago(hours=217)), *spread(30, ago(hours=4), ago(hours=3))])
     poll()
     window = ("--since", ago(days=10).isoformat(), "--before", ago(hours=1).isoformat())

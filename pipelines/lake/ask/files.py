@@ -30,7 +30,7 @@ _WHOLE_BYTES = 2 * 2**20
 """A smaller object is read in one request: it takes as long as two of a few bytes."""
 _END_BYTES = 65_536
 _HELD_BYTES = 64 * 2**20
-"""What is held of the objects that were read last: DuckDB opens each twice."""
+"""The bytes that are held of the objects read last: DuckDB opens each twice."""
 _AHEAD_BYTES = 16 * 2**20
 _LISTINGS = 8
 _EVENTS, _COPIES = "audit_logs", "audit_logs_days"
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     hours: Mapping[str, int]
     """By what DuckDB opens, the size."""
     copies: Mapping[str, int]
-    """Of the days that have a whole one."""
+    """The same of the copies: of the days that have a whole one."""
 
 
 class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -161,7 +161,7 @@ class LakeFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
         return list(map(self.url, sorted(matching)))
 
     def unstrip_protocol(self, name: str) -> str:
-        """What `glob` gives, DuckDB takes: a file of a folder is read by DuckDB itself."""
+        """Returns the name as `glob` gave it: DuckDB reads a file of a folder by itself."""
         return name
 
     def url(self, path: str) -> str:

@@ -79,7 +79,7 @@ def bucket_place(bucket: Bucket, prefix: str) -> Place:
 
 
 def place_of(request: pytest.FixtureRequest, environment: dict[str, str], stores: Stores, prefix: str) -> Place:
-    """Returns the stores' folder or, if the test asks for a bucket, a prefix of one, which the environment then names."""
+    """Returns the stores' folder or, if the test asks for a bucket, a prefix of one, named in the environment."""
     if request.param == "folder":
         return Place(str(stores.lake))
     bucket: Bucket = request.getfixturevalue("bucket")

@@ -151,7 +151,7 @@ def test_killed_anywhere_it_is_run_again(command: Command, stores: Stores, point
     again = command(COMPACT, "--json")
 
     assert all(of_day in ids(range(48), range(48, 96)) for of_day in between)
-    assert len(between) == (1 if point == "after a copy" else 0)
+    assert len(between) in ((1, 2) if point == "after a copy" else (0,)), "two threads make a copy each"
     assert (again.code, again.report["made"], again.report["whole"]) == (0, 2 - len(between), len(between)), again.err
     assert copies(stores) == ids(range(48), range(48, 96))
 

@@ -1,8 +1,13 @@
-"""`python pipelines/backfill.py --since T --before T [--account A]… [--json]`: history from the API into both stores.
+"""Brings history from the API into both stores.
 
-A day of an account at a time, several accounts side by side, within half of the token's budget. May be ended and begun
-again at any time: days that were read whole and that both stores still hold are not read again. Runs beside the loop,
-and never moves its cursor. Each day is compared when it is loaded; the results are in the table `audit_completeness`.
+A day of an account at a time, within half of the token's budget. May be ended and begun again at any time: days that
+were read whole and that both stores still hold are not read again. Runs beside the loop, and never moves its cursor.
+Each day is compared when it is loaded; the results are in the table `audit_completeness`.
+
+Examples:
+  cloudflare-audit backfill --since 2026-01-01 --before 2026-11-01
+  cloudflare-audit backfill --since 90d --account 023e105f4ecef8ad9ca31a8372d0c353
+
 Exit codes: 0 done, 1 an account failed, 2 wrong usage, 3 a store lacks something in spite of it, 75 try again later.
 """
 
@@ -18,6 +23,7 @@ from functools import partial
 from pipelines.bulk.backfill_days import Backfilled, backfill_days
 from pipelines.bulk.shared import Shared
 from pipelines.bulk.units import add_scheduler_option
+from pipelines.cli.arguments import add_json_option, command_parser
 from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, api_window, days_of, window_of
 from pipelines.fetch.api import utc_now
@@ -28,14 +34,19 @@ from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Window
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    options = command_parser("backfill", __doc__)
+    add_window_options(options)
+    add_json_option(options)
+    add_scheduler_option(options)
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Backfills the window, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="backfill.py", description=__doc__)
-    add_window_options(parser)
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
-    add_scheduler_option(parser)
-    options = parser.parse_args(arguments)
-    return run_window_command(partial(_backfill, window_of(parser, options), options), asks_api=True)
+    options = parser().parse_args(arguments)
+    return run_window_command(partial(_backfill, window_of(parser(), options), options), asks_api=True)
 
 
 def _backfill(window: Window, options: argparse.Namespace, settings: Settings) -> int:
@@ -43,8 +54,8 @@ def _backfill(window: Window, options: argparse.Namespace, settings: Settings) -
     shared = Shared(settings.streams_of(accounts_of(options.account, settings.account_ids)))
     kept_days = settings.stores.timescale.retention_days
     if kept_days and window.since < utc_now() - timedelta(days=kept_days):
-        hint = f"TIMESCALE_RETENTION_DAYS={kept_days}: events older than that go into the lake alone"
-        log.warning("backfill.shortened_by_retention", hint=hint)
+        only = f"TIMESCALE_RETENTION_DAYS={kept_days}: events older than that go into the lake alone"
+        log.warning("backfill.shortened_by_retention", hint=only)
     days = [(stream, day) for day in days_of(window) for stream in shared.streams]
     done = backfill_days(days, settings, shared, scheduler=options.scheduler)
     for gap in done.gaps:
@@ -60,9 +71,9 @@ def _as_json(done: Backfilled, shared: Shared) -> str:
 
 
 def _as_text(done: Backfilled, days: int, shared: Shared) -> str:
-    new = ", ".join(f"{name} {count:,} new" for name, count in sorted(done.new.items()))
-    skipped = f"; {done.skipped:,} of {days:,} days were there" if done.skipped else ""
-    lines = [f"{done.read:,} events read: {new or 'nothing to do'}{skipped}{refused_in_words(shared.refused_versions)}"]
+    new = ", ".join(f"{name} {count:,} new" for name, count in sorted(done.new.items())) or "nothing to do"
+    new += f"; {done.skipped:,} of {days:,} days were there" if done.skipped else ""
+    lines = [f"{done.read:,} events read: {new}{refused_in_words(shared.refused_versions)}"]
     lines += [f"failed: {s.account_id} ({s.api_version}): {error}" for s, error in shared.failing.items()]
     return "\n".join(lines)
 

@@ -1,13 +1,15 @@
-"""`python pipelines/compact.py [--account A]… [--since T] [--before T] [--without-warehouse] [--json]`.
+"""Makes day copies in the lake, so that a question over months opens one object a day instead of 24.
 
-Makes day copies in the lake: the events of an account's day in one object, so that a question over months opens one
-object a day instead of 24. Of days that are closed (no sweep reads them any more) and were found complete when their
-hours were compared last; the others are named, with the reason. Compares nothing itself: `reconcile.py` does, which
-asks the API. `--without-warehouse` takes every closed day as the lake has it: for a lake that was never compared, or
-whose warehouse is gone. A copy equals the objects of its hours either way, or is not used.
+Of days that are closed (no sweep reads them any more) and were found complete when their hours were compared last; the
+others are named, with the reason. `--without-warehouse` takes every closed day as the lake has it: for a lake that was
+never compared. A copy equals the objects of its hours either way, or is not used. Deleting copies loses nothing.
 
-A copy that is whole is left alone; so it may be ended and run again at any time, and runs beside the loop, which makes
-the copies of new days by itself. Deleting copies loses nothing.
+May be ended and run again at any time, beside the loop, which makes the copies of new days by itself.
+
+Examples:
+  cloudflare-audit compact                       every day that is ready
+  cloudflare-audit compact --since 2026-01-01    the days since then
+
 Exit codes: 0 done, 1 an hour's object is broken, 2 wrong usage, 75 try again later.
 """
 
@@ -22,6 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from pipelines.bulk.compact_days import CompactedDays, compact_days, days_with_events
+from pipelines.cli.arguments import add_json_option, command_parser
 from pipelines.cli.command import run_lake_command, run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, window_of
 from pipelines.host.output import say
@@ -32,14 +35,19 @@ from sources.cloudflare_audit_logs.streams import Window
 from sources.cloudflare_audit_logs.times import EARLIEST
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    options = command_parser("compact", __doc__)
+    add_window_options(options, since=EARLIEST)
+    options.add_argument("--without-warehouse", action="store_true", help="closed days as they are, compared or not")
+    add_json_option(options)
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the copies, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="compact.py", description=__doc__)
-    add_window_options(parser, since=EARLIEST)
-    parser.add_argument("--without-warehouse", action="store_true", help="closed days as they are, compared or not")
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
-    options = parser.parse_args(arguments)
-    work = partial(_compact, window_of(parser, options), options)
+    options = parser().parse_args(arguments)
+    work = partial(_compact, window_of(parser(), options), options)
     if not options.without_warehouse:
         return run_window_command(work, asks_api=False)
     return run_lake_command(lambda: work(read_settings(read_environment(), now=datetime.now(UTC), asks_api=False)))

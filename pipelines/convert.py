@@ -1,8 +1,13 @@
-"""`python pipelines/convert.py`: the steps after a load that the loop leaves to you, because of a large table's size.
+"""Takes the steps after a load that the loop leaves to you, because of a large table's size.
 
 Indexes a table that has grown, and makes a hypertable of it where the server has TimescaleDB: in one transaction, so
 it is done or nothing is changed. Readers wait meanwhile, and it is the one writer: the loop goes on loading the lake,
-and catches up the warehouse by itself. Exit codes: 0 done, 1 a step was not done, 75 stop the loop first, or no server.
+and catches up the warehouse by itself.
+
+Examples:
+  cloudflare-audit convert
+
+Exit codes: 0 done, 1 a step was not done, 2 wrong usage or settings, 75 stop the loop first, or no server.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -13,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from pipelines.cli.arguments import command_parser
 from pipelines.cli.command import run_command
 from pipelines.host.output import say
 from pipelines.settings.settings import PostgresSettings, StoreSettings
@@ -23,9 +29,14 @@ EVENTS_PER_SECOND = 20_000
 """Half of what was measured on two cores: docs/warehouse.md."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options: none."""
+    return command_parser("convert", __doc__)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Takes all steps that are due, however long they take, and returns the exit code."""
-    argparse.ArgumentParser(prog="convert.py", description=__doc__).parse_args(arguments)
+    parser().parse_args(arguments)
     return run_command(convert)
 
 

@@ -1,7 +1,13 @@
-"""`python pipelines/doctor.py [--json] [--patience SECONDS]`: is all as the loop needs it? A line for each check.
+"""Checks what the loop needs, of API, warehouse, lake and host: a line for each check, with what to do.
 
 Changes nothing in the stores: an object that it writes in a bucket to see whether it may, it removes again (or leaves
-that one, where it may not). Exit codes: 0 nothing fails, 1 something does, 2 the settings are wrong.
+that one, where it may not).
+
+Examples:
+  cloudflare-audit doctor
+  cloudflare-audit doctor --json --patience 30
+
+Exit codes: 0 nothing fails, 1 something does, 2 wrong usage or settings.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -13,24 +19,30 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pipelines.checks.all_checks import check_all
+from pipelines.cli.arguments import add_json_option, command_parser
 from pipelines.cli.command import run_lake_command
 from pipelines.host.output import say
 from pipelines.host.side_by_side import PATIENCE_SECONDS
 from pipelines.settings.settings import read_environment, read_settings
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Checks, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="doctor.py", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    options = command_parser("doctor", __doc__)
+    add_json_option(options, "one JSON object a line")
+    options.add_argument(
         "--patience",
         type=float,
         default=PATIENCE_SECONDS,
         metavar="SECONDS",
         help=f"how long API, warehouse and lake may each take to answer; default: {PATIENCE_SECONDS}",
     )
-    options = parser.parse_args(arguments)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Checks, and returns the exit code."""
+    options = parser().parse_args(arguments)
     return run_lake_command(lambda: _examine(options.patience, as_json=options.json))
 
 

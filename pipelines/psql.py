@@ -1,72 +1,46 @@
-"""`python pipelines/psql.py [psql's own arguments]`: psql on the warehouse, embedded or not, as the settings say.
+"""Runs psql on the warehouse, embedded or not, with psql's own arguments.
 
 It makes no embedded server. Names are looked for in PG_SCHEMA, unless a pooler refuses that startup parameter.
+
+Examples:
+  cloudflare-audit psql
+  cloudflare-audit psql -c "SELECT actor_email, action_type, count(*) FROM audit_logs GROUP BY 1, 2"
+  cloudflare-audit psql -f report.sql
+  cloudflare-audit psql -?    psql's own help
+
+Exit codes: those of psql: 0 done, 1 or 3 an error, 2 the connection broke; 1 if there is no warehouse yet.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
 
 # isort: split
-import os
-import shutil
-import subprocess
+import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from functools import partial
 
-import psycopg2
-
+from pipelines.cli.arguments import command_parser
 from pipelines.cli.command import run_lake_command
-from pipelines.load.store import client_of
-from pipelines.settings.settings import StoreSettings, read_environment, read_store_settings
-from pipelines.warehouse.connection import conninfo, message_of, parameters_of
-from pipelines.warehouse.destination import Warehouse
-from pipelines.warehouse.embedded import BINARIES, server_if_there
+from pipelines.cli.own_psql import run_psql
+from pipelines.settings.settings import read_environment, read_store_settings
+from pipelines.warehouse.embedded import server_if_there
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-_NAMES = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "connect_timeout": "PGCONNECT_TIMEOUT"}
-"""The variables that are not called as libpq's parameters are."""
-_NOT_PSQLS = {"application_name", "client_encoding"}
-"""Parameters that psql chooses for itself."""
+
+def parser() -> argparse.ArgumentParser:
+    """Returns a parser for the help alone: the other arguments are psql's."""
+    return command_parser("psql", __doc__)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs psql and returns its exit code, or 1 where there is no warehouse."""
+    if list(arguments) in (["--help"], ["-h"]):
+        parser().parse_args(arguments)
     stores = read_store_settings(read_environment())
     with server_if_there(stores) as server:
         if server is None:
             raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
-        return psql(arguments, stores)
-
-
-def psql(arguments: Sequence[str], stores: StoreSettings) -> int:
-    """Runs psql on the warehouse and returns its exit code."""
-    parameters = parameters_of(client_of(Warehouse.of(stores)).config.credentials)
-    search_path = {"options": f"{parameters.get('options', '')} -csearch_path={stores.postgres_schema}".strip()}
-    if _are_accepted(parameters | search_path):
-        parameters |= search_path
-    command = [shutil.which("psql") or str(BINARIES / "psql"), *arguments]
-    # On a terminal psql has it to itself; elsewhere its errors go the way of ours: without secrets.
-    errors = None if sys.stderr.isatty() else subprocess.PIPE
-    environment = os.environ | variables_of(parameters)
-    with subprocess.Popen(command, env=environment, stderr=errors, text=True, errors="replace") as process:
-        sys.stderr.writelines(process.stderr or ())
-    return process.returncode
-
-
-def variables_of(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The parameters as the variables that libpq reads, so that the list of processes shows none."""
-    chosen = {name: value for name, value in parameters.items() if name not in _NOT_PSQLS}
-    return {_NAMES.get(name, f"PG{name.replace('_', '').upper()}"): value for name, value in chosen.items()}
-
-
-def _are_accepted(parameters: Mapping[str, str]) -> bool:
-    """False if a pooler refuses a startup parameter; other errors psql reports in its own words."""
-    try:
-        with closing(psycopg2.connect(conninfo(parameters))):
-            return True
-    except psycopg2.Error as error:
-        return "startup parameter" not in message_of(error)
+        return run_psql(arguments, stores)
 
 
 if __name__ == "__main__":

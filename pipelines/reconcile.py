@@ -1,9 +1,14 @@
-"""`python pipelines/reconcile.py --since T --before T [--account A]… [--repair] [--content] [--without-api] [--json]`.
+"""Proves that API, warehouse and lake hold the same events, each once, or names what is missing, hour by hour.
 
-Proves that API, warehouse and lake hold the same events, each once, or says hour by hour what is missing where: counts
-and digests of the ids first, the ids only of hours that differ; of a quarantine, if the lake's can be read.
-`--content` compares what the events say, too.
-`--repair` fills each store from the others, and compares again. The results are kept in `audit_completeness`.
+Compares counts and digests of the ids first, and the ids only of hours that differ; of a quarantine, if the lake's can
+be read. `--content` compares what the events say, too. `--repair` fills each store from the others, and compares again.
+The results are kept in `audit_completeness`.
+
+Examples:
+  cloudflare-audit reconcile --since 7d
+  cloudflare-audit reconcile --since 2026-11-01 --before 2026-12-01 --repair
+  cloudflare-audit reconcile --since 52w --without-api --json    warehouse and lake alone
+
 Exit codes: 0 complete, 1 an account failed, 2 wrong usage, 3 there is a gap, 75 try again later.
 """
 
@@ -15,32 +20,34 @@ import json
 from collections.abc import Sequence
 from functools import partial
 
-from pipelines.bulk.reconcile_days import Reconciled, Scope, reconcile_days
+from pipelines.bulk.reconcile_days import Scope, reconcile_days
 from pipelines.bulk.shared import Shared
+from pipelines.cli.arguments import add_json_option, command_parser
 from pipelines.cli.command import run_window_command
+from pipelines.cli.reconciled_text import reconciled_text
 from pipelines.cli.windows import accounts_of, add_window_options, api_window, past_window, window_of
 from pipelines.fetch.api import utc_now
-from pipelines.fetch.refusals import refused_in_words
 from pipelines.host.output import say
 from pipelines.lake.reads import read_lake
-from pipelines.proof.compare import SIDES
-from pipelines.proof.gaps import hours_with_gaps
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.streams import Window
 
-_HEAD = ("account", "version", "hour (UTC)", "API", "warehouse", "lake", "what is wrong")
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    options = command_parser("reconcile", __doc__)
+    add_window_options(options)
+    options.add_argument("--repair", action="store_true", help="fill what is missing, and compare again")
+    options.add_argument("--content", action="store_true", help="compare what the events say, too")
+    options.add_argument("--without-api", action="store_true", help="compare warehouse and lake alone")
+    add_json_option(options, "the result as JSON, ids included")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compares the window, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="reconcile.py", description=__doc__)
-    add_window_options(parser)
-    parser.add_argument("--repair", action="store_true", help="fill what is missing, and compare again")
-    parser.add_argument("--content", action="store_true", help="compare what the events say, too")
-    parser.add_argument("--without-api", action="store_true", help="compare warehouse and lake alone")
-    parser.add_argument("--json", action="store_true", help="the result as JSON, ids included")
-    options = parser.parse_args(arguments)
-    work = partial(_reconcile, window_of(parser, options), options)
+    options = parser().parse_args(arguments)
+    work = partial(_reconcile, window_of(parser(), options), options)
     return run_window_command(work, asks_api=not options.without_api)
 
 
@@ -54,26 +61,8 @@ def _reconcile(window: Window, options: argparse.Namespace, settings: Settings) 
     settled = utc_now() - max(map(settings.safety_lag, shared.streams))
     window = api_window(window, settled) if scope.asks_api else past_window(window, settled)
     found = reconcile_days(window, scope, settings, shared)
-    say(json.dumps(found.as_json() | shared.as_json()) if options.json else _as_text(found, scope, shared))
+    say(json.dumps(found.as_json() | shared.as_json()) if options.json else reconciled_text(found, scope, shared))
     return shared.exit_code or (3 if found.gaps or found.broken_quarantines else 0)
-
-
-def _as_text(found: Reconciled, scope: Scope, shared: Shared) -> str:
-    lines = [f"account {account_id}: its quarantine in the lake is broken" for account_id in found.broken_quarantines]
-    table: list[tuple[str, ...]] = [_HEAD] if found.gaps else []
-    for check in found.gaps:
-        stream, hour = check.stream, f"{check.hour:%Y-%m-%d %H}h"
-        counts = [f"{check.events[side]:,}" if side in check.events else "-" for side in SIDES]
-        table.append((stream.account_id, stream.api_version, hour, *counts, "; ".join(check.problems)))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-    asked, failures = "API, warehouse, lake" if scope.asks_api else "warehouse, lake", len(shared.failing)
-    result = "no gap found" if shared.failed else "complete"
-    result = hours_with_gaps(len(found.gaps)) if found.gaps else result
-    result += f"; {failures:,} accounts could not be compared, see the log" if failures else ""
-    result += refused_in_words(shared.refused_versions)
-    result += f"; {found.not_in_api:,} events that the API does not show (any more)" if found.not_in_api else ""
-    return "\n".join([*lines, f"{found.hours:,} hours, {found.events:,} events in {asked}: {result}"])
 
 
 if __name__ == "__main__":

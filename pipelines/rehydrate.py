@@ -1,9 +1,13 @@
-"""`python pipelines/rehydrate.py --since T --before T [--account A]… [--dry-run | --drop] [--json]`.
+"""Brings a window of the lake back into the warehouse, each event once however often it runs.
 
-Brings a window of the lake back into the warehouse, table `audit_logs_rehydrated`, each event once however often it
-runs; the view `audit_logs_all` has both tables. `--drop` takes it out again. DuckDB reads the objects, whose paths
-follow from the window; a day of an account is one unit. May be ended and run again at any time, and runs beside the
-loop. Exit codes: 0 done, 1 an object is broken, 2 wrong usage, 75 try again later.
+The events go into the table `audit_logs_rehydrated`; the view `audit_logs_all` has both tables. `--drop` takes them out
+again. A day of an account is one unit. May be ended and run again at any time, and runs beside the loop.
+
+Examples:
+  cloudflare-audit rehydrate --since 2025-03-01 --before 2025-04-01
+  cloudflare-audit rehydrate --since 2025-03-01 --before 2025-04-01 --drop
+
+Exit codes: 0 done, 1 an object is broken, 2 wrong usage, 75 try again later.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -17,6 +21,7 @@ from functools import partial
 
 from pipelines.bulk.rehydrate_days import TABLE, drop_window, rehydrate_days
 from pipelines.bulk.units import add_scheduler_option
+from pipelines.cli.arguments import add_json_option, command_parser
 from pipelines.cli.command import run_window_command
 from pipelines.cli.windows import accounts_of, add_window_options, days_of, past_window, window_of
 from pipelines.fetch.api import utc_now
@@ -28,18 +33,23 @@ from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Rehydrates the window, or says what that would be, or drops it; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="rehydrate.py", description=__doc__)
-    add_window_options(parser)
-    instead = parser.add_mutually_exclusive_group()
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    options = command_parser("rehydrate", __doc__)
+    add_window_options(options)
+    instead = options.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="only say what would be read: objects, events, bytes")
     instead.add_argument("--drop", action="store_true", help="take the window out of audit_logs_rehydrated again")
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
-    add_scheduler_option(parser)
-    options = parser.parse_args(arguments)
+    add_json_option(options)
+    add_scheduler_option(options)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rehydrates the window, or says what that would be, or drops it; returns the exit code."""
+    options = parser().parse_args(arguments)
     work = _drop if options.drop else _rehydrate
-    return run_window_command(partial(work, window_of(parser, options), options), asks_api=False)
+    return run_window_command(partial(work, window_of(parser(), options), options), asks_api=False)
 
 
 def _drop(window: Window, options: argparse.Namespace, settings: Settings) -> int:

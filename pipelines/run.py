@@ -1,7 +1,14 @@
-"""`python pipelines/run.py [--once] [--json] [--shard K/N]`: the main job.
+"""Polls the Cloudflare Audit Logs API into both stores: the main job.
 
-Results on stdout, logs and progress on stderr. Exit codes: 0 done, 1 failed or an account failed, 2 wrong usage or
-settings, 3 a gap was found, 75 try again later.
+Results on stdout, logs and progress on stderr. SIGTERM and Ctrl-C finish the loads that run, for a minute at most.
+
+Examples:
+  cloudflare-audit run                  the loop: polls every POLL_INTERVAL_SECONDS
+  cloudflare-audit run --once           one poll, for a timer; catches up whatever is missing
+  cloudflare-audit run --once --json    the same, with the result for machines
+  cloudflare-audit run --shard 1/3      the first of three loops that divide the accounts
+
+Exit codes: 0 done, 1 failed or an account failed, 2 wrong usage or settings, 3 a gap was found, 75 try again later.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -13,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from pipelines.cli.arguments import add_json_option, command_parser
 from pipelines.cli.command import run_lake_command
 from pipelines.cli.main_job import run
 from pipelines.fetch.api import utc_now
@@ -28,9 +36,22 @@ LONGEST_STOP_SECONDS = 60
 """A load may still take so long after a signal to stop. Then the process ends as if killed, which is safe."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    options = command_parser("run", __doc__)
+    options.add_argument("--once", action="store_true", help="one poll, for a timer; catches up whatever is missing")
+    add_json_option(options, "with --once: the result as JSON")
+    options.add_argument(
+        "--shard", type=Shard.parse, default=WHOLE, metavar="K/N", help="the Kth of N loops that divide the accounts"
+    )
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the loop, or one poll of it, and returns the exit code."""
-    options = _parse_arguments(arguments)
+    options = parser().parse_args(arguments)
+    if options.json and not options.once:
+        parser().error("--json goes with --once")
     keep_small()
     return run_lake_command(partial(_run, options))
 
@@ -44,19 +65,6 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     say(json.dumps(as_json(report)) if options.json else as_text(report))
     return exit_code(report)
-
-
-def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="run.py", description="Polls the Cloudflare Audit Logs API into both stores.")
-    parser.add_argument("--once", action="store_true", help="one poll, for a timer; catches up whatever is missing")
-    parser.add_argument("--json", action="store_true", help="with --once: the result as JSON")
-    parser.add_argument(
-        "--shard", type=Shard.parse, default=WHOLE, metavar="K/N", help="the Kth of N loops that divide the accounts"
-    )
-    options = parser.parse_args(arguments)
-    if options.json and not options.once:
-        parser.error("--json goes with --once")
-    return options
 
 
 def _main() -> int:

@@ -1,7 +1,12 @@
-"""`python pipelines/s3_policy.py`: the smallest S3 policy under which the lake of these settings works, as JSON.
+"""Prints the smallest S3 policy under which the lake of these settings works, as JSON.
 
 Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are, and day
 copies.
+
+Examples:
+  cloudflare-audit s3_policy > policy.json
+
+Exit codes: 0 done, 2 wrong usage or settings: no bucket is set.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -12,6 +17,7 @@ import json
 import sys
 from typing import Any
 
+from pipelines.cli.arguments import command_parser
 from pipelines.cli.command import run_lake_command
 from pipelines.host.output import say
 from pipelines.lake.objects import DATASET
@@ -19,9 +25,14 @@ from pipelines.lake.partitions import DAYS_TABLE
 from pipelines.settings.settings import read_environment, read_store_settings
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options: none."""
+    return command_parser("s3_policy", __doc__)
+
+
 def main() -> int:
     """Prints the policy, and returns the exit code."""
-    argparse.ArgumentParser(prog="s3_policy.py", description=__doc__).parse_args()
+    parser().parse_args()
     return run_lake_command(_show)
 
 

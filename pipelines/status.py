@@ -1,7 +1,12 @@
-"""`python pipelines/status.py [--json]`: where both stores stand, what is late, missing or quarantined, and how large.
+"""Shows where both stores stand, what is late, missing or quarantined, and how large they are.
 
-Changes nothing, and costs the last days, not the history. A store that is down says so, and the other is shown. Exit
-codes: 0 done, 1 a store has no tables yet or cannot be read, 2 the settings are wrong, 75 a store is down.
+Changes nothing, and costs the last days, not the history. A store that is down says so, and the other is shown.
+
+Examples:
+  cloudflare-audit status
+  cloudflare-audit status --json | jq .warehouse.gaps
+
+Exit codes: 0 done, 1 a store has no tables yet or cannot be read, 2 the settings are wrong, 75 a store is down.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it
@@ -14,6 +19,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from shutil import get_terminal_size
 
+from pipelines.cli.arguments import add_json_option, command_parser
 from pipelines.cli.command import run_lake_command
 from pipelines.cli.status_report import status_of
 from pipelines.cli.status_text import status_text
@@ -22,11 +28,16 @@ from pipelines.host.transient import exit_code_of
 from pipelines.settings.settings import read_environment, read_settings
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    options = command_parser("status", __doc__)
+    add_json_option(options, "the same as JSON")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Shows how things stand, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="status.py", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     return run_lake_command(lambda: _show(as_json=options.json))
 
 

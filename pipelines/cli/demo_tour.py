@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import duckdb
 
 from pipelines.settings.reader import OWN_PREFIXES
-from pipelines.settings.settings import PROJECT_ROOT, read_environment
+from pipelines.settings.settings import CODE_ROOT, PROJECT_ROOT, read_environment
 
 DEMO_DIR = PROJECT_ROOT / "data" / "demo"
 LAKE = "data/demo/lake/cloudflare/audit_logs/*/*/*/events.parquet"
@@ -66,7 +66,7 @@ def _blanked() -> dict[str, str]:
 
 
 def _run_loop(environment: dict[str, str]) -> int:
-    process = subprocess.Popen([sys.executable, "pipelines/run.py"], env=environment, cwd=PROJECT_ROOT)
+    process = subprocess.Popen([sys.executable, f"{CODE_ROOT}/pipelines/run.py"], env=environment, cwd=PROJECT_ROOT)
     try:
         deadline = time.monotonic() + RUN_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
@@ -82,7 +82,7 @@ def _run_loop(environment: dict[str, str]) -> int:
 
 def _show_results(environment: dict[str, str]) -> None:
     _say("In the warehouse (PostgreSQL):")
-    psql = [sys.executable, "pipelines/psql.py", "-P", "pager=off", "-c", COUNT_SQL.format("audit_logs")]
+    psql = [sys.executable, f"{CODE_ROOT}/pipelines/psql.py", "-P", "pager=off", "-c", COUNT_SQL.format("audit_logs")]
     subprocess.run(psql, env=environment, cwd=PROJECT_ROOT, check=True)
     _say("In the lake (Parquet, one object an hour and account):")
     os.chdir(PROJECT_ROOT)
@@ -94,13 +94,14 @@ def _show_results(environment: dict[str, str]) -> None:
 def commands_to_paste() -> Iterator[str]:
     """Each with the demo's settings before it: exported, the next `make run` would load your account into the demo."""
     python = os.path.relpath(sys.executable, PROJECT_ROOT)
+    audit = f"{os.path.dirname(python)}/cloudflare-audit"  # noqa: PTH120  # a path to print
     settings = " ".join(f"{name}={value}" for name, value in {**_blanked(), "DATA_DIR": "data/demo"}.items())
     for command in (
-        f'{python} pipelines/psql.py -c "{PEOPLE_SQL.format("audit_logs")}"',
+        f'{audit} psql -c "{PEOPLE_SQL.format("audit_logs")}"',
         f'{python} -c "import duckdb; print(duckdb.sql(\\"{PEOPLE_SQL.format(f"read_parquet({LAKE!r})")}\\"))"',
-        f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_warehouse info",  # noqa: PTH120  # a path to print
-        f"{os.path.dirname(python)}/dlt pipeline -v cloudflare_audit_lake info",  # noqa: PTH120
-        "make dashboard",
+        f"{audit} dlt pipeline -v cloudflare_audit_warehouse info",
+        f"{audit} dlt pipeline -v cloudflare_audit_lake info",
+        "make dashboard" if (PROJECT_ROOT / "Makefile").exists() else f"{audit} dashboard",
         f"find {LAKE.partition('/cloudflare')[0]} -name '*.parquet' | sort | tail",
     ):
         yield f"{settings} {command}"

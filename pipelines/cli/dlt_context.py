@@ -1,7 +1,7 @@
 """Tells dlt where this project keeps things, so that `dlt pipeline NAME info|show` works from the project's root.
 
-Registered as a dlt plug-in by pyproject.toml. Hands the settings of `.env` to dlt as its last configuration provider:
-dlt's own names (`DESTINATION__…`, `.dlt/secrets.toml`) are asked before it and win.
+Called by the dlt plug-in, `cloudflare_audit/dlt_plugin.py`. Hands the settings of `.env` to dlt as its last
+configuration provider: dlt's own names (`DESTINATION__…`, `.dlt/secrets.toml`) are asked before it and win.
 """
 
 import os
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dlt.common import known_env
-from dlt.common.configuration.plugins import hookimpl
 from dlt.common.configuration.providers import CustomLoaderDocProvider
 from dlt.common.configuration.providers.provider import ConfigProvider
 from dlt.common.configuration.specs.pluggable_run_context import RunContextBase
@@ -52,21 +51,10 @@ class AuditRunContext(RunContext):
         return [*super().initial_providers(), own]
 
 
-@hookimpl(tryfirst=True)
-def plug_run_context(run_dir: str | None, runtime_kwargs: dict[str, Any] | None) -> RunContextBase | None:  # noqa: ARG001  # the hook's names
-    """Called by dlt when it looks for its context; None leaves a foreign directory to others."""
+def context_of(run_dir: str | None) -> RunContextBase | None:
+    """Returns dlt's context; None leaves a foreign directory to others."""
     is_ours = run_dir is None or Path(run_dir).resolve() == PROJECT_ROOT
     return AuditRunContext(run_dir) if is_ours else None
-
-
-@hookimpl(specname="plug_cli", tryfirst=True)
-def plug_pipeline_command(host: str) -> type[Any] | None:
-    """Called by dlt when it collects its commands: ours takes the place of its `pipeline`."""
-    if host != "dlt":
-        return None
-    from .dlt_command import PipelineCommand  # noqa: PLC0415  # the loop needs none of this
-
-    return PipelineCommand
 
 
 def _destinations() -> dict[str, Any]:

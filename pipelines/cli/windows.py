@@ -1,9 +1,11 @@
 """The window of time that a command works on: `--since`, `--before`, `--account`; and its days and hours."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pipelines.settings.settings import UsageError
 from pipelines.settings.values import account_ids
@@ -11,20 +13,21 @@ from sources.cloudflare_audit_logs.streams import Window
 from sources.cloudflare_audit_logs.times import EARLIEST
 
 DAY = timedelta(days=1)
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": DAY, "w": timedelta(weeks=1)}
+_AGE = re.compile(r"(\d{1,6})([mhdw])", re.ASCII)
 API_KEEPS = timedelta(days=548)
 """18 months: how long the API shows an event, as documented."""
 
 
 def add_window_options(parser: argparse.ArgumentParser, *, since: datetime | None = None) -> None:
-    """The options that `window_of` and `accounts_of` read. With a `since`, the window need not be given: up to now."""
-    before = None if since is None else datetime.now(UTC)
-    is_required = since is None
-    parser.add_argument(
-        "--since", required=is_required, default=since, type=_time, metavar="T", help="from this time or day on, UTC"
-    )
-    parser.add_argument(
-        "--before", required=is_required, default=before, type=_time, metavar="T", help="before this time or day, UTC"
-    )
+    """Adds the options that `window_of` and `accounts_of` read. With a `since`, the window need not be given."""
+    now = datetime.now(UTC)
+    time = partial(_time, now)
+    parser.set_defaults(now=now)
+    begin = "from this time or day on, UTC, or 90m, 24h, 7d, 2w before now"
+    begin += "" if since is None else "; default: from the first event on"
+    parser.add_argument("--since", required=since is None, default=since, type=time, metavar="T", help=begin)
+    parser.add_argument("--before", type=time, metavar="T", help="before this time or day, likewise; default: now")
     parser.add_argument(
         "--account",
         action="append",
@@ -35,10 +38,14 @@ def add_window_options(parser: argparse.ArgumentParser, *, since: datetime | Non
 
 
 def window_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Window:
-    """The window that was asked for. Ends the process (exit 2) if it is empty."""
-    window = Window(options.since.astimezone(UTC), options.before.astimezone(UTC))
+    """Returns the window that was asked for. Ends the process (exit 2) if it is empty, or begins in the future."""
+    window = Window(options.since, options.before or options.now)
+    if window.since >= options.now:
+        parser.error(f"--since ({_shown(window.since)}) is not in the past: nothing is there yet")
     if window.since >= window.before:
-        parser.error(f"--since ({window.since.isoformat()}) has to be before --before ({window.before.isoformat()})")
+        parser.error(f"--since ({_shown(window.since)}) has to be before --before ({_shown(window.before)})")
+    if options.before is None and window.since > EARLIEST:
+        print(f"from {_shown(window.since)} to {_shown(window.before)}", file=sys.stderr)
     return window
 
 
@@ -78,19 +85,44 @@ def days_of(window: Window) -> Iterator[Window]:
     return window.parts(DAY)
 
 
-def _time(text: str) -> datetime:
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Returns the time that is meant, in UTC: ISO 8601, a day for its begin, or an age such as `24h`. Pure.
+
+    Raises:
+        ValueError: it means no time, or one before 1900; the text is a whole sentence.
+    """
+    age = _AGE.fullmatch(text)
+    time = _before(now, int(age[1]) * _UNITS[age[2]]) if age else _iso_time(text)
+    if time < EARLIEST:
+        raise ValueError(f"{text:.80} is before 1900: no event is as old")
+    return time
+
+
+def _before(now: datetime, age: timedelta) -> datetime:
+    return now - age if age < now - EARLIEST else datetime.min.replace(tzinfo=UTC)
+
+
+def _iso_time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
-        if time.tzinfo is None:
-            print(f"{text} has no time zone: taken as UTC", file=sys.stderr)
-            time = time.replace(tzinfo=UTC)
-        time = time.astimezone(UTC)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        msg = f"{text!r:.80} is not a time: write it as 2026-01-31 or 2026-01-31T00:00:00Z"
-        raise argparse.ArgumentTypeError(msg) from None
-    if time < EARLIEST:
-        raise argparse.ArgumentTypeError(f"{text} is before 1900: no event is as old")
+        how = "write it as 2026-01-31, 2026-01-31T00:00:00Z, or 90m, 24h, 7d, 2w before now"
+        raise ValueError(f"{text!r:.80} is not a time: {how}") from None
+
+
+def _time(now: datetime, text: str) -> datetime:
+    try:
+        time = parse_moment(text, now)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not _AGE.fullmatch(text) and datetime.fromisoformat(text).tzinfo is None:
+        print(f"{text} has no time zone: taken as UTC", file=sys.stderr)
     return time
+
+
+def _shown(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _account(text: str) -> str:

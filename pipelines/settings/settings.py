@@ -17,7 +17,9 @@ from .accounts import Account, read_accounts, token_files
 from .reader import SettingReader, names_of, read_env_file, setting
 from .secret_files import read_secrets, readable_by_others
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+CODE_ROOT = Path(__file__).resolve().parents[2]
+PROJECT_ROOT = CODE_ROOT if (CODE_ROOT / "pyproject.toml").exists() else Path.cwd()
+"""Where `.env`, `accounts.toml`, `.dlt` and `data` lie: the checkout; without one (a wheel), the current directory."""
 DEFAULT_HISTORY = timedelta(days=30)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.run import LONGEST_STOP_SECONDS, _parse_arguments
+from pipelines.run import LONGEST_STOP_SECONDS, parser
 from pipelines.settings.secret_files import SECRETS
 from pipelines.settings.settings import PROJECT_ROOT, read_settings
 from pipelines.settings.shards import Shard
@@ -44,7 +44,7 @@ def test_each_pod_is_a_shard(index: int) -> None:
     known = {**SETTINGS, "SHARD": str(index)}
     arguments = [re.sub(r"\$\((\w+)\)", lambda name: known[name[1]], argument) for argument in LOOP["args"]]
 
-    assert _parse_arguments(arguments).shard == Shard(index, spec["replicas"])
+    assert parser().parse_args(arguments).shard == Shard(index, spec["replicas"])
     assert spec["ordinals"] == {"start": 1}
     assert "SHARD" in {variable["name"] for variable in LOOP["env"]}
 

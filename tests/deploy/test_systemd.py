@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run import LONGEST_STOP_SECONDS, _parse_arguments
+from pipelines.run import LONGEST_STOP_SECONDS, parser
 from pipelines.settings.secret_files import SECRETS
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.settings.shards import Shard
@@ -81,9 +81,9 @@ def test_a_shard_is_the_loop_but_for_its_drop_in() -> None:
     assert (UNITS / SHARD).read_text() == (UNITS / LOOP).read_text()
     assert [python, script] == setting(LOOP, "Service", "ExecStart").split()
     assert options == ["--shard", "%i/${SHARDS}"]
-    assert _parse_arguments([option.replace("%i", "2").replace("${SHARDS}", "3") for option in options]).shard == Shard(
-        2, 3
-    )
+    assert parser().parse_args(
+        [option.replace("%i", "2").replace("${SHARDS}", "3") for option in options]
+    ).shard == Shard(2, 3)
 
 
 @needs_systemd

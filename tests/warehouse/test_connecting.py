@@ -13,9 +13,9 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
 from benchmarks.servers.commands import Finished
+from pipelines.cli.own_psql import variables_of
 from pipelines.load.store import client_of
 from pipelines.loop.report import Report
-from pipelines.psql import variables_of
 from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings, read_environment, read_store_settings
 from pipelines.warehouse.connection import connect, conninfo, rows_of
 from pipelines.warehouse.destination import Warehouse

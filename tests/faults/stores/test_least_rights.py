@@ -237,4 +237,4 @@ def test_the_policy_is_printed_for_the_settings(command: Command) -> None:
     assert json.loads(printed.out) == policy("audit-lake", "prod/cf")
     assert "s3:DeleteObject" not in json.dumps(policy("audit-lake", "prod/cf")["Statement"][0])
     assert folder.code == 2
-    assert (help_text.code, help_text.out[:19]) == (0, "usage: s3_policy.py")
+    assert (help_text.code, help_text.out[:33]) == (0, "usage: cloudflare-audit s3_policy")

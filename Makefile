@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 KILLS := 500
 CYCLES := 5000
 PIPELINE := cloudflare_audit_warehouse
+# make UV= to use pip though uv is there.
+UV := $(shell command -v uv)
+INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on)
 # Of the long tests, another part each day.
 PARTS := 8
 PART = $(shell expr $$(date +%s) / 86400 % $(PARTS) + 1)/$(PARTS)
@@ -97,31 +100,30 @@ lock: ## Resolves the packages' versions anew (needs uv)
 clean: ## Removes .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
 
-$(VENV)/.ready: locks/run.lock pyproject.toml
+# uv installs what pip does, from the same lock files, in a tenth of the time; and shows its progress.
+$(VENV)/.ready: locks/run.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
-	@echo "Making $(VENV) (about a minute, once)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/run.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "Making $(VENV) with $(if $(UV),uv,pip: with uv on the PATH it takes seconds)"
+	@$(if $(UV),$(UV) venv --quiet --allow-existing --seed --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')",$(PYTHON) -m venv) $(VENV)
+	@$(INSTALL) --require-hashes -r locks/run.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.ready-dashboard: $(VENV)/.ready locks/dashboard.lock
 	@echo "Installing the dashboard's packages (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dashboard.lock
+	@$(INSTALL) --require-hashes -r locks/dashboard.lock
 	@touch $@
 
 $(VENV)/.ready-dask: $(VENV)/.ready locks/dask.lock
 	@echo "Installing Dask (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dask.lock
+	@$(INSTALL) --require-hashes -r locks/dask.lock
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready locks/dev.lock locks/readers.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
-		--target $(VENV)/readers -r locks/readers.lock
+	@$(INSTALL) --require-hashes -r locks/dev.lock
+	@$(INSTALL) --require-hashes --upgrade --target $(VENV)/readers -r locks/readers.lock
 	@touch $@
 
 $(VENV)/.ready-engines: $(VENV)/.ready-dev locks/engines.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
-		--target $(VENV)/engines -r locks/engines.lock
+	@$(INSTALL) --require-hashes --upgrade --target $(VENV)/engines -r locks/engines.lock
 	@touch $@

@@ -20,15 +20,21 @@ def main() -> None:
     is_word = re.fullmatch("[a-z0-9][a-z0-9_]*", name)
     sys.argv = [f"{PROGRAM} {verb}", *arguments]
     if is_word and os.path.isfile(script):  # noqa: PTH113  # pathlib costs each start 5 ms
-        from runpy import run_path  # noqa: PLC0415  # as above
-
-        run_path(script, run_name="__main__")
+        _run(script)
     elif is_word and os.path.isfile(f"{CODE}/{name}/__main__.py"):  # noqa: PTH113
         from runpy import run_module  # noqa: PLC0415
 
         run_module(name, run_name="__main__", alter_sys=True)
     else:
         _run_other(verb)
+
+
+def _run(script: str) -> None:
+    """Runs the script as the main module, as Python does, without the 10 ms that runpy costs each start."""
+    module = sys.modules["__main__"]
+    module.__file__ = script
+    with open(script, "rb") as file:  # noqa: PTH123  # as above
+        exec(compile(file.read(), script, "exec"), module.__dict__)  # noqa: S102  # it is ours
 
 
 def _run_other(verb: str) -> None:

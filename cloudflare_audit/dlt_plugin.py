@@ -12,23 +12,23 @@ from . import CODE
 
 
 @hookimpl(tryfirst=True)
-def plug_run_context(run_dir: str | None, runtime_kwargs: dict[str, Any] | None) -> Any:  # noqa: ARG001  # the hook's names
+def plug_run_context(run_dir: str | None, runtime_kwargs: dict[str, Any] | None) -> Any:
     """Called by dlt when it looks for its context; None leaves it to others."""
     if not _runs_our_code():
         return None
-    from pipelines.cli.dlt_context import context_of  # noqa: PLC0415  # 0.3 s
+    from pipelines.cli import dlt_context  # noqa: PLC0415  # 0.3 s
 
-    return context_of(run_dir)
+    return dlt_context.plug_run_context(run_dir, runtime_kwargs)
 
 
 @hookimpl(specname="plug_cli", tryfirst=True)
 def plug_pipeline_command(host: str) -> Any:
     """Called by dlt when it collects its commands: ours takes the place of its `pipeline`."""
-    if host != "dlt" or not _runs_our_code():
+    if not _runs_our_code():
         return None
-    from pipelines.cli.dlt_command import PipelineCommand  # noqa: PLC0415  # the loop needs none of this
+    from pipelines.cli import dlt_context  # noqa: PLC0415
 
-    return PipelineCommand
+    return dlt_context.plug_pipeline_command(host)
 
 
 def _runs_our_code() -> bool:

@@ -59,7 +59,7 @@ def _backfill(window: Window, options: argparse.Namespace, settings: Settings) -
     days = [(stream, day) for day in days_of(window) for stream in shared.streams]
     done = backfill_days(days, settings, shared, scheduler=options.scheduler)
     for gap in done.gaps:
-        log.error("backfill.gap", **gap.about, hint="see reconcile.py")
+        log.error("backfill.gap", **gap.about, hint="see cloudflare-audit reconcile")
     say(_as_json(done, shared) if options.json else _as_text(done, len(days), shared))
     return shared.exit_code or (3 if done.gaps else 0)
 

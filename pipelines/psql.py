@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     stores = read_store_settings(read_environment())
     with server_if_there(stores) as server:
         if server is None:
-            raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
+            raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="cloudflare-audit run makes it")
         return run_psql(arguments, stores)
 
 

@@ -23,7 +23,7 @@ from .finding import Finding, failed
 from .host import nearest, try_out_folder
 
 PROBE = "_dlt_doctor_probe"
-"""Under a name that the policy lets us delete (`pipelines/s3_policy.py`); where it does not, this one stays."""
+"""Under a name that the policy lets us delete (`cloudflare-audit s3_policy`); where it does not, this one stays."""
 
 _LOOKED_AT = timedelta(days=2)
 """The age of the quarantine objects that are looked at: polls and sweeps look at no older objects."""

@@ -125,7 +125,7 @@ def timescale_finding(found: Found, wanted: TimescaleSettings) -> Finding:
         hint = "set shared_preload_libraries = 'timescaledb' and restart the server"
         return Finding("warn", "timescaledb", f"{found.extension}, but its library is not loaded", hint)
     if found.license != "timescale":
-        hint = "pipelines/retention.py deletes what is too old"
+        hint = "cloudflare-audit retention deletes what is too old"
         return Finding("warn", "timescaledb", f"{version}: no columnstore, no policies", hint)
     table = "a plain table yet" if found.chunk_days is None else f"chunks of {found.chunk_days:g} days"
     return Finding("ok", "timescaledb", f"{version}, {table}")
@@ -166,7 +166,8 @@ def _gaps(subject: Subject) -> Result:
     if not gaps:
         return "no hour that was compared has one"
     repairs = repairs_of(gaps, subject.settings.accounts.__contains__)
-    more = f"; then {len(repairs) - MOST_SHOWN} more: pipelines/status.py --json" if len(repairs) > MOST_SHOWN else ""
+    left = len(repairs) - MOST_SHOWN
+    more = f"; then {left} more: cloudflare-audit status --json" if left > 0 else ""
     return Finding("fail", "gaps", summary_of(gaps), "; ".join(one.command for one in repairs[:MOST_SHOWN]) + more)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlt.common import known_env
+from dlt.common.configuration.plugins import hookimpl
 from dlt.common.configuration.providers import CustomLoaderDocProvider
 from dlt.common.configuration.providers.provider import ConfigProvider
 from dlt.common.configuration.specs.pluggable_run_context import RunContextBase
@@ -51,10 +52,21 @@ class AuditRunContext(RunContext):
         return [*super().initial_providers(), own]
 
 
-def context_of(run_dir: str | None) -> RunContextBase | None:
-    """Returns dlt's context; None leaves a foreign directory to others."""
+@hookimpl(tryfirst=True)
+def plug_run_context(run_dir: str | None, runtime_kwargs: dict[str, Any] | None) -> RunContextBase | None:  # noqa: ARG001  # the hook's names
+    """Called by dlt when it looks for its context; None leaves a foreign directory to others."""
     is_ours = run_dir is None or Path(run_dir).resolve() == PROJECT_ROOT
     return AuditRunContext(run_dir) if is_ours else None
+
+
+@hookimpl(specname="plug_cli", tryfirst=True)
+def plug_pipeline_command(host: str) -> type[Any] | None:
+    """Called by dlt when it collects its commands: ours takes the place of its `pipeline`."""
+    if host != "dlt":
+        return None
+    from .dlt_command import PipelineCommand  # noqa: PLC0415  # the loop needs none of this
+
+    return PipelineCommand
 
 
 def _destinations() -> dict[str, Any]:

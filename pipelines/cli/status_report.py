@@ -48,7 +48,7 @@ def _warehouse(settings: Settings, now: datetime, server: PostgresSettings | Aud
     if isinstance(server, AuditLogsError):
         raise server
     if server is None:
-        raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="pipelines/run.py makes it")
+        raise AuditLogsError(f"nothing is in {stores.postgres_dir} yet", hint="cloudflare-audit run makes it")
     with warehouse_health(stores) as health:
         positions = health.positions()
         streams = sorted({*settings.streams, *positions})

@@ -25,7 +25,7 @@ from .dialects import ONE_WRITER, STORE_ERRORS, Answer, Condition, Dialect, Prob
 from .objects import ConflictError, Listed, StoredObject, Version, locked
 
 PROBE = "_dlt_conditional_write_probe"
-"""Under a name that the policy lets us write and delete (`pipelines/s3_policy.py`); it stays only if it has to."""
+"""Under a name that the policy lets us write and delete (`cloudflare-audit s3_policy`); it stays only if it has to."""
 LARGEST_PUT_BYTES = 32 * 2**20
 """What is written without a condition and is larger goes in several parts, one in memory at a time."""
 _DIALECTS: dict[tuple[str | None, str], Dialect] = {}

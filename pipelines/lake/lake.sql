@@ -1,7 +1,7 @@
 -- The lake as DuckDB sees it: `.read pipelines/lake/lake.sql` in its shell, after
 --     SET VARIABLE lake = 'data/lake/cloudflare';            -- a folder
 --     SET VARIABLE lake = 's3://bucket/prefix/cloudflare';   -- a bucket, with a secret of type s3
--- or `python pipelines/ask.py "SELECT …"`, which does both, and reads the copies of whole days. Times are shown in UTC.
+-- or `cloudflare-audit ask "SELECT …"`, which does both, and reads the copies of whole days. Times are shown in UTC.
 
 SET VARIABLE fits = CASE WHEN split_part(ltrim(version(), 'v'), '.', 1)::INTEGER < 2
     THEN error('lake.sql needs DuckDB 2.0 or newer, and this is ' || version()) ELSE true END;

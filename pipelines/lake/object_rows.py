@@ -139,4 +139,4 @@ def _repair_command(path: str) -> str:
     window = window or Window(today, today + DAY)
     since = window.since - (DAY if window.before - window.since == DAY else timedelta())
     times = f"--since {since:%Y-%m-%dT%HZ} --before {window.before:%Y-%m-%dT%HZ}"
-    return f"pipelines/reconcile.py --repair --account {account_id} {times}"
+    return f"cloudflare-audit reconcile --repair --account {account_id} {times}"

@@ -127,7 +127,7 @@ class Report:
             self.fetched[stream] += part.events
         for stream, event_ids in self.conflicts.note(step).items():
             about = {"account": stream.account_id, "version": stream.api_version, "events": len(event_ids)}
-            hint = "the first one stays, as of every key; compare them with the API: reconcile.py --content"
+            hint = "the first one stays, as of every key; to compare with the API: cloudflare-audit reconcile --content"
             log.warning("read.conflicting", **about, first_id=event_ids[0], hint=hint)
 
     def add_load(self, load: LoadedStep) -> None:
@@ -212,7 +212,7 @@ def as_text(report: Report) -> str:
     """Returns the report in one line."""
     where = ", ".join(f"{name} {report.new[name]:,} new" for name in ("warehouse", "lake"))
     late = "".join(f", {name} {count:,} late" for name, count in sorted(report.late.items()))
-    gaps = f"; {report.gaps} hours with gaps: run pipelines/reconcile.py" if report.gaps else ""
+    gaps = f"; {report.gaps} hours with gaps: run cloudflare-audit reconcile" if report.gaps else ""
     gaps += refused_in_words(report.failures.accounts.refused_versions)
     failed = len(report.failures.failing)
     return f"{report.read:,} events read: {where}{late}{gaps}" + (f"; {failed} failed, see the log" if failed else "")

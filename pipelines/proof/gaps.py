@@ -38,7 +38,7 @@ def repairs_of(gaps: Sequence[OpenGap], is_known: Callable[[str], bool]) -> list
         for first, end in zip(begins, [*begins[1:], len(hours)], strict=True):
             since, before = hours[first], hours[end - 1] + HOUR
             window = f"--since {since:%Y-%m-%dT%H:%M:%SZ} --before {before:%Y-%m-%dT%H:%M:%SZ}"
-            command = f"python pipelines/reconcile.py {window} --account {account_id} {how}"
+            command = f"cloudflare-audit reconcile {window} --account {account_id} {how}"
             found.append(Repair(account_id, since, before, end - first, command))
     return sorted(found, key=lambda repair: repair.since, reverse=True)
 

@@ -185,6 +185,6 @@ def _log(stream: Stream, window: Window, checks: Sequence[HourCheck]) -> list[Ho
     since, before = window.since.isoformat(), window.before.isoformat()
     log.info("reconcile.compared", **about, since=since, before=before, events=events, gaps=len(gaps))
     for gap in gaps:
-        hint = f"pipelines/reconcile.py --since {since} --before {before} --repair"
+        hint = f"cloudflare-audit reconcile --since {since} --before {before} --repair"
         log.error("reconcile.gap", **about, hour=gap.hour.isoformat(), found="; ".join(gap.problems), hint=hint)
     return gaps

@@ -194,7 +194,7 @@ def as_ours(error: BaseException, *, hint: str) -> AuditLogsError | None:
         hint = "GRANT it, or name the role that owns the tables as PG_OWNER_USER"
         return AuditLogsError("a right is missing in the warehouse", detail=detail, hint=hint)
     if sqlstate.startswith("42"):  # a table or column is missing, or of another type
-        hint = "a table is gone, or not as the loop makes it: pipelines/doctor.py says which"
+        hint = "a table is gone, or not as the loop makes it: cloudflare-audit doctor says which"
         return AuditLogsError("the warehouse is not as it should be", detail=detail, hint=hint)
     kind = TemporaryError if can_pass(cause) else AuditLogsError
     return kind("the warehouse is not available", detail=detail, hint=hint)

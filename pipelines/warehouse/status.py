@@ -178,7 +178,7 @@ def warehouse_health(stores: StoreSettings) -> Iterator[WarehouseHealth]:
     """The health of a warehouse that has its tables. Raises AuditLogsError if it has none, or is down."""
     with _connected(stores) as health:
         if not health.has_events:
-            hint = "the first start of pipelines/run.py makes it"
+            hint = "the first start of cloudflare-audit run makes it"
             raise AuditLogsError(f"there is no table {stores.postgres_schema}.audit_logs yet", hint=hint)
         yield health
 

@@ -24,7 +24,7 @@ from .connection import connect, message_of, quoted, rows_of, transaction_on, va
 from .statements import sections_of
 
 LARGE_TABLE_ROWS = 100_000
-"""A larger table is left to `pipelines/convert.py`: to rewrite or index it takes longer than a loop may wait."""
+"""A larger table is left to `cloudflare-audit convert`: to rewrite or index it takes longer than a loop may wait."""
 LOCK_TIMEOUT_SECONDS = 5
 """A step waits so long for the table: a wait for an exclusive lock holds up all queries behind it."""
 OLDEST_COLUMNAR = "2.18.1"
@@ -201,7 +201,7 @@ def _out_of_reach(found: Found, wanted: TimescaleSettings) -> Iterator[Outcome]:
         reason = f"TimescaleDB {found.extension} loses events in it: {OLDEST_COLUMNAR} is the oldest that does not"
         yield Outcome("columnstore", reason)
     if found.chunk_days is not None and found.license not in {None, "timescale"}:
-        reason = f"not with the licence {found.license}; pipelines/retention.py deletes what is too old"
+        reason = f"not with the licence {found.license}; cloudflare-audit retention deletes what is too old"
         yield Outcome("columnstore, policies, hourly aggregate", reason)
 
 
@@ -246,7 +246,7 @@ def _take(
                 if not is_patient:
                     cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
                     if step.takes_long and any(_is_large(cursor, f"{schema}.{table}") for table in _TABLES):
-                        reason = f"a table has more than {LARGE_TABLE_ROWS:,} rows: run pipelines/convert.py"
+                        reason = f"a table has more than {LARGE_TABLE_ROWS:,} rows: run cloudflare-audit convert"
                         return Outcome(step.section, reason)
                 for statement in statements:
                     cursor.execute(statement)

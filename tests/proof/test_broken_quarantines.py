@@ -43,10 +43,11 @@ def test_a_broken_quarantine_is_made_anew_by_the_command_that_the_loop_names(
 
     stopped = poll()
     error = str(stopped.failures.destinations["lake"])
-    named = re.search(r"pipelines/reconcile\.py( \S+)+? sets it aside", error)
+    named = re.search(r"cloudflare-audit (reconcile( \S+)+?) sets it aside", error)
     assert named, error
-    found = command(*named[0].split()[:-3], "--json")
-    wrong = command(*[word for word in named[0].split()[:-3] if word != "--repair"], "--json")
+    words = ["-m", "cloudflare_audit", *named[1].split()]
+    found = command(*words, "--json")
+    wrong = command(*[word for word in words if word != "--repair"], "--json")
     went_on = poll()
 
     assert (found.code, found.report["broken_quarantines"]) == (0, []), found.err
@@ -72,7 +73,9 @@ def test_a_broken_quarantine_is_told_and_filled_from_the_api_where_the_warehouse
     mended = command(*RECONCILE, "--repair")
 
     assert (told.code, doctor.code, is_untouched, mended.code) == (3, 1, True, 0), told.err + mended.err
-    assert re.search(r"^fail  quarantine .*reconcile\.py --repair --account", doctor.out, re.MULTILINE), doctor.out
+    assert re.search(r"^fail  quarantine .*cloudflare-audit reconcile --repair --account", doctor.out, re.MULTILINE), (
+        doctor.out
+    )
     assert f"account {ACCOUNT}: its quarantine in the lake is broken" in told.out
     assert _quarantined(stores) == (['{"id":"odd"}'],) * 2
 

@@ -47,10 +47,10 @@ def _line(done: Finished, check: str) -> str:
 
 
 def _command_in(text: str) -> tuple[str, ...]:
-    """The command of reconcile.py that somebody would paste."""
-    found = re.search(r"python (pipelines/reconcile\.py [^);\n]*)", text)
+    """The command that somebody would paste."""
+    found = re.search(r"cloudflare-audit (reconcile [^);\n]*)", text)
     assert found, text
-    return tuple(shlex.split(found[1]))
+    return ("-m", "cloudflare_audit", *shlex.split(found[1]))
 
 
 @pytest.mark.integration

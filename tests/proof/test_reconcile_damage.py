@@ -258,7 +258,7 @@ def test_a_broken_object_does_not_end_a_backfill_of_the_other_days(
 
     assert day
     assert done.code == 1
-    assert "reconcile.py --repair" in done.err
+    assert "cloudflare-audit reconcile --repair" in done.err
     assert ids(earlier) <= set(stores.warehouse_ids())
 
 

@@ -44,7 +44,7 @@ def test_a_large_table_is_left_to_a_command(
 
     assert left.new["warehouse"] == 1
     assert re.search(
-        r'step="index actor" reason="a table has more than 100,000 rows: run pipelines/convert.py', caplog.text
+        r'step="index actor" reason="a table has more than 100,000 rows: run cloudflare-audit convert', caplog.text
     )
     assert (refused.code, done.code, again.code) == (75, 0, 0), refused.err + done.err
     assert "another process loads this warehouse" in refused.err

@@ -1,4 +1,4 @@
--- The deletion of pipelines/rehydrate.py --drop. {schema} is PG_SCHEMA. Parameters: account, since, before.
+-- The deletion of cloudflare-audit rehydrate --drop. {schema} is PG_SCHEMA. Parameters: account, since, before.
 
 -- [delete some events]
 WITH deleted AS (

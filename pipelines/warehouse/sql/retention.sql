@@ -1,4 +1,4 @@
--- The deletions of pipelines/retention.py. {schema} is PG_SCHEMA, {oldest} the time before which events are deleted.
+-- The deletions of cloudflare-audit retention. {schema} is PG_SCHEMA, {oldest} the time before which events are deleted.
 
 -- [count events]
 SELECT count(*) FROM {schema}.audit_logs WHERE "timestamp" < '{oldest}';

@@ -14,7 +14,10 @@ from dlt._workspace.cli.commands import PipelineCommand as DltPipelineCommand
 from pipelines.settings.settings import read_environment, read_store_settings
 from pipelines.warehouse.embedded import server_if_there
 
-_MARIMO = "from dashboard.dlt_dashboard import run; run()"
+_MARIMO = (
+    "from marimo._cli import cli; cli.choose_startup_tip = lambda _: None;"  # which advertises its maker's products
+    "from dashboard.dlt_dashboard import run; run()"
+)
 
 
 class PipelineCommand(DltPipelineCommand):

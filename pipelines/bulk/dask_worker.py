@@ -20,11 +20,17 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 
 from pipelines.fetch.api import StopRequestedError
 from pipelines.host.file_lock import free_number
-from pipelines.host.logs import configure_logs
 from pipelines.host.masking import mask_error
 from pipelines.lake.destination import Lake
 from pipelines.load.store import client_of
-from pipelines.settings.settings import PROJECT_ROOT, Settings, SettingsError, read_environment, read_settings
+from pipelines.settings.settings import (
+    PROJECT_ROOT,
+    Settings,
+    SettingsError,
+    begin_logs,
+    read_environment,
+    read_settings,
+)
 from pipelines.warehouse.destination import Warehouse
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
@@ -145,7 +151,7 @@ def _running(job: Job, worker: Any) -> _Running:
 
 def _settings_for(job: Job) -> Settings:
     """Reads the worker's own settings anew; raises UnfitWorkerError if they are wrong, or name other places."""
-    configure_logs()
+    begin_logs()
     Container()[PluggableRunContext].reload(str(PROJECT_ROOT))  # dlt reads them once a process
     try:
         settings = read_settings(read_environment(), now=datetime.now(UTC), asks_api=job.asks_api)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from pipelines.host.logs import configure_logs, log
+from pipelines.host.logs import log
 from pipelines.host.output import begin_results
 from pipelines.host.transient import WrongUsageError, exit_code_of, words_of_system
 from pipelines.settings.settings import (
@@ -13,6 +13,7 @@ from pipelines.settings.settings import (
     Settings,
     SettingsError,
     StoreSettings,
+    begin_logs,
     read_environment,
     read_settings,
     read_store_settings,
@@ -51,7 +52,7 @@ def run_lake_command(work: Callable[[], int]) -> int:
     Errors are one line on stderr.
     """
     out = begin_results()
-    configure_logs()
+    begin_logs()
     try:
         interrupt_on_signals()
         return work()

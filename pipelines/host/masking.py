@@ -28,7 +28,7 @@ _LONGEST_UNIT = 40
 """The most characters that one becomes in any encoding."""
 
 SECRET_NAME = re.compile(
-    r"(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|(ACCESS|API|ACCOUNT|PRIVATE|SECRET)_KEY(_ID)?|WEBHOOK_URL)$",
+    r"(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|(ACCESS|API|ACCOUNT|PRIVATE|SECRET)_KEY(_ID)?|(WEBHOOK|HEARTBEAT)_URL)$",
     re.IGNORECASE,
 )
 """A variable, or a key of dlt's files, whose value is a secret."""

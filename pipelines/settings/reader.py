@@ -19,7 +19,19 @@ from .secret_files import FILE_NAMES, SECRETS
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-OWN_PREFIXES = ("ACCOUNTS_", "CLOUDFLARE_", "METRICS_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
+OWN_PREFIXES = (
+    "ACCOUNTS_",
+    "CLOUDFLARE_",
+    "HEARTBEAT_",
+    "METRICS_",
+    "PG_",
+    "RECONCILE_",
+    "S3_",
+    "SWEEP_",
+    "TIMESCALE_",
+)
+
+_NOT_SHOWN = {*SECRETS, "HEARTBEAT_URL"}
 
 MAY_BE_SECRET = re.compile(r"[@?]|passw|token|secret|[A-Za-z0-9_-]{40}", re.IGNORECASE)
 """A value that is not shown: a URL with a password, a token in the wrong place."""
@@ -30,7 +42,7 @@ D = TypeVar("D", bound="DataclassInstance")
 
 def setting(name: str, parse: Callable[[str], T], default: T) -> T:
     """A field that holds the value of a setting. A secret does not show in the object's `repr`."""
-    return field(default=default, repr=name not in SECRETS, metadata={"name": name, "parse": parse})
+    return field(default=default, repr=name not in _NOT_SHOWN, metadata={"name": name, "parse": parse})
 
 
 def names_of(kind: "type[DataclassInstance]") -> tuple[str, ...]:
@@ -62,7 +74,7 @@ class SettingReader:
             if self.now and isinstance(value, datetime) and value > self.now:
                 raise ValueError("is in the future: the events before it would never be read")
         except ValueError as error:
-            shown = "" if name in SECRETS or MAY_BE_SECRET.search(text) else f" ({text!r:.80})"
+            shown = "" if name in _NOT_SHOWN or MAY_BE_SECRET.search(text) else f" ({text!r:.80})"
             self.problem(f"{name}{shown} {error}")
             return default
         return value

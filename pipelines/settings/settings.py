@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from pipelines.host.logs import configure_logs
 from pipelines.host.masking import learn_environment, learn_files, learn_shown
 from pipelines.host.transient import WrongUsageError
 from sources.cloudflare_audit_logs.streams import Stream
@@ -108,6 +109,14 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """How the log is written."""
+
+    level: str = setting("LOG_LEVEL", values.choice("info", "warning", "error"), "info")
+    format: str = setting("LOG_FORMAT", values.choice("text", "json"), "text")
+
+
+@dataclass(frozen=True)
 class Settings:
     """All that a run needs to know. Secrets do not show in its `repr`."""
 
@@ -128,6 +137,11 @@ class Settings:
     metrics_port: int | None = setting("METRICS_PORT", values.whole(0, 65_535), None)
     """None: metrics and health are not served. Zero: at a free port."""
     metrics_host: str = setting("METRICS_HOST", values.hostname, "127.0.0.1")
+    metrics_textfile: Path | None = setting("METRICS_TEXTFILE", lambda text: PROJECT_ROOT / values.textfile(text), None)
+    """None: no file with metrics is written."""
+    heartbeat_url: str | None = setting("HEARTBEAT_URL", values.heartbeat, None)
+    """None: nobody expects a heartbeat."""
+    logs: LogSettings = LogSettings()
     warnings: tuple[str, ...] = ()
     """Warnings of what does no harm at once: names that are no settings, files that others may read."""
 
@@ -199,7 +213,7 @@ def read_settings(
     read = SettingReader(environment, now=now)
     defaults = read.filled(Account())
     accounts = read_accounts(read, environment, root, defaults, asks_api=asks_api)
-    settings = read.filled(Settings(accounts, defaults, _read_stores(read)))
+    settings = read.filled(Settings(accounts, defaults, _read_stores(read), logs=read.filled(LogSettings())))
     if settings.backoff_seconds > settings.backoff_max_seconds:
         read.problem("CLOUDFLARE_BACKOFF_SECONDS is larger than CLOUDFLARE_BACKOFF_MAX_SECONDS: swap or lower it")
     if read.problems:
@@ -210,10 +224,20 @@ def read_settings(
     return replace(settings, warnings=(*read.unknown_names(), *files))
 
 
+def begin_logs() -> None:
+    """Writes the log as the settings say; if they are wrong, as ever: they are reported when they are read."""
+    try:
+        logs = SettingReader(read_environment()).filled(LogSettings())
+    except SettingsError:
+        logs = LogSettings()
+    configure_logs(logs.level.upper(), as_json=logs.format == "json")
+
+
 def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
     """The part of the settings that says where the events are; all that commands need which never ask the API."""
     read = SettingReader(environment)
     stores = _read_stores(read)
+    read.filled(LogSettings())
     if read.problems:
         raise SettingsError(read.problems)
     return stores

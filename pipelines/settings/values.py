@@ -115,6 +115,21 @@ def url(text: str) -> str:
     return text.rstrip("/")
 
 
+def heartbeat(text: str) -> str:
+    """An http or https URL, whatever its path and query."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("is not a URL: write it as https://host/path")
+    return text
+
+
+def textfile(text: str) -> Path:
+    """A file that node_exporter reads."""
+    if not text.endswith(".prom"):
+        raise ValueError("is not the name of a file that node_exporter reads: let it end in .prom")
+    return Path(text)
+
+
 def plain_name(text: str) -> str:
     """The name of a database or a user, and not the URL that such names are taken from."""
     if "://" in text:

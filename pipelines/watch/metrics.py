@@ -52,10 +52,11 @@ class Described(NamedTuple):
         return HistogramMetricFamily if is_histogram else GaugeMetricFamily
 
 
-def registry_of(running: Running) -> CollectorRegistry:
-    """All metrics of a run, and those of its process."""
+def registry_of(running: Running, *, with_process: bool = True) -> CollectorRegistry:
+    """Returns all metrics of a run, and those of its process, whose names node_exporter has for itself."""
     registry = CollectorRegistry()
-    OwnProcess(registry=registry)
+    if with_process:
+        OwnProcess(registry=registry)
     registry.register(_RunCollector(running))
     return registry
 

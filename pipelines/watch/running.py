@@ -1,7 +1,8 @@
 """A run as those see it who watch it from another thread: what it is to do, and where it stands."""
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.load.loader import Loader
 from pipelines.loop.report import Report
@@ -18,7 +19,10 @@ class Running:
     report: Report
     destinations: Sequence[Loader]
     progress: Progress
+    is_over: threading.Event = field(default_factory=threading.Event)
+    """Set at the end of a run, whose destinations are closed then."""
 
     def is_up(self, destination: Loader) -> bool:
         """True if the destination is open, and its last load did not fail."""
-        return destination.is_open and destination.name not in self.report.failures.destinations
+        is_open = destination.is_open or self.is_over.is_set()
+        return is_open and destination.name not in self.report.failures.destinations

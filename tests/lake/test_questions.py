@@ -154,6 +154,7 @@ def test_a_copy_that_is_none_is_not_used(lake: Lake) -> None:
         assert _ids(place) == ["a"]
 
 
+@pytest.mark.wide
 def test_any_byte_of_a_copy_that_changes_makes_its_hours_answer(lake: Lake) -> None:
     """In every page, which DuckDB would not notice, in several copies at once, and with the size as it was."""
     objects, place = lake

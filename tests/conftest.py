@@ -65,15 +65,22 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves those out that are not asked for, and says how many."""
     number, _, parts = (config.getoption("--part") or "").partition("/")
+    seen = set[str]()
+
+    def is_long(item: pytest.Item) -> bool:
+        rule = item.nodeid.partition("[")[0]
+        is_another_case = item.get_closest_marker("wide") is not None and rule in seen
+        seen.add(rule)
+        return is_another_case or item.get_closest_marker("long") is not None
 
     def is_asked_for(item: pytest.Item) -> bool:
-        is_long = item.get_closest_marker("long") is not None
         if parts:
-            return is_long and crc32(item.nodeid.encode()) % int(parts) == int(number) % int(parts)
-        return config.getoption("--long") or not is_long
+            return is_long(item) and crc32(item.nodeid.encode()) % int(parts) == int(number) % int(parts)
+        return config.getoption("--long") or not is_long(item)
 
-    config.hook.pytest_deselected(items=[item for item in items if not is_asked_for(item)])
-    items[:] = filter(is_asked_for, items)
+    asked_for = {item: is_asked_for(item) for item in items}
+    config.hook.pytest_deselected(items=[item for item in items if not asked_for[item]])
+    items[:] = [item for item in items if asked_for[item]]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -139,6 +139,7 @@ def test_an_hour_that_is_broken_fails_its_day_alone(command: Command, stores: St
     assert copies(stores) == ids(range(48))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("point", ["with a copy half written", "before a copy is in place", "after a copy"])
 @pytest.mark.usefixtures("lake", "days")
 def test_killed_anywhere_it_is_run_again(command: Command, stores: Stores, point: str) -> None:

@@ -154,6 +154,7 @@ def test_an_event_that_is_twice_in_its_object_comes_back_once(
     assert len(stores.query(REHYDRATED)) == 10
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [

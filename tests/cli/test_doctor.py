@@ -85,6 +85,7 @@ def test_where_all_is_well_every_line_is_ok_and_nothing_is_changed(
     assert not [secret for secret in secrets if secret in new.out + new.err + done.out + done.err]
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_port_is_the_jobs_only_if_the_job_answers_there(
     command: Command, environment: dict[str, str], tmp_path: Path

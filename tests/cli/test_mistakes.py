@@ -251,6 +251,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_told_in_one_message(scene: Scene, command: Callable[..., Finished], mistake: Mistake) -> None:
     """With the exit code, what is wrong and what to do; and nothing else fails of it."""

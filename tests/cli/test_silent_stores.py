@@ -53,6 +53,7 @@ def _silence(store: str, port: str) -> dict[str, str]:
     return {"CLOUDFLARE_API_URL": f"http://127.0.0.1:{port}"}
 
 
+@pytest.mark.wide
 @pytest.mark.integration
 @pytest.mark.parametrize("store", ["warehouse", "lake", "api"])
 def test_a_silent_store_hides_nothing_from_the_doctor(command: Command, poll: Poll, silent: str, store: str) -> None:
@@ -72,6 +73,7 @@ def test_a_silent_store_hides_nothing_from_the_doctor(command: Command, poll: Po
     assert took < MANY_SECONDS
 
 
+@pytest.mark.wide
 @pytest.mark.integration
 @pytest.mark.parametrize(("store", "other"), [("warehouse", "lake"), ("lake", "warehouse")])
 def test_a_silent_store_hides_nothing_from_the_status(
@@ -90,6 +92,7 @@ def test_a_silent_store_hides_nothing_from_the_status(
     assert done.report[other]["streams"]
 
 
+@pytest.mark.wide
 @pytest.mark.integration
 @pytest.mark.parametrize("name", [DOCTOR, STATUS])
 def test_a_table_that_is_locked_is_waited_for_as_long_and_no_longer(

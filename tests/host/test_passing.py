@@ -83,6 +83,7 @@ def _run(cursor: adbc.Cursor, statement: str) -> None:
     cursor.fetch_arrow_table()
 
 
+@pytest.mark.wide
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("refusal", "code"),

@@ -35,6 +35,7 @@ from .test_objects import of_bucket
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("spoken", "said"),
     [
@@ -78,6 +79,7 @@ def test_the_real_store_is_asked_as_the_stand_ins_are(bucket: Bucket, tmp_path: 
     assert found == {"conditional writes are enforced"}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("may_delete", [True, False])
 @pytest.mark.parametrize("spoken", [PLAIN, BARE, CREATES_ALONE, UNKNOWN], ids=lambda spoken: spoken.name)
 def test_probes_beside_each_other_find_the_same(spoken: Dialect, tmp_path: Path, *, may_delete: bool) -> None:

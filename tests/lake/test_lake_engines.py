@@ -113,6 +113,7 @@ def _of_the_day(api: Api, account: str = ACCOUNT) -> list[str]:
     return sorted(event["id"] for event in events if event["when"].startswith("2026-11-20"))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", READERS)
 def test_a_day_of_an_account_is_read_from_its_hours_alone(api: Api, place: Place, name: str) -> None:
     """Each event once, from 24 of 96 objects, in a folder and on S3."""
@@ -123,6 +124,7 @@ def test_a_day_of_an_account_is_read_from_its_hours_alone(api: Api, place: Place
     assert answer["accounts"] == [ACCOUNT]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", READERS)
 def test_a_day_of_an_account_is_read_from_its_copy_alone(api: Api, place: Place, name: str) -> None:
     """The same statement, of the folder of the copies and without the hour, opens one object."""
@@ -133,6 +135,7 @@ def test_a_day_of_an_account_is_read_from_its_copy_alone(api: Api, place: Place,
     assert sorted(answer["ids"]) == _of_the_day(api)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", [name for name in READERS if name != "clickhouse"])
 def test_an_account_of_digits_keeps_its_zeros(api: Api, poll: Callable[..., Report], stores: Stores, name: str) -> None:
     """The statements name the types of the path's columns, so that no engine guesses them."""

@@ -145,6 +145,7 @@ def test_the_log_names_the_lake_that_is_used(api: Api, command: Command, tmp_pat
     assert re.search(rf"run\.started .* lake={re.escape(place)}$", done.err, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_whoever_names_a_day_lists_that_day_and_no_more(
     api: Api, poll: Callable[..., Report], command: Command, environment: dict[str, str], bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def _client(endpoint: str) -> Any:
     return adapted(of_dlt)
 
 
+@pytest.mark.wide
 def test_an_object_is_made_replaced_and_left_alone(open_place: Open) -> None:
     """Only a change writes."""
     objects = open_place()
@@ -77,6 +78,7 @@ def test_an_object_is_made_replaced_and_left_alone(open_place: Open) -> None:
     assert stored.body == b"123"
 
 
+@pytest.mark.wide
 def test_writers_beside_each_other_lose_nothing(open_place: Open) -> None:
     """Ten changes of each of four, all in the end; where there are no conditions, a lock on this host sees to it."""
 
@@ -93,6 +95,7 @@ def test_writers_beside_each_other_lose_nothing(open_place: Open) -> None:
     assert sorted(stored.body.split()) == sorted(f"{w}-{n}".encode() for w in range(4) for n in range(10))
 
 
+@pytest.mark.wide
 def test_what_is_there_is_found_listed_and_read_in_parts(open_place: Open) -> None:
     """However many keys a listing shows at once; an object without bytes, too."""
     objects = open_place()
@@ -114,6 +117,7 @@ def test_what_is_there_is_found_listed_and_read_in_parts(open_place: Open) -> No
         file.close()
 
 
+@pytest.mark.wide
 def test_an_object_that_is_replaced_while_it_is_read_in_parts_is_noticed(open_place: Open) -> None:
     """By its ETag, or its size where it has none. In a folder, what was opened stays as long as it is open."""
     objects = open_place()
@@ -127,6 +131,7 @@ def test_an_object_that_is_replaced_while_it_is_read_in_parts_is_noticed(open_pl
         assert file.read(10) == b"1" * 10
 
 
+@pytest.mark.wide
 def test_a_write_over_what_was_not_read_is_refused(open_place: Open) -> None:
     """A stale version, and an object that should not be there yet: by the store, or by the look before the PUT."""
     objects = open_place()

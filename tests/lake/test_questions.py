@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from benchmarks.servers.seaweed import S3_KEYS, Bucket
 from pipelines.lake.ask.bucket_place import BucketPlace
 from pipelines.lake.ask.database import ask_lake
 from pipelines.lake.ask.files import LakeFiles
-from pipelines.lake.ask.places import FolderPlace, Place, place_of_settings
+from pipelines.lake.ask.places import Days, FolderPlace, Place, place_of_settings
 from pipelines.lake.day_copies import write_copy
-from pipelines.lake.objects import Folder, Objects
+from pipelines.lake.objects import Folder, Objects, update
 from pipelines.lake.partitions import Partition, copy_path
 from pipelines.lake.reads import place_of_dlt
 from pipelines.settings.dlt_names import dlt_is_silent
@@ -112,6 +114,30 @@ def test_what_is_filtered_out_is_not_opened(lake: Lake) -> None:
         assert [files.opened for files in opened] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("days", [Days(), Days("other*"), Days("*", "2026-02-11", "2026-04-02"), Days("a?", "2026-03")])
+@pytest.mark.parametrize("table", ["audit_logs", "audit_logs_days"])
+def test_the_objects_of_any_days_are_found_in_order(lake: Lake, table: str, days: Days) -> None:
+    """Of more days than one answer to a listing has room for; foreign names among them are left out."""
+    objects, place = lake
+    dates = [f"{datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number):%Y-%m-%d}" for number in range(0, 120, 2)]
+    dice, expected = random.Random(20261128), list[str]()
+    for account, date in product(("a1", "other"), dates):
+        hours = sorted(dice.sample(range(24), dice.choice([1, 2, 24 if date[-1] == "1" else 3])))
+        folder = f"{table}/account={account}/date={date}"
+        names = [f"hour={hour:02}/events" for hour in hours] if table == "audit_logs" else ["events"]
+        for name in names:
+            update(objects, f"{folder}/{name}.parquet", lambda _: b"x")
+            if fnmatchcase(account, days.accounts) and days.has(date):
+                expected.append(f"{folder}/{name}.parquet")
+    for name in ("date=", "date=2026-02-30x", "dates", "date=~"):
+        update(objects, f"{table}/account=a1/{name}/notes.txt", lambda _: b"x")
+
+    found = list(place.find(table, days))
+
+    assert [its.path for its in found] == expected
+    assert {its.listed.size for its in found} == {1}
+
+
 def test_an_object_that_changes_under_a_question_makes_it_be_asked_again(lake: Lake) -> None:
     """Removed or replaced between the list and the reading: the answer is the new state, and no error."""
     objects, place = lake
@@ -154,6 +180,7 @@ def test_a_copy_that_is_none_is_not_used(lake: Lake) -> None:
         assert _ids(place) == ["a"]
 
 
+@pytest.mark.wide
 def test_any_byte_of_a_copy_that_changes_makes_its_hours_answer(lake: Lake) -> None:
     """In every page, which DuckDB would not notice, in several copies at once, and with the size as it was."""
     objects, place = lake

@@ -105,6 +105,7 @@ def test_the_cursors_are_honoured_and_new_events_join_the_old_hours(api: Api, po
     assert pq.ParquetFile(of_day).read()["raw_event"].to_pylist() == ['{"id":"new-odd"}']
 
 
+@pytest.mark.long
 def test_a_comparison_finds_the_old_hours_complete(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], poll: Poll
 ) -> None:

@@ -49,6 +49,7 @@ def test_more_events_in_the_lag_window_than_a_step_carries(api: Api, poll: Poll,
     assert stores.ids() == (sorted(ids(first + late)),) * 2
 
 
+@pytest.mark.long
 def test_a_stretch_that_holds_nothing_new_is_passed_and_its_cursor_committed(
     api: Api, poll: Poll, stores: Stores
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_backfill_names_the_accounts_that_are_broken_and_completes_the_others(
     assert {request.account_id for request in api.requests[asked:]} == set(broken)
 
 
+@pytest.mark.long
 def test_a_loop_polls_the_others_at_every_interval_whatever_some_accounts_do(
     api: Api, environment: Mapping[str, str], stores: Stores, tmp_path: Path
 ) -> None:

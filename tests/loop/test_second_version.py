@@ -50,6 +50,7 @@ def asked_since(api: Api, version: str) -> list[datetime]:
     return [datetime.fromisoformat(request.params["since"]) for request in api.requests if request.version == version]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("days", [30, 33])
 def test_v2_begins_30_days_before_or_at_the_checkpoint_and_v1_goes_on(
     api: Api, command: Command, stores: Stores, days: int
@@ -101,6 +102,7 @@ def test_on_an_embedded_server_and_a_bucket_as_well(
     )
 
 
+@pytest.mark.long
 def test_shards_take_it_up_though_their_number_changes_with_it(api: Api, command: Command, stores: Stores) -> None:
     """The former shards' positions in v1 do not count for v2."""
     events = {account: happened(api, account) for account in (ACCOUNT, OTHER_ACCOUNT)}

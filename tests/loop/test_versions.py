@@ -155,6 +155,7 @@ def loop_of(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> 
         thread.join(60)
 
 
+@pytest.mark.long
 def test_a_version_that_is_granted_later_is_taken_up_by_itself(
     api: Api,
     environment: Mapping[str, str],

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.lake.key_tallies import tallies_of
@@ -28,6 +28,7 @@ def _table(keys: list[tuple[str, int]]) -> pa.Table:
     return pa.table({"event_id": [key for key, _ in keys], "timestamp": times}, schema=schema)
 
 
+@settings(max_examples=30)
 @given(KEYS, st.randoms())
 def test_a_tally_knows_no_order_but_every_double(keys: list[tuple[str, int]], random: Any) -> None:
     """Two sides tally alike if and only if they hold the same."""

@@ -152,6 +152,7 @@ def test_each_kind_of_damage_is_named_and_repaired(
             assert [row | {drop: 0} for row in now] == [row | {drop: 0} for row in then]
 
 
+@pytest.mark.long
 @pytest.mark.integration
 @pytest.mark.usefixtures("day")
 def test_in_a_bucket_as_in_a_folder(
@@ -244,6 +245,7 @@ def test_a_gap_that_the_loop_finds_ends_once_with_3(api: Api, command: Command, 
     assert "--repair" in done.err
 
 
+@pytest.mark.wide
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("options", "code", "said"),

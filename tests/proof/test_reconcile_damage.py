@@ -41,6 +41,7 @@ def day(api: Api, poll: Poll) -> list[Any]:
     return events
 
 
+@pytest.mark.long
 def test_what_only_a_broken_object_had_stays_a_gap(api: Api, command: Command, stores: Stores, day: list[Any]) -> None:
     """The API has forgotten it, the retention has deleted it: no repair makes that complete, now or later."""
     proven = command(*RECONCILE)
@@ -135,6 +136,7 @@ READABLE_BY_DUCKDB = [DAMAGES["a column of another type"], DAMAGES["times of nan
 ALWAYS = ("payloads overwritten", "times of nanoseconds", "an id missing")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "damage",
     [

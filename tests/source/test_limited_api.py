@@ -129,6 +129,7 @@ def test_what_is_refused_is_asked_for_in_less(
     assert len(api.requests) < 600
 
 
+@pytest.mark.long
 def test_pages_that_take_too_long_are_made_smaller(api: Api, poll: Poll, stores: Stores) -> None:
     """The timeout is what refuses them."""
     events = burst(600)

@@ -54,6 +54,7 @@ def test_no_query_is_deeper_than_a_step() -> None:
     assert server.requests <= 22
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("says_so", [True, False])
 @pytest.mark.parametrize("most", [100, 1_000, 10_000, 950])
 def test_a_limit_of_results_hides_nothing(most: int, *, says_so: bool) -> None:

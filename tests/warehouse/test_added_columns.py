@@ -81,6 +81,7 @@ def _as_in_lake_sql(field: pa.Field) -> str:
     return f"'{field.name}': {{name: '{field.name}', type: '{kind}', default_value: NULL}}"
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_releases_before_and_behind_a_column_load_the_same_stores(
     api: Api, command: Command, environment: dict[str, str], stores: Stores, tmp_path: Path

@@ -188,6 +188,7 @@ def test_every_event_is_in_the_view_of_all_once(filled: Stores) -> None:
     ), plan
 
 
+@pytest.mark.wide
 @pytest.mark.integration
 @pytest.mark.parametrize(("title", "sql"), list(questions()), ids=[title for title, _ in questions()])
 def test_every_question_of_the_docs_is_answered(filled: Stores, title: str, sql: str) -> None:

@@ -164,6 +164,7 @@ def test_settings_of_a_database_change_nothing(
     assert len(held.query("SELECT reason FROM {schema}.audit_logs_quarantine")) == 1
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
@@ -214,6 +215,7 @@ def _set_role(stores: Stores, role: str, name: str, value: str) -> None:
 # --- rights and policies ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("sql", "words"),
     [

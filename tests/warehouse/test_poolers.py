@@ -37,6 +37,7 @@ def pool(postgres: PostgresSettings, server_dir: Path, environment: dict[str, st
         yield start
 
 
+@pytest.mark.long
 def test_a_pool_of_sessions_serves_every_command(api: Api, command: Command, stores: Stores, pool: Pool) -> None:
     """By its default settings, which refuse startup parameters such as dlt's `options`."""
     pool("session")

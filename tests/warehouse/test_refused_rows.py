@@ -58,6 +58,7 @@ def _held(stores: Stores) -> int:
     return int(stores.query("SELECT count(*) AS n FROM {schema}.audit_logs")[0]["n"])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "sqlstate", ["0A000", "22P05", "P0001", "21000", "38000", "39P01", "44000", "54000", "XX000", "ZZ999"]
 )
@@ -96,6 +97,7 @@ def test_what_every_row_meets_is_no_rows_fault(connection: Connection, stores: S
     assert stores.query("SELECT FROM {schema}.audit_logs_quarantine") == []
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("sqlstate", ["53100", "57P01", "55P03", "42501", "25006", "40001", "58030", "XX001", "08006"])
 def test_an_error_of_the_environment_is_never_a_rows(connection: Connection, stores: Stores, sqlstate: str) -> None:
     """Even if it met one row alone."""
@@ -196,6 +198,7 @@ def test_a_table_of_somebody_else_is_not_taken_for_the_stage(connection: Connect
 # --- long texts ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("field", ["actor.email", "resource.id"])
 def test_a_long_text_in_an_indexed_column_is_in_the_table(

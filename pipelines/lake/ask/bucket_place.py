@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from obstore.store import S3Store
 
 from pipelines.lake.objects import Listed
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
+from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 
 from .places import WILD, Days, Found, Part, ids_of
 
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 """Requests at once: of a bucket that answers after 30 ms, a thousand objects a second."""
-_LISTINGS = 8
+_LISTINGS = 16
+_PAGE, _HOURS = 1000, 24
+"""Objects in an answer to a listing, and at most in a day."""
 _KEYS_FOR = timedelta(minutes=5)
 """The time after which a bucket's keys are asked for anew: those of a role change."""
 _REFUSAL = re.compile(r"status (?:code: )?(4\d\d)")
 _PLACE = re.compile(r"\w+/account=(?P<account>[^/]+)/date=(?P<date>[^/]+)/(?:hour=(?P<hour>\d\d)/)?events\.parquet")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _PASSING = {"408", "425", "429"}
 
 
@@ -93,33 +97,46 @@ class BucketPlace:
         return {prefix.rpartition("/")[2].removeprefix("date=") for prefix in found["common_prefixes"]}
 
     def find(self, table: str, days: Days) -> Iterator[Found]:
-        """Finds the objects of the days, in order: a listing an account, from the first day to the last."""
-        accounts = [days.accounts]
-        if WILD.search(days.accounts):
-            accounts = [account_id for account_id in self.accounts(table) if fnmatchcase(account_id, days.accounts)]
+        """Finds the objects of the days, in order: of an account, as many days at a time as one answer has room for."""
+        size = _PAGE // (_HOURS if table == EVENTS_TABLE else 1)
         with ThreadPoolExecutor(_LISTINGS) as pool:
-            for found in pool.map(lambda account_id: list(self._of_account(table, account_id, days)), accounts):
+            accounts = [days.accounts]
+            if WILD.search(days.accounts):
+                accounts = [account_id for account_id in self.accounts(table) if fnmatchcase(account_id, days.accounts)]
+            dates = pool.map(partial(self._dates_of, table, days), accounts)
+            runs = [
+                (account_id, *run)
+                for account_id, its in zip(accounts, dates, strict=True)
+                for run in _runs(its, days, size)
+            ]
+            for found in pool.map(lambda run: list(self._of_days(table, *run)), runs):
                 yield from found
 
-    def _of_account(self, table: str, account_id: str, days: Days) -> Iterator[Found]:
+    def _dates_of(self, table: str, days: Days, account_id: str) -> set[str]:
+        return self.dates(table, account_id) if WILD.search(days.pattern) else {days.pattern}
+
+    def _of_days(self, table: str, account_id: str, day_before: str | None, dates: Sequence[str]) -> Iterator[Found]:
         folder = f"{table}/account={account_id}"
-        if not WILD.search(days.pattern):
-            folder = f"{folder}/date={days.pattern}"
-        # Whole: from a first day on (`start-after`), SeaweedFS leaves out the objects of that day.
-        for path, listed in self._list(folder):
+        if len(dates) == 1:
+            listed = self._list(f"{folder}/date={dates[0]}")
+        else:
+            # From the end of the day before: from within a day on, SeaweedFS leaves out the rest of that day.
+            listed = self._list(folder, after=day_before and f"{folder}/date={day_before}/~")
+        for path, its in listed:
             place = _PLACE.fullmatch(path)
-            if place is not None and place["date"] > days.last:
+            if place is not None and place["date"] > dates[-1]:
                 return
-            if place is not None and days.has(place["date"]):
-                yield Found(place["account"], place["date"], place["hour"] or "", path, listed)
+            if place is not None and place["date"] in dates:
+                yield Found(place["account"], place["date"], place["hour"] or "", path, its)
 
     def walk(self, folder: str) -> dict[str, Listed]:
         """Lists all objects below a folder."""
         return dict(self._list(folder))
 
-    def _list(self, folder: str) -> Iterator[tuple[str, Listed]]:
+    def _list(self, folder: str, after: str | None = None) -> Iterator[tuple[str, Listed]]:
         skipped = len(self._full("x")) - 1
-        for page in self._store.list(self._full(folder), chunk_size=1000):
+        offset = None if after is None else self._full(after)
+        for page in self._store.list(self._full(folder), offset=offset, chunk_size=_PAGE):
             for item in page:
                 yield item["path"][skipped:], Listed(item["size"], item["e_tag"] or "")
 
@@ -157,3 +174,12 @@ class BucketPlace:
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}" if self._root else path
+
+
+def _runs(dates: Iterable[str], days: Days, size: int) -> Iterator[tuple[str | None, list[str]]]:
+    """Yields those of an account's dates that are asked for, some at a time, each with the date before the first."""
+    ordered = sorted(filter(_DATE.fullmatch, dates))
+    before = dict(zip(ordered, [None, *ordered], strict=False))
+    asked = list(filter(days.has, ordered))
+    for first in range(0, len(asked), size):
+        yield before[asked[first]], asked[first : first + size]

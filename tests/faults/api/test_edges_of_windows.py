@@ -28,6 +28,7 @@ class ExclusiveWorld(World):
         return [event for event in shown if event.time > since]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("world", [World, ExclusiveWorld], ids=["inclusive", "exclusive"])
 @pytest.mark.parametrize("lag", rows("0", "900", long=["0.5"]))
 def test_an_event_of_the_cursors_own_microsecond_is_found_by_the_next_poll(
@@ -46,6 +47,7 @@ def test_an_event_of_the_cursors_own_microsecond_is_found_by_the_next_poll(
     assert stores.ids() == (["a", "b", "c"],) * 2
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("world", [World, ExclusiveWorld], ids=["inclusive", "exclusive"])
 @pytest.mark.parametrize("lag", rows(timedelta(), timedelta(minutes=15), long=[timedelta(seconds=1)]))
 def test_an_event_on_the_edge_between_sweep_and_poll_is_found(

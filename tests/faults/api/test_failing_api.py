@@ -46,6 +46,7 @@ FAULTS = {
 FAST = {"429 for seconds", "503", "HTML", "no success", "cut in a gzip"}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "fault",
@@ -113,6 +114,7 @@ def test_a_window_that_is_hopeless_costs_one_request_more(api: Api, poll: Poll, 
     assert len(api.requests) == (2 if status == 400 else 4)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "odd",
     [

@@ -81,6 +81,7 @@ def test_an_api_that_cannot_prove_its_name_is_asked_nothing(
     assert "CERTIFICATE_VERIFY_FAILED" in refused.err
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
 def test_a_warehouse_that_cannot_prove_its_name_is_told_nothing(
     api: Api,

@@ -78,6 +78,7 @@ def test_nobody_waits_for_a_second_try_of_what_nobody_wants(api: Api, poll: Poll
     assert report.failures.accounts.failed == {}
 
 
+@pytest.mark.long
 def test_stores_that_come_back_begin_one_new_cycle(
     api: Api, running: RunLoop, stores: Stores, warehouse_proxy: Proxy, lake_gate: Gate
 ) -> None:

@@ -59,6 +59,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
     return {"DLT_PROJECT_DIR": str(folder.parent)}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "point",
     rows("before the warehouse's commit", "after an object", long=["in the warehouse's load", "before an object"]),

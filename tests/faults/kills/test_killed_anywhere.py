@@ -39,6 +39,7 @@ def _params(points: Iterable[str]) -> list[Any]:
     return [pytest.param(point, marks=[] if point in FAST else pytest.mark.long) for point in points]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("point", _params([*POINTS, *FOLDER_POINTS]))
 def test_killed_at_a_named_point_nothing_is_lost_and_nothing_doubled(
     api: Api, command: Command, stores: Stores, point: str

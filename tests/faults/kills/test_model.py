@@ -246,6 +246,7 @@ def _killed_at(monkeypatch: pytest.MonkeyPatch, step: str, when: str, nth: int) 
         yield
 
 
+@pytest.mark.wide
 @pytest.mark.timeout(300 * max(EXAMPLES, 3))
 @pytest.mark.usefixtures("both_versions")
 @pytest.mark.parametrize("_part", range(PARTS))

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.integration
 Poll = Callable[..., Report]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "damage",
     [

@@ -63,6 +63,7 @@ FEW = {PLAIN, WEAK, CREATES_OR_501, NAMELESS, NEVER_CREATES}
 """The dialects that run always; `make soak` has all, and `test_objects` has them anyway."""
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "dialect",
     [pytest.param(one, id=one.name, marks=[] if one in FEW else pytest.mark.long) for one in (*SAFE, *POOR)],
@@ -90,6 +91,7 @@ def test_an_hour_is_written_again_and_again(
         assert_plain(request.headers)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("dialect", rows(BARE, UNKNOWN, long=[CREATES_ALONE]), ids=lambda dialect: dialect.name)
 def test_the_log_and_the_doctor_name_the_dialect(
     dialect: Dialect, api: Api, command: Command, stores: Stores, lake_in: MakeLake
@@ -120,6 +122,7 @@ def test_the_log_and_the_doctor_name_the_dialect(
     assert is_warned == [dialect is not BARE] * 3
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("dialect", "point"),
     [
@@ -190,6 +193,7 @@ def test_a_gap_is_repaired(
     assert stores.lake_ids() == sorted(ids(events))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("before", "after"), rows((BARE, UNKNOWN), long=[(PLAIN, BARE), (IGNORANT, WEAK)]), ids=lambda dialect: dialect.name
 )
@@ -211,6 +215,7 @@ def test_a_dialect_that_changes_under_the_loop_is_learned_again(
     assert "destination.failed" not in loop.log
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", rows("doctor", long=["status"]))
 def test_a_store_that_never_answers_is_given_up(
     verb: str, api: Api, poll: Poll, command: Command, lake_in: MakeLake

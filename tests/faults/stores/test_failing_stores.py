@@ -128,6 +128,7 @@ def test_a_warehouse_that_hangs_does_not_hold_up_the_lake(
         wait_until(lambda: stores.warehouse_ids() == sorted(ids(first)))
 
 
+@pytest.mark.long
 def test_a_warehouse_that_is_read_only_is_told_and_waited_for(
     api: Api, running: RunLoop, stores: Stores, environment: dict[str, str]
 ) -> None:
@@ -219,6 +220,7 @@ def test_a_bucket_that_is_throttled_now_and_then_is_loaded_all_the_same(
         wait_until(lambda: stores.lake_ids() == sorted(ids(events)), seconds=60)
 
 
+@pytest.mark.long
 def test_a_folder_lake_without_space_catches_up_when_it_has_some(
     api: Api, poll: Poll, command: Command, stores: Stores
 ) -> None:

@@ -142,6 +142,7 @@ def _allows(document: Mapping[str, Any], request: S3Request) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_the_lake_works_under_the_policy_that_it_asks_for(
     api: Api, poll: Poll, stores: Stores, lake_gate: Gate, environment: dict[str, str]
 ) -> None:
@@ -197,6 +198,7 @@ def test_the_doctor_and_the_status_work_with_the_loading_roles_rights(
     assert "secret-of-" not in "".join(done.out + done.err for done in (new, not_its, loaded, alone, status, revoked))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("may_delete", [True, False])
 def test_the_doctor_and_the_status_work_under_the_policy(
     api: Api, command: Command, lake_gate: Gate, environment: dict[str, str], bucket: Bucket, *, may_delete: bool

@@ -230,6 +230,7 @@ def test_a_single_poll_of_a_shard_without_an_account_ends_well(command: Command,
     assert (done.code, done.out.split(":")[0]) == (0, "0 events read"), done.err
 
 
+@pytest.mark.long
 def test_status_doctor_dashboard_and_dlt_know_all_shards(
     api: Api, running: RunLoop, command: Command, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def _goes_on(api: Api, stores: Stores) -> None:
     wait_until(lambda: stores.ids() == (wanted, wanted))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("command", "told"),
     rows(
@@ -111,6 +112,7 @@ def test_a_comparison_that_hangs_is_told_and_left_to_itself(
     assert (code_of_loop, code_of_once) == (0, 0)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("function", "what"),
     rows(

@@ -80,6 +80,7 @@ def _assert_clean(text: str) -> None:
         assert part not in text, f"{part!r} is in what was printed: {text}"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "arguments", list(_variants()), ids=lambda own: " ".join(word for word in own if ":" not in word)
 )
@@ -133,6 +134,7 @@ def test_a_loop_shows_no_secret_to_those_who_watch_it(echoes: Mapping[str, str],
     _assert_clean(told + (tmp_path / "loop.log").read_text())
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("name", "value"),
     [

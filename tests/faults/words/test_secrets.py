@@ -87,6 +87,7 @@ def test_a_run_that_goes_well_shows_no_secret(
     _assert_clean(done, canaries, stores, environment)
 
 
+@pytest.mark.long
 def test_debug_level_of_everything_shows_no_secret(
     api: Api, command: Command, stores: Stores, environment: dict[str, str], canaries: dict[str, str]
 ) -> None:

@@ -14,7 +14,7 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m 
 PARTS := 8
 PART = $(shell expr $$(date +%s) / 86400 % $(PARTS) + 1)/$(PARTS)
 
-.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-long test-engines soak bench bench-full check format lock clean
+.PHONY: help setup setup-dev demo run dashboard show wheel setup-dask test test-long test-engines soak bench bench-full check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,11 @@ dashboard: $(VENV)/.ready-dashboard ## A page that shows your events, on this ho
 
 show: $(VENV)/.ready-dashboard ## dlt's own view of a pipeline: make show PIPELINE=cloudflare_audit_lake
 	@$(BIN)/dlt pipeline $(PIPELINE) show
+
+wheel: setup ## Builds dist/*.whl, which needs no checkout: docs/installing.md
+	@rm -rf build
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
 
 setup-dask: $(VENV)/.ready-dask ## Installs Dask for backfill and rehydrate with --scheduler, and their workers: docs/scale/dask.md
 
@@ -98,7 +103,7 @@ lock: ## Resolves the packages' versions anew (needs uv)
 		--generate-hashes --no-header --no-annotate --upgrade -o locks/engines.lock
 
 clean: ## Removes .venv and caches; never data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
 
 # uv installs what pip does, from the same lock files, in a tenth of the time; and shows its progress.
 $(VENV)/.ready: locks/run.lock pyproject.toml setup.py

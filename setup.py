@@ -8,9 +8,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
-PARTS = find_packages(include=["sources*", "pipelines*", "simulator*", "dashboard*"])
+PARTS = find_namespace_packages(
+    include=["sources*", "pipelines*", "simulator*", "dashboard*"], exclude=["*__pycache__*"]
+)
 DATA = ("sql", "css", "js", "html", "svg", "woff2", "json", "toml", "env")
 GROUPS = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
 
@@ -22,6 +24,6 @@ else:
 
 setup(
     **layout,
-    package_data={"": [f"**/*.{kind}" for kind in DATA]},
+    package_data={"": [f"*.{kind}" for kind in DATA]},
     extras_require={name: GROUPS[name] for name in ("dashboard", "dask")},
 )

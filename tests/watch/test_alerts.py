@@ -80,6 +80,21 @@ def test_each_alert_says_what_it_is_and_where_to_read_on() -> None:
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
 
 
+def test_the_documented_line_makes_the_runbooks_links_absolute() -> None:
+    """We do not know where somebody reads our pages; every rule gets the name that Alertmanager makes a link of."""
+    text = (PROJECT_ROOT / "docs/metrics.md").read_text()
+    (script,) = re.findall(r"```sh\n(pages=.*?)```", text, re.DOTALL)
+
+    made = subprocess.run(
+        ["/bin/sh", "-ec", re.sub(r" > \S+", "", script)], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+
+    rules = [rule for group in yaml.safe_load(made.stdout)["groups"] for rule in group["rules"]]
+    links = [rule["annotations"]["runbook_url"] for rule in rules]
+    pages = re.findall("https://[^ \\n]*", script)[0]
+    assert links == [f"{pages}/{rule['annotations']['runbook']}" for rule in _rules()] != []
+
+
 # --- a real Prometheus ------------------------------------------------------------------------------------------------
 
 Ask = Callable[[str], list[dict[str, Any]]]

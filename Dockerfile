@@ -12,7 +12,8 @@ FROM base AS packages
 RUN python3 -m venv /opt/venv
 COPY locks/run.lock locks/
 RUN python3 -m pip install --no-cache-dir --require-hashes -r locks/run.lock
-COPY pyproject.toml ./
+COPY pyproject.toml setup.py README.md LICENSE config.example.env ./
+COPY cloudflare_audit cloudflare_audit
 COPY sources sources
 COPY pipelines pipelines
 COPY simulator simulator

@@ -9,7 +9,8 @@ CYCLES := 5000
 PIPELINE := cloudflare_audit_warehouse
 # make UV= to use pip though uv is there.
 UV := $(shell command -v uv)
-INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on)
+# Compiled, as by pip: a service whose user may not write here would compile them at each start.
+INSTALL := $(if $(UV),$(UV) pip install --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on)
 # Of the long tests, another part each day.
 PARTS := 8
 PART = $(shell expr $$(date +%s) / 86400 % $(PARTS) + 1)/$(PARTS)

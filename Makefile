@@ -110,7 +110,7 @@ clean: ## Removes .venv and caches; never data
 $(VENV)/.ready: locks/run.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	@echo "Making $(VENV) with $(if $(UV),uv,pip: with uv on the PATH it takes seconds)"
-	@$(if $(UV),$(UV) venv --quiet --allow-existing --seed --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')",$(PYTHON) -m venv) $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --require-hashes -r locks/run.lock
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -123,9 +123,11 @@ class Steps:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(FINISH_SECONDS)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(FINISH_SECONDS)
             finally:
                 process.kill()
+                process.wait()
 
     @property
     def _see(self) -> str:

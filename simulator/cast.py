@@ -18,7 +18,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class Actor:
-    """Somebody, or a token, and what they do on an ordinary day."""
+    """A person or a token, with the habits of an ordinary day."""
 
     name: str
     deeds: tuple[str, ...]

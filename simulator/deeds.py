@@ -14,7 +14,7 @@ Values = Mapping[str, Any] | str
 
 @dataclass(frozen=True)
 class Deed:
-    """What somebody does, as both versions record it."""
+    """An action, as both versions record it."""
 
     v1: str = ""
     """`action.type` and `resource.type`; empty: v1 does not record it."""
@@ -34,8 +34,8 @@ class Deed:
     """True if the resource's id is its name."""
 
     @property
-    def noun(self) -> str:
-        """The kind of thing that it is done to."""
+    def kind(self) -> str:
+        """The type of the resource that it is done to: v2's, if v2 records it."""
         return (self.v2 or self.v1).split()[-1]
 
     @property

@@ -1,4 +1,4 @@
-"""What somebody did, as the two versions of the API send it: two records with ids of their own. Pure."""
+"""The records of a deed as the two versions of the API send them, with ids of their own. Pure."""
 
 import random
 import uuid
@@ -40,17 +40,17 @@ class Act:
         return "" if self.actor.kind == "system" else id_of(self.actor.email or self.actor.name)
 
     @property
-    def thing_id(self) -> str:
-        """Of what it is done to: the same thing has the same id in every act."""
+    def resource_id(self) -> str:
+        """The same resource has the same id in every act."""
         if self.deed.is_named:
             return self.name
         zone = self.zone if self.deed.is_of_zone else ""
-        return id_of(self.deed.noun, zone, self.name) if self.name else self.actor_id
+        return id_of(self.deed.kind, zone, self.name) if self.name else self.actor_id
 
 
 @cache
 def id_of(*words: str) -> str:
-    """Returns the id of a thing in the form of Cloudflare's: the same words have the same id."""
+    """Returns an id in the form of Cloudflare's: the same words have the same id."""
     return uuid.uuid5(uuid.NAMESPACE_DNS, " ".join(words)).hex
 
 
@@ -70,10 +70,11 @@ def records_of(act: Act, dice: random.Random) -> dict[str, tuple[datetime, Mappi
 def _v1(act: Act, event_id: str, when: str) -> dict[str, Any]:
     action, kind = act.deed.v1.split()
     zone = {"zone_name": act.zone, "zone_id": id_of(act.zone)} if act.deed.is_of_zone else {}
-    is_token = act.deed.noun == "token"
-    what = {"token_name": act.name, "token_tag": act.thing_id} if is_token else {"name": act.name} if act.name else {}
+    what = {"name": act.name} if act.name else {}
+    if act.deed.kind == "token":
+        what = {"token_name": act.name, "token_tag": act.resource_id}
     info = {"info": act.deed.info} if act.deed.info else {}
-    resource_id = {"zone": id_of(act.zone), "account": act.actor_id}.get(kind, act.thing_id)
+    resource_id = {"zone": id_of(act.zone), "account": act.actor_id}.get(kind, act.resource_id)
     return {
         "action": {**info, "result": not act.has_failed, "type": action},
         "actor": _without_empty(
@@ -127,10 +128,10 @@ def _v2(act: Act, event_id: str, time: str, ray_id: str) -> dict[str, Any]:
         if act.tool.context
         else {},
         "resource": {
-            "id": act.thing_id,
+            "id": act.resource_id,
             "product": product,
             "request": {"value": asked} if isinstance(asked, str) else asked,
-            "response": {} if act.has_failed else {"id": act.thing_id},
+            "response": {} if act.has_failed else {"id": act.resource_id},
             "scope": {},
             "type": kind,
         },
@@ -157,7 +158,7 @@ def _filled(template: Values, act: Act) -> Any:
 
 def _words(act: Act) -> dict[str, str]:
     return {
-        "id": act.thing_id,
+        "id": act.resource_id,
         "name": act.name,
         "old": act.old,
         "new": act.new,

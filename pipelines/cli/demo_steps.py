@@ -76,7 +76,7 @@ class Steps:
             TemporaryError: it takes longer than CATCH_UP_SECONDS.
             AuditLogsError: the loop fails.
         """
-        with self.log.open("a") as stderr, self.log.open() as written, _progress_line() as show:
+        with self.log.open("a") as stderr, self.log.open() as written, progress_line() as show:
             loaded = Loaded(written)
             with self._started(command, stderr) as process:
                 give_up_at, stop_at = time.monotonic() + CATCH_UP_SECONDS, math.inf
@@ -100,7 +100,7 @@ class Steps:
         self, command: Sequence[str], doing: str, accepted: Sequence[int] = (0,)
     ) -> "subprocess.CompletedProcess[str]":
         """Runs a command to its end, and returns its exit code and what it printed. Raises as `run_loop`."""
-        with self.log.open("a") as stderr, TemporaryFile("w+") as printed, _progress_line() as show:
+        with self.log.open("a") as stderr, TemporaryFile("w+") as printed, progress_line() as show:
             with self._started(command, stderr, printed) as process:
                 while process.poll() is None:
                     show(doing)
@@ -141,7 +141,7 @@ class Steps:
 
 
 @contextmanager
-def _progress_line() -> Iterator[Callable[[str], None]]:
+def progress_line() -> Iterator[Callable[[str], None]]:
     """A live line on a terminal, a line every PLAIN_SECONDS elsewhere."""
     begun, due = time.monotonic(), PLAIN_SECONDS
     with tqdm(bar_format="{elapsed}  {desc}", disable=not sys.stderr.isatty(), leave=False) as bar:

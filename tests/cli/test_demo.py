@@ -1,10 +1,12 @@
 """The demo as a new user runs it: it proves what it loaded, and tells the incident in order."""
 
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -96,6 +98,40 @@ def test_a_command_that_fails_ends_the_demo_with_the_end_of_its_log(run: Run, tm
     assert "out of order" in done.err
     assert "pipelines/run.py failed with exit code 1" in done.err
     assert LOG in done.err
+
+
+@pytest.mark.integration
+@pytest.mark.long
+def test_a_gap_is_shown_as_one_and_ends_the_demo(run: Run, tmp_path: Path) -> None:
+    """Here, events become visible much later than the demo's safety lag allows for: the proof finds them."""
+    file = tmp_path / "project" / "simulator" / "story.py"
+    file.write_text(
+        file.read_text().replace("_LONGEST_DELAY = timedelta(seconds=2)", "_LONGEST_DELAY = timedelta(minutes=1)")
+    )
+
+    done = run("pipelines/demo.py")
+
+    assert done.code == 3, done.err
+    assert re.search(r"^API [\d,]+, warehouse [\d,]+, lake [\d,]+ events: \d+ hours? ha(s|ve)", done.out, re.MULTILINE)
+    assert " = " not in done.out
+
+
+def test_a_terminal_has_one_line_that_changes() -> None:
+    """And nothing is left of it in the end."""
+    program = (
+        "from pipelines.cli.demo_steps import progress_line\nwith progress_line() as show: show('5 of 9'); show('9')"
+    )
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (40, 100))
+
+    subprocess.run([sys.executable, "-c", program], stderr=its, cwd=PROJECT_ROOT, check=True)
+
+    os.close(its)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "\n" not in shown
+    assert [text.strip().split("  ")[-1] for text in shown.split("\r") if text.strip()][-2:] == ["5 of 9", "9"]
+    assert not shown.split("\r")[-2].strip()
 
 
 def test_the_demo_reads_as_much_history_as_the_simulator_has() -> None:

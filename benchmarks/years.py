@@ -1,9 +1,10 @@
-"""`python -m benchmarks.years [--days 548] [--write]`: the cost of a question about 18 months of one account.
+"""`python -m benchmarks.years [--days 548] [--write]`: the cost of questions about 18 months of one account.
 
 Makes an object of 100 events an hour, their day copies, and the same events in monthly files, in a folder and on an S3
 server (`weed mini`). Asks how often and since when one address occurs: by `audit_logs()`, with and without the copies,
-and by what one would build by hand (DuckDB on the monthly files; on S3 over pyarrow's file system). Measures the start
-of `ask.py` against the imports of DuckDB and pyarrow. Prints a table; --write puts it into docs/lake.md.
+and by what one would build by hand (DuckDB on the monthly files; on S3 over pyarrow's file system); then again, with
+nine more such accounts in the lake. Measures the start of `ask.py` against the imports of DuckDB and pyarrow, and a
+comparison of a window with events in one day against that day alone. Prints a table; --write puts it into docs/lake.md.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from pipelines.load.store import client_of
 from pipelines.settings.settings import PROJECT_ROOT
 
 from .documents import Row, as_markdown, put_into
+from .ingest import open_bench
 from .lake import Texts
 
 DOCUMENT = PROJECT_ROOT / "docs" / "lake.md"
@@ -47,6 +49,8 @@ ADDRESS = "203.0.113.250"
 SINCE = datetime(2025, 5, 1, tzinfo=UTC)
 QUESTION = f"SELECT count(*), min(\"timestamp\") FROM {{}} WHERE ip_address = '{ADDRESS}'"  # noqa: S608  # ours
 REPEATS = 5
+COMPARED = 20_000
+"""Events of the day that is compared."""
 
 Measured = tuple[float, float]
 """CPU seconds of this process, and seconds."""
@@ -58,10 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--days", type=int, default=548)
     parser.add_argument("--write", action="store_true", help="put the table into docs/lake.md")
     options = parser.parse_args(arguments)
+    compared = compare(options.days)  # first: the settings of the bucket stay in the environment
     with tempfile.TemporaryDirectory(prefix="audit-years-") as name, seaweed(Path(name)) as bucket:
         folder = Path(name)
         make_lakes(folder, bucket, options.days)
-        rows = measure(folder / "lake" / "cloudflare", folder / "months", bucket.endpoint)
+        rows = [*measure(folder / "lake" / "cloudflare", folder / "months", bucket), compared]
     where = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
     text = as_markdown(rows)
     print(text)
@@ -108,8 +113,9 @@ class _WithoutCopies(BucketPlace):
         return iter(()) if table == DAYS_TABLE else super().find(table, days)
 
 
-def measure(root: Path, months: Path, endpoint: str) -> list[Row]:
-    """Measures each question beside its yardstick, in turns."""
+def measure(root: Path, months: Path, bucket: Bucket) -> list[Row]:
+    """Measures each question beside its yardstick, in turns; those among other accounts when these are added."""
+    endpoint = bucket.endpoint
     access, secret = S3_KEYS.values()
     where: Any = {"endpoint": endpoint, "region": "us-east-1"}
     s3 = S3FileSystem(access_key=access, secret_key=secret, endpoint_override=endpoint, region="us-east-1")
@@ -122,12 +128,53 @@ def measure(root: Path, months: Path, endpoint: str) -> list[Row]:
         return lambda: _by_hand(ds.dataset(path, filesystem=s3))
 
     hours = f"lake/cloudflare/audit_logs/account={ACCOUNT}"
-    return [
+    of_one = {"folder": _asked(FolderPlace(root), ACCOUNT), "S3": _asked(places["S3"], ACCOUNT)}
+    rows = [
         _row("folder, by monthly files", lambda: _by_hand(f"'{months}/*.parquet'"), _asked(FolderPlace(root))),
         _row("S3, by monthly files", dataset("lake/months"), _asked(places["S3"])),
         _row("S3 without copies, by pyarrow", dataset(hours), _asked(places["S3, no copies"]), repeats=1),
         _start_row(),
     ]
+    answers = {kind: asked() for kind, asked in of_one.items()}
+    alone = {kind: [_timed(asked) for _ in range(REPEATS)] for kind, asked in of_one.items()}
+    add_accounts(root, bucket)
+    if {kind: asked() for kind, asked in of_one.items()} != answers:
+        raise RuntimeError("the answers differ")
+    among = {kind: [_timed(asked) for _ in range(REPEATS)] for kind, asked in of_one.items()}
+    return rows + [_as_row(f"{kind}, one of 10 accounts, by it alone", alone[kind], among[kind]) for kind in of_one]
+
+
+def add_accounts(root: Path, bucket: Bucket) -> None:
+    """Adds nine more accounts with the same objects and copies: links in the folder, copies on the server."""
+    names = [(file, file.relative_to(root).as_posix()) for file in root.rglob("*.parquet")]
+    added = [(file, name, name.replace(ACCOUNT, other * 32)) for file, name in names for other in "123456789"]
+
+    def add(file: Path, name: str, new: str) -> None:
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        (root / new).hardlink_to(file)
+        source = {"Bucket": bucket.name, "Key": f"cloudflare/{name}"}
+        bucket.client.copy_object(Bucket=bucket.name, Key=f"cloudflare/{new}", CopySource=source)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda names: add(*names), added))
+
+
+def compare(days: int) -> Row:
+    """Measures `reconcile.py --without-api` on a window of which one day has events, beside that day; in turns."""
+    with open_bench(COMPARED) as bench:
+        environment = bench.environment(bench.fresh())
+        bench.run("pipelines/run.py", "--once", environment=environment)
+        before = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+        def cost(since: datetime) -> Measured:
+            window = ("--since", since.isoformat(), "--before", before.isoformat())
+            done = bench.run("pipelines/reconcile.py", "--without-api", *window, environment=environment)
+            return done.client, done.wall
+
+        day, long = bench.since.replace(minute=0, second=0, microsecond=0), before - timedelta(days=days)
+        pairs = [(cost(day), cost(long)) for _ in range(REPEATS)]
+    what = "`reconcile.py --without-api`, events in one day, by that day alone"
+    return _as_row(what, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
 def _by_hand(source: Any) -> Any:
@@ -135,9 +182,9 @@ def _by_hand(source: Any) -> Any:
         return database.execute(QUESTION.format(source if isinstance(source, str) else "source")).fetchall()
 
 
-def _asked(place: Place) -> Callable[[], Any]:
+def _asked(place: Place, account_id: str = "*") -> Callable[[], Any]:
     def ask(database: duckdb.DuckDBPyConnection, _: LakeFiles) -> Any:
-        return database.execute(QUESTION.format("audit_logs()")).fetchall()
+        return database.execute(QUESTION.format(f"audit_logs('{account_id}')")).fetchall()
 
     return lambda: ask_lake(place, ask)
 

@@ -1,5 +1,8 @@
 """`python -m simulator`: a Cloudflare Audit Logs API on loopback, until it is stopped. Prints its URL when it is ready.
 
+Its accounts have a story: six weeks of work by people and tokens with habits, and an incident in the night before
+today (`simulator/cast.py`, `simulator/incident.py`). With `--events`, they have as many random events instead.
+
 While it runs, it takes commands: `POST /_simulator/faults`, `/_simulator/behaviour` and `/_simulator/events` take the
 fields of `Fault`, `Behaviour` and of `{account_id, version, events: [{time, visible_at, raw}]}` as JSON.
 `GET /_simulator/requests` lists the requests: account, version, parameters, time and token.
@@ -21,7 +24,8 @@ from .accounts import account_ids_of, token_of, write_accounts
 from .api import Api, Behaviour
 from .limits import Limits
 from .server import serving
-from .world import Plan, build_world
+from .story import build_story
+from .world import Plan, World, build_world
 
 _LIMITS = {limit.name: limit for limit in fields(Limits)}
 
@@ -29,8 +33,29 @@ _LIMITS = {limit.name: limit for limit in fields(Limits)}
 def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     options = _parse_arguments()
-    now = datetime.now(UTC)
     account_ids = account_ids_of(options.account_count) or tuple(options.accounts.split(","))
+    tokens = {token_of(account_id): {account_id} for account_id in account_ids if options.token_each}
+    api = Api(
+        _world(options, account_ids, datetime.now(UTC)),
+        token=options.token,
+        clock=lambda: datetime.now(UTC),
+        tokens=tokens,
+    )
+    api.behaviour = Behaviour(**{name: getattr(options, name) for name in _LIMITS})
+    if options.write_accounts:
+        write_accounts(options.write_accounts, account_ids, with_tokens=options.token_each)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with serving(api, options.port, options.host) as server:
+        print(server.url, flush=True)
+        stop.wait()
+
+
+def _world(options: argparse.Namespace, account_ids: tuple[str, ...], now: datetime) -> World:
+    end = now + timedelta(minutes=options.live_minutes)
+    if options.events is None:
+        return build_story(account_ids, seed=options.seed, now=now, before=end, live_rate=options.live_rate)
     history = Plan(
         account_ids=account_ids,
         versions=tuple(options.versions.split(",")),
@@ -41,19 +66,8 @@ def main() -> None:
         delay=timedelta(seconds=options.delay_seconds),
         padding=options.event_bytes,
     )
-    minutes = timedelta(minutes=options.live_minutes)
-    coming = replace(history, count=round(options.live_minutes * options.live_rate), since=now, before=now + minutes)
-    tokens = {token_of(account_id): {account_id} for account_id in account_ids if options.token_each}
-    api = Api(build_world(history, coming), token=options.token, clock=lambda: datetime.now(UTC), tokens=tokens)
-    api.behaviour = Behaviour(**{name: getattr(options, name) for name in _LIMITS})
-    if options.write_accounts:
-        write_accounts(options.write_accounts, account_ids, with_tokens=options.token_each)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with serving(api, options.port, options.host) as server:
-        print(server.url, flush=True)
-        stop.wait()
+    coming = replace(history, count=round(options.live_minutes * options.live_rate), since=now, before=end)
+    return build_world(history, coming)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -68,15 +82,19 @@ def _parse_arguments() -> argparse.Namespace:
         "--token-each", action="store_true", help="each account has a token of its own, too: token-<id>"
     )
     parser.add_argument("--write-accounts", type=Path, metavar="FILE", help="where to write their accounts.toml")
-    parser.add_argument("--versions", default="v1,v2")
-    parser.add_argument("--events", type=int, default=5000, help="past events of each account and version")
-    parser.add_argument("--event-bytes", type=int, default=0, help="bytes that each event is padded with")
-    parser.add_argument("--history-hours", type=float, default=24)
+    parser.add_argument(
+        "--events", type=int, metavar="N", help="instead of the story: N random past events of each account and version"
+    )
+    parser.add_argument("--event-bytes", type=int, default=0, help="bytes that each random event is padded with")
+    parser.add_argument("--versions", default="v1,v2", help="that have random events")
+    parser.add_argument("--history-hours", type=float, default=24, help="how far back random events go")
     parser.add_argument(
         "--live-rate", type=float, default=30, help="events a minute from now on, of each account and version"
     )
     parser.add_argument("--live-minutes", type=float, default=60, help="for how long events come")
-    parser.add_argument("--delay-seconds", type=float, default=2, help="the longest time until an event is visible")
+    parser.add_argument(
+        "--delay-seconds", type=float, default=2, help="the longest time until a random event is visible"
+    )
     for name, limit in _LIMITS.items():
         option = "--" + name.replace("_", "-")
         if isinstance(limit.default, bool):

@@ -21,6 +21,7 @@ _ROUTES = {
     "v1": re.compile(PREFIX + r"/accounts/([^/]+)/audit_logs"),
     "v2": re.compile(PREFIX + r"/accounts/([^/]+)/logs/audit"),
     "tokens": re.compile(PREFIX + r"/(?:accounts/)?([^/]+)/tokens/verify"),
+    "account": re.compile(PREFIX + r"/accounts/([^/]+)"),
 }
 _INVALID_TOKEN = {"code": 1000, "message": "Invalid API Token"}
 _FORBIDDEN = {"code": 10000, "message": "Authentication error"}
@@ -167,10 +168,16 @@ class Api:
             return _failure(403, _FORBIDDEN)
         if request.account_id not in self.world.account_ids:
             return _failure(404, _NOT_FOUND)
+        answers = {"v1": self._v1, "v2": self._v2, "account": self._account}
         try:
-            return self._v1(request) if request.version == "v1" else self._v2(request)
+            return answers[request.version](request)
         except BadRequestError as error:
             return _failure(error.status, {"message": str(error)})
+
+    def _account(self, request: Request) -> Reply:
+        name = self.world.names.get(request.account_id, request.account_id)
+        result = {"id": request.account_id, "name": name, "type": "standard"}
+        return Reply(body=_json({"errors": [], "messages": [], "result": result, "success": True}))
 
     def _v1(self, request: Request) -> Reply:
         size = min(bounded(request.params, "per_page"), self.behaviour.page_cap)
@@ -277,4 +284,8 @@ class Api:
 
 
 def _failure(status: int, error: Mapping[str, Any]) -> Reply:
-    return Reply(status, json.dumps({"errors": [error], "messages": [], "result": None, "success": False}).encode())
+    return Reply(status, _json({"errors": [error], "messages": [], "result": None, "success": False}))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()

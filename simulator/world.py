@@ -27,6 +27,8 @@ class World:
 
     def __init__(self, account_ids: Iterable[str]) -> None:
         self.account_ids = set(account_ids)
+        self.names: dict[str, str] = {}
+        """Of accounts that have one."""
         self._events: dict[tuple[str, str], list[SimulatedEvent]] = {}
 
     def add(self, account_id: str, version: str, events: Iterable[SimulatedEvent]) -> None:
@@ -97,13 +99,13 @@ def _fill(world: World, plan: Plan, *, seed: str) -> None:
 
 
 def _event(dice: random.Random, make: Any, account_id: str, time: datetime, plan: Plan) -> SimulatedEvent:
-    tree, is_user_level = make(dice, account_id, _written(dice, time))
+    tree, is_user_level = make(dice, account_id, written(dice, time))
     padding = {"padding": "x" * plan.padding} if plan.padding else {}
     raw = json.dumps({**tree, **padding}, separators=(",", ":")).encode()
     return SimulatedEvent(time, raw, time + plan.delay * dice.random(), is_user_level)
 
 
-def _written(dice: random.Random, time: datetime) -> str:
+def written(dice: random.Random, time: datetime) -> str:
     """Returns a time as the API writes it: with 0, 3, 5 or 6 digits of a second's fraction, never later than itself."""
     digits = dice.choice([0, 3, 5, 6])
     fraction = f".{time:%f}"[: 1 + digits] if digits else ""

@@ -3,6 +3,7 @@
 A unit is a day of a stream, or some weeks of which neither store has an event: those cost hardly more than a day.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class Reconciled:
     """Accounts; after a repair, those whose events no side has."""
     hours: int = 0
     events: int = 0
+    sides: Counter[str] = field(default_factory=Counter)
+    """The events of each side that was asked."""
     checks: list[HourCheck] = field(default_factory=list)
     """The hours with a gap, and those of which the API lacks an event, in order."""
 
@@ -80,6 +83,7 @@ class Reconciled:
         return {
             "hours": self.hours,
             "events": self.events,
+            "sides": dict(self.sides),
             "gaps": list(map(_hour_as_json, self.gaps)),
             "not_in_api": self.not_in_api,
             "broken_quarantines": self.broken_quarantines,
@@ -116,6 +120,8 @@ def reconcile_days(window: Window, scope: Scope, settings: Settings, shared: Sha
         for checks in shared.results_of(run_units(units, pool, "reconcile", progress)):
             total.hours += len(checks)
             total.events += sum(check.most_events for check in checks)
+            for check in checks:
+                total.sides.update(check.events)
             total.checks += [check for check in checks if check.is_gap or check.missing]
     total.checks.sort(key=lambda check: (check.stream, check.hour))
     return total

@@ -1,60 +1,98 @@
-"""The tour of `make demo`: a simulated Cloudflare, the main job in a process of its own, and what landed where."""
+"""The tour of `make demo`: a simulated Cloudflare, the main job, the proof, the incident, and commands to paste."""
 
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
-import duckdb
-
+from pipelines.proof.compare import SIDES
+from pipelines.proof.gaps import hours_with_gaps
 from pipelines.settings.reader import OWN_PREFIXES
 from pipelines.settings.settings import CODE_ROOT, PROJECT_ROOT, read_environment
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.streams import Window
 
-DEMO_DIR = PROJECT_ROOT / "data" / "demo"
-LAKE = "data/demo/lake/cloudflare/audit_logs/*/*/*/events.parquet"
+from .demo_questions import CHANGES_SQL, INCIDENT_SQL, PEOPLE_SQL
+from .demo_steps import Steps
+
+DATA_DIR = "data/demo"
+DEMO_DIR = PROJECT_ROOT / DATA_DIR
+LOG, QUESTION = f"{DATA_DIR}/demo.log", f"{DATA_DIR}/incident.sql"
 ACCOUNTS = "023e105f4ecef8ad9ca31a8372d0c353,4bb334f7c94c4a29a045f03944f072e5"
-RUN_SECONDS = 25
-COUNT_SQL = (
-    "SELECT account_id, api_version, count(*) AS events, max(timestamp) AS newest FROM {} GROUP BY 1, 2 ORDER BY 1, 2"
-)
-PEOPLE_SQL = "SELECT actor_email, action_type, count(*) AS events FROM {} GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 5"
+HISTORY = timedelta(weeks=6)
+"""The simulator's."""
+LONGEST_DELAY = timedelta(seconds=2)
+"""In the simulator, from an event to its visibility."""
+COPIED = timedelta(days=7)
+GAP_FOUND = 3
+_PLAIN_TABLE = ("-X", "-q", "-P", "pager=off", "-P", "footer=off")
 
 
-def run_demo() -> int:
-    """Runs it, and returns the loop's exit code."""
+def run_demo(seconds: float) -> int:
+    """Runs it: the loop for some seconds after it has caught up. Returns 0, or 3 if a gap was found.
+
+    Raises AuditLogsError or TemporaryError if one of the commands fails.
+    """
     shutil.rmtree(DEMO_DIR, ignore_errors=True)
+    DEMO_DIR.mkdir(parents=True)
+    begun = datetime.now(UTC)
+    since = begun.replace(minute=0, second=0, microsecond=0) - HISTORY
+    _say("1. A simulated Cloudflare: two accounts, six weeks of people and tokens at work, and one bad night.")
     with _simulator() as url:
-        environment = {**os.environ, **_blanked(), **_settings(url)}
-        _say(f"A simulated Cloudflare at {url}: two accounts, v1 and v2, a day of history and 4 new events a second.")
-        _say(f"The main job polls it every 2 seconds for {RUN_SECONDS} seconds:")
-        code = _run_loop(environment)
+        steps = Steps({**os.environ, **_blanked(), **_settings(url, since)}, PROJECT_ROOT / LOG)
+        _say(f"2. The main job (run.py) loads it into PostgreSQL and Parquet. The log is {LOG}.")
+        loaded = steps.run_loop(command_of("run"), since=begun, seconds=seconds)
+        _say("3. The proof (reconcile.py): it asks the API again, and compares every event by its id.")
+        code = _prove(steps, Window(since, loaded - LONGEST_DELAY))
     if code == 0:
-        _show_results(environment)
+        # More steps with what was loaded, such as seals, have their place here: what it is, and the command.
+        _say("4. Day copies of the last week (compact.py): a question over months then opens an object a day.")
+        days = ["--since", (begun - COPIED).date().isoformat() + "T00:00Z"]
+        print(steps.run(command_of("compact", *days), "copying").stdout.splitlines()[-1], flush=True)
+        _show_incident(steps)
+        _say("To look around yourself, paste any of these:")
+        print(*commands_to_paste(), sep="\n")
     return code
+
+
+def command_of(name: str, *arguments: str) -> list[str]:
+    """The command line of one of `pipelines/*.py`."""
+    return [sys.executable, f"{CODE_ROOT}/pipelines/{name}.py", *arguments]
 
 
 @contextmanager
 def _simulator() -> Iterator[str]:
-    command = [sys.executable, "-m", "simulator", "--accounts", ACCOUNTS, "--events", "5000", "--live-rate", "60"]
+    """Runs it, and yields its URL. It tells the story for ten minutes from now on, in fast motion."""
+    options = ["--accounts", ACCOUNTS, "--live-rate", "60", "--live-minutes", "10"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, start_new_session=True
+        [sys.executable, "-m", "simulator", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT_ROOT,
+        start_new_session=True,
     ) as process:
         try:
-            yield process.stdout.readline().strip() if process.stdout else ""
+            url = process.stdout.readline().strip() if process.stdout else ""
+            if not url:
+                raise AuditLogsError("the simulator did not start", hint="what it wrote above says why")
+            yield url
         finally:
             process.terminate()
 
 
-def _settings(url: str) -> dict[str, str]:
+def _settings(url: str, since: datetime) -> dict[str, str]:
     return {
         "CLOUDFLARE_API_URL": url,
         "CLOUDFLARE_API_TOKEN": "simulated-token",
         "CLOUDFLARE_ACCOUNT_ID": ACCOUNTS,
+        "CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS": f"{2 * LONGEST_DELAY.total_seconds():g}",
+        "INITIAL_CHECKPOINT": since.isoformat(),
         "POLL_INTERVAL_SECONDS": "2",
+        "RECONCILE_AFTER_HOURS": "0",  # all of it is compared at the end
         "DATA_DIR": str(DEMO_DIR),
     }
 
@@ -65,44 +103,42 @@ def _blanked() -> dict[str, str]:
     return {name: "" for name in read_environment() if name.startswith(own)}
 
 
-def _run_loop(environment: dict[str, str]) -> int:
-    process = subprocess.Popen([sys.executable, f"{CODE_ROOT}/pipelines/run.py"], env=environment, cwd=PROJECT_ROOT)
-    try:
-        deadline = time.monotonic() + RUN_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        return process.wait(60)
-    except KeyboardInterrupt:
-        return process.wait(60)
-    finally:
-        if process.poll() is None:
-            process.kill()
+def _prove(steps: Steps, window: Window) -> int:
+    """Compares all sides, says what was found, and returns the comparison's exit code."""
+    command = command_of(
+        "reconcile", "--since", window.since.isoformat(), "--before", window.before.isoformat(), "--json"
+    )
+    done = steps.run(command, "comparing", accepted=(0, GAP_FOUND))
+    found = json.loads(done.stdout)
+    api, warehouse, lake = (found["sides"].get(side, 0) for side in SIDES)
+    if done.returncode == GAP_FOUND:
+        print(f"API {api:,}, warehouse {warehouse:,}, lake {lake:,} events: {hours_with_gaps(len(found['gaps']))}")
+    else:
+        print(f"API {api:,} = warehouse {warehouse:,} = lake {lake:,} events, hour by hour: nothing is missing")
+    return done.returncode
 
 
-def _show_results(environment: dict[str, str]) -> None:
-    _say("In the warehouse (PostgreSQL):")
-    psql = [sys.executable, f"{CODE_ROOT}/pipelines/psql.py", "-P", "pager=off", "-c", COUNT_SQL.format("audit_logs")]
-    subprocess.run(psql, env=environment, cwd=PROJECT_ROOT, check=True)
-    _say("In the lake (Parquet, one object an hour and account):")
-    os.chdir(PROJECT_ROOT)
-    print(duckdb.sql(COUNT_SQL.format(f"read_parquet('{LAKE}')")))
-    _say("To look around yourself, paste any of these:")
-    print(*commands_to_paste(), sep="\n")
+def _show_incident(steps: Steps) -> None:
+    (PROJECT_ROOT / QUESTION).write_text(INCIDENT_SQL)
+    _say("5. The bad night, and the morning after it (psql.py). Somebody failed to sign in again and again, from an")
+    print("address that was never seen before. What did they touch, and what became of it?\n", flush=True)
+    print(steps.run(command_of("psql", *_PLAIN_TABLE, "-f", QUESTION), "asking").stdout.rstrip())
+    _say("From and to: old and new values are in the API's v1 alone, sign-ins in its v2. Both are loaded.\n")
+    print(steps.run(command_of("psql", *_PLAIN_TABLE, "-c", CHANGES_SQL), "asking").stdout.rstrip())
 
 
 def commands_to_paste() -> Iterator[str]:
     """Each with the demo's settings before it: exported, the next `make run` would load your account into the demo."""
-    python = os.path.relpath(sys.executable, PROJECT_ROOT)
-    audit = f"{os.path.dirname(python)}/cloudflare-audit"  # noqa: PTH120  # a path to print
-    settings = " ".join(f"{name}={value}" for name, value in {**_blanked(), "DATA_DIR": "data/demo"}.items())
+    audit = f"{os.path.dirname(os.path.relpath(sys.executable, PROJECT_ROOT))}/cloudflare-audit"  # noqa: PTH120  # to print
+    settings = " ".join(f"{name}={value}" for name, value in {**_blanked(), "DATA_DIR": DATA_DIR}.items())
     for command in (
-        f'{audit} psql -c "{PEOPLE_SQL.format("audit_logs")}"',
-        f'{python} -c "import duckdb; print(duckdb.sql(\\"{PEOPLE_SQL.format(f"read_parquet({LAKE!r})")}\\"))"',
+        "make dashboard" if (PROJECT_ROOT / "Makefile").exists() else f"{audit} dashboard",
+        f"{audit} psql -f {QUESTION}",
+        f'{audit} ask "{PEOPLE_SQL}"',
+        f"{audit} status",
         f"{audit} dlt pipeline -v cloudflare_audit_warehouse info",
         f"{audit} dlt pipeline -v cloudflare_audit_lake info",
-        "make dashboard" if (PROJECT_ROOT / "Makefile").exists() else f"{audit} dashboard",
-        f"find {LAKE.partition('/cloudflare')[0]} -name '*.parquet' | sort | tail",
+        f"find {DATA_DIR}/lake -name '*.parquet' | sort | tail",
     ):
         yield f"{settings} {command}"
 

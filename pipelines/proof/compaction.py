@@ -24,7 +24,7 @@ class Outcome(StrEnum):
     """The result of looking at a day."""
 
     WHOLE = "whole"
-    """Its copy has all events of its hours: nothing was to be done."""
+    """Its copy has all events of its hours, or it has neither: nothing was to be done."""
     MADE = "made"
     REMOVED = "removed"
     """Its hours are gone, and so is its copy."""
@@ -93,8 +93,10 @@ class Compaction:
         with self.lake.translated_errors():
             hours = self.lake.objects.listing(day_folder(account_id, midnight))
             found = find_copy(self.lake.objects, path)
-        if found is not None and whole_days({path: found}, hours):
-            return Compacted(account_id, day, Outcome.WHOLE, found.tally.events)
+            if found is not None and whole_days({path: found}, hours):
+                return Compacted(account_id, day, Outcome.WHOLE, found.tally.events)
+            if not hours and not self.lake.objects.is_there(path.rpartition("/")[0]):
+                return Compacted(account_id, day, Outcome.WHOLE)
         begins = {midnight.replace(hour=int(hour)) for hour in by_day(hours).get((account_id, day), {})}
         if reason := self._unfit(account_id, Window(midnight, midnight + DAY), begins):
             return Compacted(account_id, day, Outcome.LEFT_OUT, reason=reason)

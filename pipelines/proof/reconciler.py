@@ -116,6 +116,7 @@ class Reconciler:
         ):
             is_all = self._settings.is_all_asked_for
             completeness = Completeness(warehouse, lake, clock=self._clock, is_all_asked_for=is_all)
+            empty: list[HourCheck] = []
             for stream, window in self._due_stretches(begins, warehouse):
                 self._rests[stream] = self._monotonic() + PAUSE_SECONDS  # if this fails: the others are next
                 try:
@@ -124,7 +125,9 @@ class Reconciler:
                     hint = "it is tried again later"
                     log.warning("reconcile.failed", account=stream.account_id, error=error, hint=hint)
                     continue
-                self._gaps += _log(stream, window, completeness.check(stream, window, api))
+                checks = completeness.check(stream, window, api)
+                self._gaps += _log(stream, window, checks)
+                empty += [check for check in checks if not (check.most_events or check.is_gap)]
                 days = window.since - DAY, window.since, window.before - HOUR
                 self.compared.update((stream.account_id, time.date()) for time in days)
                 del self._rests[stream]
@@ -132,6 +135,7 @@ class Reconciler:
                     break
             else:
                 self._pause()
+            _log_empty(empty)
         gaps, self._gaps = self._gaps, []
         return gaps
 
@@ -178,13 +182,23 @@ def first_stretch(hours: Iterator[datetime]) -> Window | None:
 
 
 def _log(stream: Stream, window: Window, checks: Sequence[HourCheck]) -> list[HourCheck]:
-    """Logs what was found, and returns the hours that have a gap."""
+    """Logs what was found, if there is an event or a gap, and returns the hours that have a gap."""
     gaps = [check for check in checks if check.is_gap]
     about = {"account": stream.account_id, "version": stream.api_version}
-    events = sum(max(check.events.values(), default=0) for check in checks)
+    events = sum(check.most_events for check in checks)
     since, before = window.since.isoformat(), window.before.isoformat()
-    log.info("reconcile.compared", **about, since=since, before=before, events=events, gaps=len(gaps))
+    if events or gaps:
+        log.info("reconcile.compared", **about, since=since, before=before, events=events, gaps=len(gaps))
     for gap in gaps:
         hint = f"cloudflare-audit reconcile --since {since} --before {before} --repair"
         log.error("reconcile.gap", **about, hour=gap.hour.isoformat(), found="; ".join(gap.problems), hint=hint)
     return gaps
+
+
+def _log_empty(checks: Sequence[HourCheck]) -> None:
+    """Logs the hours of which no side has an event, all in one line."""
+    if checks:
+        accounts = len({check.stream.account_id for check in checks})
+        since = min(check.window.since for check in checks).isoformat()
+        before = max(check.window.before for check in checks).isoformat()
+        log.info("reconcile.empty", accounts=accounts, hours=len(checks), since=since, before=before)

@@ -15,8 +15,6 @@ from pipelines.settings.settings import PROJECT_ROOT
 COMMANDS = sorted(
     path.stem for path in (PROJECT_ROOT / "pipelines").glob("*.py") if '__name__ == "__main__"' in path.read_text()
 )
-OF_OTHERS = {"demo"}
-"""Its options are its own matter."""
 
 
 def run(*arguments: str, **changes: str) -> Finished:
@@ -42,7 +40,7 @@ def test_help_lists_every_command_with_a_line() -> None:
     assert run().out == run("--help").out
 
 
-@pytest.mark.parametrize("verb", sorted({*COMMANDS} - OF_OTHERS))
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_the_help_of_a_verb_has_examples_and_exit_codes(verb: str) -> None:
     """Each example is of this verb, with options that there are."""
     shown = import_module(f"pipelines.{verb}").parser().format_help()

@@ -1,5 +1,6 @@
 """A comparison rests on tallies that know every double, on contents by meaning, and on hours that are due."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,6 +41,17 @@ def test_a_tally_knows_no_order_but_every_double(keys: list[tuple[str, int]], ra
     if keys:
         assert tallies_of(_table([*keys, keys[0]])) != tallies_of(_table(keys))
         assert tallies_of(_table([(keys[0][0] + "x", keys[0][1]), *keys[1:]])) != tallies_of(_table(keys))
+
+
+def test_threads_that_tally_at_once_do_not_meet() -> None:
+    """Each has the keys of its own, in the one database of the process."""
+    tables = [_table([(f"e{number}", second) for second in range(300)]) for number in range(12)]
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(tallies_of, tables))
+
+    assert found == list(map(tallies_of, tables))
+    assert len({tally.digest for tallies in found for tally in tallies.values()}) == len(tables)
 
 
 def _contents(**fields: Any) -> dict[EventKey, str]:

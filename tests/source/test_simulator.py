@@ -234,7 +234,18 @@ def test_it_runs_as_a_process_of_its_own_and_takes_commands() -> None:
 
 def test_its_limits_are_options_and_commands() -> None:
     """The process starts with the limits of its options; `POST /_simulator/behaviour` changes them."""
-    options = ("--shows-at-most", "5", "--end-of-results", "error", "--refuses-with", "422", "--event-bytes", "9000")
+    options = (
+        "--shows-at-most",
+        "5",
+        "--end-of-results",
+        "error",
+        "--refuses-with",
+        "422",
+        "--event-bytes",
+        "9000",
+        "--events",
+        "20",
+    )
     with simulator(*options) as (url, _):
         account = f"{url}/accounts/{'a' * 32}/audit_logs"
         headers = {"Authorization": f"Bearer {TOKEN}"}

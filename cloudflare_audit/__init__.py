@@ -11,7 +11,8 @@ PROGRAM = "cloudflare-audit"
 
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # every `dlt` of the environment comes here
 _APP = os.path.join(_HERE, "app")  # noqa: PTH118
-CODE = _APP if os.path.isdir(_APP) else os.path.dirname(_HERE)  # noqa: PTH112, PTH120
+IS_WHEEL = os.path.isdir(_APP)  # noqa: PTH112
+CODE = _APP if IS_WHEEL else os.path.dirname(_HERE)  # noqa: PTH120
 """The folder of `pipelines`, `sources` and the others."""
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from shutil import get_terminal_size
 
-from . import CODE, PROGRAM
+from . import CODE, IS_WHEEL, PROGRAM
 
 OTHERS = {
     "dlt": "Dlt's own command on the settings here, such as: dlt pipeline cloudflare_audit_lake info.",
@@ -47,8 +47,8 @@ def verbs() -> dict[str, Path]:
 
 def help_text() -> str:
     """Returns the help of `cloudflare-audit`."""
-    place = "this checkout" if (Path(CODE) / "pyproject.toml").exists() else "the current directory"
-    return _HELP.format(verbs="\n".join(_lines()), place=f"{place}, {_root()}").rstrip()
+    place = f"the current directory, {Path.cwd()}" if IS_WHEEL else f"this checkout, {CODE}"
+    return _HELP.format(verbs="\n".join(_lines()), place=place).rstrip()
 
 
 def summary_of(file: Path) -> str:
@@ -81,8 +81,3 @@ def _lines() -> Iterator[str]:
     for verb, summary in summaries.items():
         lines = textwrap.wrap(summary, max(get_terminal_size().columns, 60) - width)
         yield f"  {verb:<{width - 2}}" + f"\n{' ' * width}".join(lines)
-
-
-def _root() -> Path:
-    code = Path(CODE)
-    return code if (code / "pyproject.toml").exists() else Path.cwd()

@@ -19,8 +19,8 @@ from .reader import SettingReader, names_of, read_env_file, setting
 from .secret_files import read_secrets, readable_by_others
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
-PROJECT_ROOT = CODE_ROOT if (CODE_ROOT / "pyproject.toml").exists() else Path.cwd()
-"""Where `.env`, `accounts.toml`, `.dlt` and `data` lie: the checkout; without one (a wheel), the current directory."""
+PROJECT_ROOT = Path.cwd() if (CODE_ROOT.parent / "dlt_plugin.py").exists() else CODE_ROOT
+"""Where `.env`, `accounts.toml`, `.dlt` and `data` lie: the checkout; of a wheel, the current directory."""
 DEFAULT_HISTORY = timedelta(days=30)
 
 

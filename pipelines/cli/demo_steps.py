@@ -53,7 +53,7 @@ class Loaded:
 
     @property
     def common(self) -> datetime | None:
-        """The time up to which both stores have every event that the API showed; None before that."""
+        """The newest time that both stores have an event of, of any stream; None before that."""
         return min(self.newest.values()) if len(self.newest) == len(_STORES) else None
 
     def __str__(self) -> str:
@@ -69,8 +69,8 @@ class Steps:
     environment: Mapping[str, str]
     log: Path
 
-    def run_loop(self, command: Sequence[str], *, since: datetime, seconds: float) -> datetime:
-        """Runs the loop until both stores hold events later than `since`, and some seconds more; returns `common`.
+    def run_loop(self, command: Sequence[str], *, since: datetime, seconds: float) -> None:
+        """Runs the loop until both stores hold events later than `since`, and some seconds more.
 
         Raises:
             TemporaryError: it takes longer than CATCH_UP_SECONDS.
@@ -94,7 +94,6 @@ class Steps:
             show(str(loaded))
         if process.returncode or loaded.common is None:
             raise self._failed(command, process.returncode)
-        return loaded.common
 
     def run(
         self, command: Sequence[str], doing: str, accepted: Sequence[int] = (0,)

@@ -17,6 +17,18 @@ API_KEEPS = timedelta(days=548)
 
 def add_window_options(parser: argparse.ArgumentParser, *, since: datetime | None = None) -> None:
     """The options that `window_of` and `accounts_of` read. With a `since`, the window need not be given: up to now."""
+    add_time_options(parser, since=since)
+    parser.add_argument(
+        "--account",
+        action="append",
+        type=_account,
+        metavar="A",
+        help="an account id; several times for several; default: CLOUDFLARE_ACCOUNT_ID",
+    )
+
+
+def add_time_options(parser: argparse.ArgumentParser, *, since: datetime | None = None) -> None:
+    """The options that `window_of` reads alone."""
     before = None if since is None else datetime.now(UTC)
     is_required = since is None
     parser.add_argument(
@@ -24,13 +36,6 @@ def add_window_options(parser: argparse.ArgumentParser, *, since: datetime | Non
     )
     parser.add_argument(
         "--before", required=is_required, default=before, type=_time, metavar="T", help="before this time or day, UTC"
-    )
-    parser.add_argument(
-        "--account",
-        action="append",
-        type=_account,
-        metavar="A",
-        help="an account id; several times for several; default: CLOUDFLARE_ACCOUNT_ID",
     )
 
 
@@ -90,6 +95,17 @@ def _time(text: str) -> datetime:
         raise argparse.ArgumentTypeError(msg) from None
     if time < EARLIEST:
         raise argparse.ArgumentTypeError(f"{text} is before 1900: no event is as old")
+    return time
+
+
+def parse_hour(text: str) -> datetime:
+    """The begin of an hour (UTC). Raises UsageError if the text is none."""
+    try:
+        time = _time(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from None
+    if time != time.replace(minute=0, second=0, microsecond=0):
+        raise UsageError(f"{text} is not the begin of an hour")
     return time
 
 

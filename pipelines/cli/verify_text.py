@@ -1,0 +1,30 @@
+"""The result of verify.py, for people."""
+
+from pipelines.seals.verification import Verified
+
+MOST_SHOWN = 50
+"""Lines of hours that are not simply intact; `--json` has all."""
+
+
+def as_text(found: Verified) -> str:
+    """Returns what is wrong, then what is told, then a line with the result."""
+    chain = sorted(found.chain, key=lambda one: not one.is_alarm)
+    problems = sorted(found.problems, key=lambda one: not one.is_alarm)
+    lines = [f"{'ALARM' if one.is_alarm else 'told '}  {one.kind}: {one.text}" for one in chain[:MOST_SHOWN]]
+    lines += [
+        f"{'ALARM' if one.is_alarm else 'told '}  {one.verdict}: {one.path}: {one.text}"
+        for one in problems[:MOST_SHOWN]
+    ]
+    left = sum(max(0, len(those) - MOST_SHOWN) for those in (chain, problems))
+    lines += [f"… and {left:,} more: --json has all"] if left else []
+    hours = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.hours.items())) or "none"
+    copies = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.copies.items()))
+    newest = f", the newest of {found.newest:%Y-%m-%d %H:%M} UTC" if found.newest else ""
+    lines.append(f"{found.seals:,} seals{newest}; {found.events:,} sealed events; hours: {hours}")
+    lines[-1] += f"; day copies: {copies}" if copies else ""
+    result = "NOT as it was sealed" if found.is_alarm else "all is as it was sealed"
+    return "\n".join([*lines, result])
+
+
+def _line(what: str, text: str, *, is_alarm: bool) -> str:
+    return f"{'ALARM' if is_alarm else 'told '}  {what}: {text}"

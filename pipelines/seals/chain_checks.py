@@ -1,0 +1,177 @@
+"""The verification of all seals as a chain: numbers, hashes, tree, signatures and keys, incarnations, checkpoints. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .notes import Checkpoint, NoteError, VerifierKey
+from .seal_format import Seal, number_of
+
+
+class ChainFinding(NamedTuple):
+    """What is wrong with the chain, or is to be known of it."""
+
+    kind: str
+    """missing, fork, broken chain, bad signature, unknown key, restored, cut off; told: rotated."""
+    number: int
+    text: str
+
+    @property
+    def is_alarm(self) -> bool:
+        """False if it is only told."""
+        return self.kind != "rotated"
+
+
+@dataclass
+class ChainResult:
+    """The seals that can be believed, and what is wrong."""
+
+    seals: list[Seal] = field(default_factory=list)
+    findings: list[ChainFinding] = field(default_factory=list)
+    size: int = 0
+    """One more than the highest number that was found."""
+
+    def add(self, kind: str, number: int, text: str) -> None:
+        """Adds a finding."""
+        self.findings.append(ChainFinding(kind, number, text))
+
+
+def check_chain(
+    files: Mapping[str, bytes], keys: Sequence[VerifierKey], checkpoints: Iterable[str] = ()
+) -> ChainResult:
+    """Verifies the files by path, with the keys that are trusted; and that the log is that of older checkpoints."""
+    result = ChainResult()
+    by_number = _parsed(files, result)
+    result.size = max((number for path in files if (number := number_of(path)) is not None), default=-1) + 1
+    signed = _Signatures(keys, result)
+    previous: Seal | None = None
+    for number in range(result.size):
+        found = by_number.get(number, [])
+        if not found and not _is_there(files, number):
+            result.add("missing", number, f"seal {number} is missing")
+        if len({seal.digest for _, seal in found}) > 1 or len(found) > 1:
+            result.add("fork", number, f"there are {len(found)} seals of number {number}")
+        followers = [(path, seal) for path, seal in found if not previous or seal.header.previous == previous.digest]
+        seal = None
+        if found:
+            path, seal = (followers or found)[0]
+            is_linked = _check_link(path, seal, previous, result)
+            signed.check(seal, is_linked=is_linked)
+        previous = seal
+    signed.end()
+    _check_checkpoints(checkpoints, keys, result)
+    return result
+
+
+def _parsed(files: Mapping[str, bytes], result: ChainResult) -> dict[int, list[tuple[str, Seal]]]:
+    by_number: dict[int, list[tuple[str, Seal]]] = {}
+    for path, raw in sorted(files.items()):
+        number = number_of(path)
+        if number is None:
+            continue
+        try:
+            seal = Seal.parse(raw)
+            if seal.number != number:
+                raise NoteError(f"it is seal {seal.number}")
+        except NoteError as error:
+            result.add("broken chain", number, f"{path}: {error}")
+        else:
+            by_number.setdefault(number, []).append((path, seal))
+    return by_number
+
+
+def _is_there(files: Mapping[str, bytes], number: int) -> bool:
+    return any(number_of(path) == number for path in files)
+
+
+def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResult) -> bool:
+    """Returns True if the seal follows on the one before it."""
+    number, header = seal.number, seal.header
+    if number == 0:
+        return True
+    if previous is None:
+        return False
+    begun = previous.header.incarnations
+    problems = [
+        (header.previous != previous.digest, "it names another seal before it"),
+        (header.frontier != previous.tree.frontier, "its tree is not that of the seals before it"),
+        (path != previous.next_path, f"it is at {path}, not at {previous.next_path}"),
+        (header.incarnations[: len(begun)] != begun, "its history differs"),
+    ]
+    for is_wrong, text in problems:
+        if is_wrong:
+            result.add("broken chain", number, f"seal {number}: {text}")
+    for one in header.incarnations[len(begun) :]:
+        result.add("restored", number, f"from seal {number} on, the bucket has another history: {one.why}")
+    return not any(is_wrong for is_wrong, _ in problems)
+
+
+class _Signatures:
+    """Follows the keys from seal to seal: a key is trusted because it was given, or because a trusted one named it."""
+
+    def __init__(self, keys: Sequence[VerifierKey], result: ChainResult) -> None:
+        self._given, self._result = keys, result
+        self._current: VerifierKey | None = None
+        self._named: set[bytes] = set()
+        """Public keys that were followed by another one: they sign nothing any more."""
+        self._pending: list[Seal] = []
+        """Seals by keys that were not given, each followed by the next: a later signature may cover them."""
+
+    def check(self, seal: Seal, *, is_linked: bool) -> None:
+        """Takes the next seal."""
+        if not is_linked:
+            self._refuse_pending()
+        key = self._key_of(seal)
+        if key is None:
+            self._refuse(seal)
+            return
+        self._result.seals += [*self._pending, seal]
+        self._pending = []
+        self._current = key
+        if (following := seal.rotated_to) is not None:
+            self._named.add(key.public)
+            self._current = following
+            self._result.add("rotated", seal.number, f"seals after {seal.number} are signed by {following}")
+
+    def _key_of(self, seal: Seal) -> VerifierKey | None:
+        is_new_history = any(one.first == seal.number for one in seal.header.incarnations)
+        candidates = [self._current] if self._current else []
+        if not self._current or is_new_history:
+            candidates += [key for key in self._given if key.public not in self._named]
+        return next((key for key in candidates if seal.is_signed_by(key)), None)
+
+    def _refuse(self, seal: Seal) -> None:
+        known = next((k for k in [self._current, *self._given] if k and k.id == seal.checkpoint.key_id), None)
+        if known is None and self._current is None:
+            self._pending.append(seal)
+        elif known is None:
+            self._result.add("unknown key", seal.number, f"seal {seal.number} is signed by a key that was not given")
+        else:
+            self._result.add("bad signature", seal.number, f"seal {seal.number} was not signed by {known}")
+
+    def _refuse_pending(self) -> None:
+        for seal in self._pending:
+            self._result.add("unknown key", seal.number, f"seal {seal.number} is signed by a key that was not given")
+        self._pending = []
+
+    def end(self) -> None:
+        """Ends it."""
+        self._refuse_pending()
+
+
+def _check_checkpoints(notes: Iterable[str], keys: Sequence[VerifierKey], result: ChainResult) -> None:
+    """Checks that the log still is what each kept checkpoint says it was."""
+    by_number = {seal.number: seal for seal in result.seals}
+    trusted = [*keys, *(key for seal in result.seals if (key := seal.rotated_to))]
+    for note in notes:
+        kept = Checkpoint.parse(note)
+        last = kept.size - 1
+        if not any(kept.is_signed_by(key) for key in trusted):
+            result.add("bad signature", last, "the checkpoint was not signed by a key that is trusted")
+        elif kept.size > result.size:
+            text = f"the checkpoint is of {kept.size} seals, and there are {result.size}: the newest were cut off"
+            result.add("cut off", last, text)
+        elif last in by_number and by_number[last].checkpoint.root != kept.root:
+            result.add("fork", last, f"the log of {kept.size} seals is another one than the checkpoint's")
+        elif last not in by_number:
+            result.add("missing", last, f"seal {last}, which the checkpoint signs, cannot be believed")

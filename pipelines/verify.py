@@ -1,8 +1,8 @@
 """`python pipelines/verify.py [--since T] [--before T] [--lake PATH_OR_URL] [--key KEY_OR_FILE]… [--quick] [--json]`.
 
-Verifies with a public key that the lake, or a copy of it, holds each event as it was sealed: all seals, each missing one
-named; then each hour and each day copy. With `--lake` and `--key`, no settings are read and no network is needed.
-`--quick` reads only what a listing shows to be another object. `--checkpoint` takes notes that were kept elsewhere.
+Verifies with a public key that the lake, or a copy of it, holds each event as it was sealed: all seals, naming each
+missing one, then each hour and each day copy. With `--lake` and `--key`, no settings are read, and a folder needs no
+network. `--quick` reads only what a listing shows to be another object. `--checkpoint` takes notes kept elsewhere.
 Exit codes: 0 all is as it was sealed, 1 the lake could not be read, 2 wrong usage, 3 something is altered, missing or
 unsealed, 75 try again later.
 """

@@ -1,4 +1,4 @@
-"""The verification of all seals as a chain: numbers, hashes, tree, signatures and keys, incarnations, checkpoints. Pure."""
+"""Verifies all seals as a chain: numbers, hashes, tree, signatures, keys, incarnations, kept checkpoints. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,10 +55,9 @@ def check_chain(
         seal = None
         if found:
             path, seal = (followers or found)[0]
-            is_linked = _check_link(path, seal, previous, result)
-            signed.check(seal, is_linked=is_linked)
+            _check_link(path, seal, previous, result)
+            signed.check(seal)
         previous = seal
-    signed.end()
     _check_checkpoints(checkpoints, keys, result)
     return result
 
@@ -84,13 +83,11 @@ def _is_there(files: Mapping[str, bytes], number: int) -> bool:
     return any(number_of(path) == number for path in files)
 
 
-def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResult) -> bool:
-    """Returns True if the seal follows on the one before it."""
+def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResult) -> None:
+    """Checks that the seal follows on the one before it, if that is there."""
     number, header = seal.number, seal.header
-    if number == 0:
-        return True
     if previous is None:
-        return False
+        return
     begun = previous.header.incarnations
     problems = [
         (header.previous != previous.digest, "it names another seal before it"),
@@ -103,7 +100,6 @@ def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResul
             result.add("broken chain", number, f"seal {number}: {text}")
     for one in header.incarnations[len(begun) :]:
         result.add("restored", number, f"from seal {number} on, the bucket has another history: {one.why}")
-    return not any(is_wrong for is_wrong, _ in problems)
 
 
 class _Signatures:
@@ -112,24 +108,22 @@ class _Signatures:
     def __init__(self, keys: Sequence[VerifierKey], result: ChainResult) -> None:
         self._given, self._result = keys, result
         self._current: VerifierKey | None = None
-        self._named: set[bytes] = set()
+        self._retired: set[bytes] = set()
         """Public keys that were followed by another one: they sign nothing any more."""
-        self._pending: list[Seal] = []
-        """Seals by keys that were not given, each followed by the next: a later signature may cover them."""
 
-    def check(self, seal: Seal, *, is_linked: bool) -> None:
+    def check(self, seal: Seal) -> None:
         """Takes the next seal."""
-        if not is_linked:
-            self._refuse_pending()
         key = self._key_of(seal)
         if key is None:
-            self._refuse(seal)
+            known = next((k for k in [self._current, *self._given] if k and k.id == seal.checkpoint.key_id), None)
+            kind = "bad signature" if known else "unknown key"
+            of = f"was not signed by {known}" if known else "is signed by a key that was not given"
+            self._result.add(kind, seal.number, f"seal {seal.number} {of}")
             return
-        self._result.seals += [*self._pending, seal]
-        self._pending = []
+        self._result.seals.append(seal)
         self._current = key
         if (following := seal.rotated_to) is not None:
-            self._named.add(key.public)
+            self._retired.add(key.public)
             self._current = following
             self._result.add("rotated", seal.number, f"seals after {seal.number} are signed by {following}")
 
@@ -137,26 +131,8 @@ class _Signatures:
         is_new_history = any(one.first == seal.number for one in seal.header.incarnations)
         candidates = [self._current] if self._current else []
         if not self._current or is_new_history:
-            candidates += [key for key in self._given if key.public not in self._named]
+            candidates += [key for key in self._given if key.public not in self._retired]
         return next((key for key in candidates if seal.is_signed_by(key)), None)
-
-    def _refuse(self, seal: Seal) -> None:
-        known = next((k for k in [self._current, *self._given] if k and k.id == seal.checkpoint.key_id), None)
-        if known is None and self._current is None:
-            self._pending.append(seal)
-        elif known is None:
-            self._result.add("unknown key", seal.number, f"seal {seal.number} is signed by a key that was not given")
-        else:
-            self._result.add("bad signature", seal.number, f"seal {seal.number} was not signed by {known}")
-
-    def _refuse_pending(self) -> None:
-        for seal in self._pending:
-            self._result.add("unknown key", seal.number, f"seal {seal.number} is signed by a key that was not given")
-        self._pending = []
-
-    def end(self) -> None:
-        """Ends it."""
-        self._refuse_pending()
 
 
 def _check_checkpoints(notes: Iterable[str], keys: Sequence[VerifierKey], result: ChainResult) -> None:

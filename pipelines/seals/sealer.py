@@ -1,4 +1,4 @@
-"""Beside the loop: seals each hour when it was read and is closed, all accounts in one file; failing, it holds up nothing.
+"""Beside the loop: seals each hour that was read and is closed, all accounts in one file. A failure holds up nothing.
 
 The seals themselves are the memory. What is beside them, the copy in the warehouse and a file on this host, makes the
 next seal cheap, and shows that the lake went back to an older state.

@@ -89,7 +89,8 @@ class Sealing:
             if place and place[1] and path == Partition(account_id, place[1].since).path:
                 listed[place[1].since] = (found.size, found.version.strip('"'))
         sealed = self._rows.objects(account_id)
-        new = sorted(hour for hour in listed.keys() - sealed.keys() if hour + HOUR <= before)
+        closed = {said.hour for said, _ in self.entries.hours if said.account_id == account_id}
+        new = sorted(hour for hour in listed.keys() - sealed.keys() - closed if hour + HOUR <= before)
         for hour in new:
             self._add_first(Partition(account_id, hour), "found", {})
         changed = sorted(hour for hour, of in sealed.items() if _differs(listed.get(hour), of))
@@ -175,7 +176,7 @@ class Sealing:
 
 
 def compared_entry(account_id: str, version: str, checks: Sequence[Mapping[str, Any]]) -> Entry:
-    """Returns the line of comparisons: of each hour the status, the events of API, warehouse and lake, the API's digest."""
+    """Returns the line of comparisons: by hour its status, the events of each side, the digest of the API's."""
     names = ("status", "api_events", "warehouse_events", "lake_events", "api_digest")
     return {
         "account": account_id,

@@ -225,7 +225,7 @@ class Verification:
         return Problem(Partition(*hour).path, found.verdict, text, found.missing, found.foreign, is_alarm)
 
     def _add_unread(self, result: Verified) -> None:
-        """Reports the hours of an account between its first and its newest sealed hour of which no seal says anything."""
+        """Reports the hours between an account's first and newest sealed hour of which no seal says anything."""
         by_account: dict[str, set[datetime]] = {}
         for (account_id, hour), history in self.histories.items():
             if history.last and history.seals[0].said.why == "closed":

@@ -1,4 +1,4 @@
-"""Day copies, proved equal to what was sealed: their rows of each hour are those of its newest seal, or of its object."""
+"""Day copies, proved equal to what was sealed: their rows of an hour are those of its seal, or of its object."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta

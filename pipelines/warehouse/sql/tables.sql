@@ -64,13 +64,13 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_logs_quarantine (
 CREATE TABLE IF NOT EXISTS {schema}.audit_seals (
     incarnation    text        NOT NULL,
     number         bigint      NOT NULL,
-    line           bigint      NOT NULL,  -- 0: the seal itself; others: its entries
+    line           bigint      NOT NULL,  -- 0: the seal itself, others: its entries
     sealed_at      timestamptz NOT NULL,
     kind           text        NOT NULL,  -- seal, hour, amendment, compared, rotation
     account_id     text,
     hour           timestamptz,
     hour_seal      bigint,                -- 1: the hour's first
-    events         bigint,                -- of a seal, its entries; of comparisons, their hours
+    events         bigint,                -- of a seal, its entries. Of comparisons, their hours
     root           text,
     added          bigint,
     removed        bigint,

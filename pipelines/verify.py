@@ -24,7 +24,7 @@ from pipelines.host.output import say
 from pipelines.lake.ask.places import open_place
 from pipelines.seals.copies_of_lakes import named_lake
 from pipelines.seals.key_file import keys_in, read_key
-from pipelines.seals.notes import VerifierKey
+from pipelines.seals.pure.notes import VerifierKey
 from pipelines.seals.verification import Scope, Verification
 from pipelines.settings.settings import UsageError, read_environment, read_seal_settings
 from sources.cloudflare_audit_logs.streams import Window

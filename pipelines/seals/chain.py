@@ -22,9 +22,9 @@ from pipelines.lake.objects import ConflictError, Objects
 from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .key_file import SealKey, settled_key
-from .merkle import Tree
-from .notes import NoteError, VerifierKey
-from .seal_format import (
+from .pure.merkle import Tree
+from .pure.notes import NoteError, VerifierKey
+from .pure.seal_format import (
     CHECKPOINT_PATH,
     FOLDER,
     Entry,

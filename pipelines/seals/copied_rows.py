@@ -7,7 +7,7 @@ from pipelines.host.logs import log
 from pipelines.warehouse.seals import Row, SealRows, Stretch
 
 from .chain import Chain
-from .seal_format import Seal, as_text
+from .pure.seal_format import Seal, as_text
 
 _AT_ONCE = 2_000
 """Rows that are added by one statement."""

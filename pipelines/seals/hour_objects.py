@@ -14,11 +14,11 @@ from pipelines.lake.object_rows import NewerObjectError, reading
 from pipelines.lake.objects import Folder, Objects
 from pipelines.lake.partitions import HOUR, Partition
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.schema import TIME
+from sources.cloudflare_audit_logs.schema import PRIMARY_KEY, TIME
 
-from .entries import ObjectSeen
-from .event_set import LEAF_SCHEMA, leaves_of
-from .verdicts import Held
+from .pure.entries import ObjectSeen
+from .pure.event_set import LEAF_SCHEMA, leaves_of
+from .pure.verdicts import Held
 
 Leaves = Callable[[pa.Table], list[bytes]]
 
@@ -61,7 +61,14 @@ def leaf_rows(body: bytes) -> pa.Table:
 
 def held_in(partition: Partition, rows: pa.Table, digest: str) -> Held:
     """Returns what rows hold, as the object of that hour."""
-    return Held(leaves_of(rows), rows["ingestion_time"].to_pylist(), digest, _stray(partition, rows))
+    return Held(leaves_of(rows), rows["ingestion_time"].to_pylist(), digest, _stray(partition, rows), _doubled(rows))
+
+
+def _doubled(rows: pa.Table) -> int:
+    """The number of rows beyond one of each key."""
+    if pc.count_distinct(rows["event_id"]).as_py() == rows.num_rows:
+        return 0
+    return int(rows.num_rows - rows.group_by(list(PRIMARY_KEY)).aggregate([]).num_rows)
 
 
 def _stray(partition: Partition, rows: pa.Table) -> int:

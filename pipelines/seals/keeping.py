@@ -7,9 +7,9 @@ from pathlib import Path
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .chain import Chain
-from .entries import Amendment
 from .key_file import SealKey, next_file, put_into_place, read_key, write_new
-from .notes import SignerKey, VerifierKey
+from .pure.entries import Amendment
+from .pure.notes import SignerKey, VerifierKey
 
 BY = "seal.py --amend"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines.host.masking import learn
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .notes import NoteError, SignerKey, VerifierKey
+from .pure.notes import NoteError, SignerKey, VerifierKey
 
 _MODE = 0o600
 

@@ -25,10 +25,10 @@ from sources.cloudflare_audit_logs.streams import Stream
 
 from .chain import Chain, Memory
 from .copied_rows import complete_rows
-from .entries import Hour
-from .seal_format import Entry, Seal, as_text
+from .pure.entries import Hour
+from .pure.seal_format import Entry, Seal, as_text
+from .pure.verdicts import Comparison
 from .sealing import Entries, ReadTo, Sealing, has_its_turn
-from .verdicts import Comparison
 
 PAUSE_SECONDS = 600
 """Between two looks whether an hour has become due, and after a failure."""

@@ -14,17 +14,17 @@ from zlib import crc32
 from pipelines.host.logs import log
 from pipelines.lake.object_rows import NewerObjectError
 from pipelines.lake.objects import Objects
-from pipelines.lake.partitions import HOUR, Partition, account_folder, place_of
+from pipelines.lake.partitions import HOUR, Partition, account_folder, partition_of
 from pipelines.warehouse.seals import SealRows
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .chain import Chain, authentic
-from .entries import Hour, HourHistory, HourSeal, add_to, hours_in, slice_of
-from .event_set import prefixes_of, set_root
 from .hour_objects import HourObject, read_hour, whole_hours
-from .notes import VerifierKey
-from .seal_format import Entry, Seal, as_text
-from .verdicts import ALARMS, Comparison, Verdict, compare
+from .pure.entries import Hour, HourHistory, HourSeal, add_to, hours_in, slice_of
+from .pure.event_set import prefixes_of, set_root
+from .pure.notes import VerifierKey
+from .pure.seal_format import Entry, Seal, as_text
+from .pure.verdicts import ALARMS, Comparison, Verdict, compare
 
 MOST_HOURS = 2_000
 """Of one account in one seal, at first: a seal of 1 MB."""
@@ -85,9 +85,8 @@ class Sealing:
         """Adds the hours that changed since they were sealed, or were never sealed, by one listing of the account."""
         listed = {}
         for path, found in self._objects.listing(account_folder(account_id)).items():
-            place = place_of(path)
-            if place and place[1] and path == Partition(account_id, place[1].since).path:
-                listed[place[1].since] = (found.size, found.version.strip('"'))
+            if (partition := partition_of(path)) is not None:
+                listed[partition.hour] = (found.size, found.version.strip('"'))
         sealed = self._rows.objects(account_id)
         closed = {said.hour for said, _ in self.entries.hours if said.account_id == account_id}
         new = sorted(hour for hour in listed.keys() - sealed.keys() - closed if hour + HOUR <= before)
@@ -111,8 +110,7 @@ class Sealing:
         found = self._read(partition)
         if found is None:
             return
-        if found.held.broken or found.held.stray:
-            text = found.held.broken or "it has rows of another hour or account"
+        if text := found.held.broken or found.held.unfit:
             log.warning("seal.left_out", account=partition.account_id, hour=as_text(partition.hour), found=text)
             return
         leaves = found.held.leaves

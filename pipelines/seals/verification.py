@@ -18,12 +18,12 @@ from pipelines.lake.partitions import HOUR, Partition
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window
 
-from .chain_checks import ChainFinding, check_chain
-from .entries import Hour, HourHistory, add_to, slice_of
 from .hour_objects import ABSENT, hour_object
-from .notes import VerifierKey
-from .seal_format import FOLDER, Seal, as_text, leaves_path, number_of
-from .verdicts import ALARMS, Comparison, Held, Verdict, compare
+from .pure.chain_checks import ChainFinding, check_chain
+from .pure.entries import Hour, HourHistory, add_to, slice_of
+from .pure.notes import VerifierKey
+from .pure.seal_format import FOLDER, Seal, as_text, leaves_path, number_of
+from .pure.verdicts import ALARMS, Comparison, Held, Verdict, compare
 
 AT_ONCE = 32
 """Objects of a bucket that are read at once."""

@@ -11,9 +11,9 @@ from pipelines.lake.day_copies import read_footer
 from pipelines.lake.partitions import DAYS_TABLE, HOUR, Partition
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .entries import Hour
-from .event_set import leaves_of, set_root
 from .hour_objects import hour_object, leaf_rows
+from .pure.entries import Hour
+from .pure.event_set import leaves_of, set_root
 from .verification import Problem, Verification, Verified
 
 _HOURS = 24

@@ -39,14 +39,27 @@ def key_file(environment: dict[str, str], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sealed_lake(api: Api, environment: dict[str, str], key_file: Path, command: Callable[..., Finished]) -> SealedLake:
-    """Six hours with events and some without, loaded and sealed."""
+def unsealed_lake(
+    api: Api, environment: dict[str, str], key_file: Path, command: Callable[..., Finished]
+) -> SealedLake:
+    """Six hours with events and some without, to be loaded and sealed."""
     events = [event_at(BEGIN + timedelta(minutes=10 + 30 * n), id=f"e{n:04}") for n in range(2 * HOURS)]
     api.world.add(ACCOUNT, "v1", events)
-    lake = SealedLake(Path(environment["DATA_DIR"]) / "lake", key_file, command)
-    lake.init()
-    lake.run()
-    return lake
+    return SealedLake(Path(environment["DATA_DIR"]) / "lake", key_file, command)
+
+
+@pytest.fixture
+def sealed_lake(unsealed_lake: SealedLake) -> SealedLake:
+    """The same, loaded and sealed."""
+    unsealed_lake.init()
+    unsealed_lake.run()
+    return unsealed_lake
+
+
+@pytest.fixture
+def window() -> list[str]:
+    """The hours with events, as options of a command."""
+    return ["--since", BEGIN.isoformat(), "--before", (BEGIN + timedelta(hours=HOURS)).isoformat()]
 
 
 @pytest.fixture(scope="module")

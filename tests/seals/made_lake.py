@@ -18,12 +18,12 @@ from pipelines.lake.objects import Folder, write_file
 from pipelines.lake.partitions import HOUR, Partition
 from pipelines.seals.chain import Chain, Memory
 from pipelines.seals.copied_rows import complete_rows
-from pipelines.seals.entries import Amendment
-from pipelines.seals.event_set import leaves_of
 from pipelines.seals.hour_objects import leaf_rows
 from pipelines.seals.keeping import initialise
 from pipelines.seals.key_file import read_key
-from pipelines.seals.seal_format import Seal
+from pipelines.seals.pure.entries import Amendment
+from pipelines.seals.pure.event_set import leaves_of
+from pipelines.seals.pure.seal_format import Seal
 from pipelines.seals.sealing import ReadTo, Sealing
 from pipelines.seals.verification import Scope, Verification, Verified
 from pipelines.settings.settings import PROJECT_ROOT

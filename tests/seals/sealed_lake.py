@@ -49,6 +49,11 @@ class SealedLake:
             for line in path.read_text().partition("\n\n")[0].split("\n")[1:]:
                 yield json.loads(line)
 
+    def killed(self, point: str, nth: int, *arguments: str) -> None:
+        """Runs a command that kills itself when it passes a point for the nth time."""
+        done = self.command("-m", "tests.faults.dying", point, str(nth), "KILL", *arguments)
+        assert done.code in {-9, 137}, (done.code, done.err)
+
     def verify(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """Verifies the lake as an auditor does: without settings, by the public key."""
         done = self.command(

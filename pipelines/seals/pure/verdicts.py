@@ -42,8 +42,16 @@ class Held:
     """Of the object; None: there is none."""
     stray: int = 0
     """Rows that belong into another object."""
+    doubled: int = 0
+    """Rows beyond one of each key."""
     broken: str = ""
     """Why it cannot be read."""
+
+    @property
+    def unfit(self) -> str:
+        """Why an hour is not sealed: the next load or repair would take some of its rows out."""
+        counts = {"rows of another hour or account": self.stray, "events that are there twice": self.doubled}
+        return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
 @dataclass(frozen=True)

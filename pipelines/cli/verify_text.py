@@ -8,13 +8,10 @@ MOST_SHOWN = 50
 
 def as_text(found: Verified) -> str:
     """Returns what is wrong, then what is told, then a line with the result."""
-    chain = sorted(found.chain, key=lambda one: not one.is_alarm)
+    chain = sorted(found.chain, key=lambda one: not one.is_alarm(found.since))
     problems = sorted(found.problems, key=lambda one: not one.is_alarm)
-    lines = [f"{'ALARM' if one.is_alarm else 'told '}  {one.kind}: {one.text}" for one in chain[:MOST_SHOWN]]
-    lines += [
-        f"{'ALARM' if one.is_alarm else 'told '}  {one.verdict}: {one.path}: {one.text}"
-        for one in problems[:MOST_SHOWN]
-    ]
+    lines = [_line(one.kind, one.text, is_alarm=one.is_alarm(found.since)) for one in chain[:MOST_SHOWN]]
+    lines += [_line(one.verdict, f"{one.path}: {one.text}", is_alarm=one.is_alarm) for one in problems[:MOST_SHOWN]]
     left = sum(max(0, len(those) - MOST_SHOWN) for those in (chain, problems))
     lines += [f"… and {left:,} more: --json has all"] if left else []
     hours = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.hours.items())) or "none"

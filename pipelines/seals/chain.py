@@ -6,7 +6,6 @@ beside the key, where an attacker on the lake is not: an older state of the lake
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +49,8 @@ class Seen(NamedTuple):
 
     path: str
     digest: str
+    lake: str
+    """Another lake has another chain."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Memory:
     def write(self, seen: Seen) -> None:
         """Writes it whole."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        temporary = self.file.with_name(f".{self.file.name}.{uuid4().hex}")
         temporary.write_text(json.dumps(seen._asdict()))
         temporary.replace(self.file)
 
@@ -182,6 +183,7 @@ class Chain:
 
     def _find(self) -> None:
         seen = self._memory.read() if self._memory else None
+        seen = seen if seen and seen.lake == self._objects.url("") else None
         if seen is not None and (stored := self._objects.read(seen.path)) is not None:
             if sha256(stored.body).hexdigest() == seen.digest:
                 self._head, self._path = Seal.parse(stored.body), seen.path
@@ -232,7 +234,11 @@ class Chain:
         return self._objects.read(path) is None
 
     def _remember(self) -> None:
-        if self._memory and self._head and (seen := Seen(self._path, self._head.digest)) != self._memory.read():
+        if (
+            self._memory
+            and self._head
+            and (seen := Seen(self._path, self._head.digest, self._objects.url(""))) != self._memory.read()
+        ):
             self._memory.write(seen)
 
     def _show_checkpoint(self, seal: Seal) -> None:

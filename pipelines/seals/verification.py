@@ -45,6 +45,8 @@ class Verified:
     """The result."""
 
     chain: list[ChainFinding]
+    since: datetime
+    """What was restored before is no alarm."""
     seals: int = 0
     newest: datetime | None = None
     """When the newest seal was made."""
@@ -58,7 +60,7 @@ class Verified:
     @property
     def is_alarm(self) -> bool:
         """True if something is not as it was sealed."""
-        return any(found.is_alarm for found in self.chain) or any(found.is_alarm for found in self.problems)
+        return any(found.is_alarm(self.since) for found in self.chain) or any(found.is_alarm for found in self.problems)
 
     def as_json(self) -> dict[str, Any]:
         """Returns it for machines."""
@@ -69,7 +71,10 @@ class Verified:
             "events": self.events,
             "hours": {str(verdict): count for verdict, count in sorted(self.hours.items())},
             "day_copies": dict(sorted(self.copies.items())),
-            "chain": [{**found._asdict(), "is_alarm": found.is_alarm} for found in self.chain],
+            "chain": [
+                {"kind": one.kind, "number": one.number, "text": one.text, "is_alarm": one.is_alarm(self.since)}
+                for one in self.chain
+            ],
             "problems": [problem._asdict() for problem in self.problems],
         }
 
@@ -159,7 +164,7 @@ class Verification:
         newest = chain.seals[-1].header.sealed_at if chain.seals else None
         if not chain.seals and not chain.findings:
             chain.add("missing", 0, "there are no seals")
-        return Verified(chain.findings, len(chain.seals), newest)
+        return Verified(chain.findings, self.scope.window.since, len(chain.seals), newest)
 
     def _objects(self) -> dict[Hour, Found]:
         window = self.scope.window

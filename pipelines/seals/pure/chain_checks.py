@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 from .notes import Checkpoint, NoteError, VerifierKey
@@ -15,11 +16,12 @@ class ChainFinding(NamedTuple):
     """missing, fork, broken chain, bad signature, unknown key, restored, cut off; told: rotated."""
     number: int
     text: str
+    at: datetime | None = None
+    """When the seal was made, of what is an alarm for a while only."""
 
-    @property
-    def is_alarm(self) -> bool:
-        """False if it is only told."""
-        return self.kind != "rotated"
+    def is_alarm(self, since: datetime) -> bool:
+        """False if it is only told: a key that another one follows, a restore before the time that is asked for."""
+        return self.kind != "rotated" and (self.at is None or self.at >= since)
 
 
 @dataclass
@@ -31,9 +33,9 @@ class ChainResult:
     size: int = 0
     """One more than the highest number that was found."""
 
-    def add(self, kind: str, number: int, text: str) -> None:
+    def add(self, kind: str, number: int, text: str, at: datetime | None = None) -> None:
         """Adds a finding."""
-        self.findings.append(ChainFinding(kind, number, text))
+        self.findings.append(ChainFinding(kind, number, text, at))
 
 
 def check_chain(
@@ -99,7 +101,8 @@ def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResul
         if is_wrong:
             result.add("broken chain", number, f"seal {number}: {text}")
     for one in header.incarnations[len(begun) :]:
-        result.add("restored", number, f"from seal {number} on, the bucket has another history: {one.why}")
+        text = f"from seal {number} on, the lake has another history: {one.why}"
+        result.add("restored", number, text, header.sealed_at)
 
 
 class _Signatures:

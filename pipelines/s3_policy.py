@@ -1,7 +1,7 @@
 """`python pipelines/s3_policy.py`: the smallest S3 policy under which the lake of these settings works, as JSON.
 
 Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are, and day
-copies.
+copies. So nobody who has these keys alone can delete a seal.
 """
 
 from pipelines.cli.entry import end  # first: from here on, a signal ends it quietly, and no secret leaves it

@@ -80,8 +80,8 @@ class Report:
         """Hours whose newest comparison found a gap; None before they were read."""
         self.last_seal: datetime | None = None
         """When this process sealed last."""
-        self.altered_hours: int | None = None
-        """Hours that are not as they were sealed; None before any were looked at."""
+        self.seal_alarms: dict[str, int] = {}
+        """What is not as it was sealed, by what has found it; nothing before it looked."""
         self.conflicts = Conflicts()
         self._flows: defaultdict[tuple[str, Stream], Flow] = defaultdict(Flow)
         self._polls: defaultdict[str, Histogram] = defaultdict(Histogram)

@@ -91,7 +91,7 @@ class Sealer:
             self._report.last_seal = seal.header.sealed_at
         self._alarms = {hour: found for hour, found in self._alarms.items() if hour[0] not in done.looked_at}
         self._alarms |= done.alarms
-        self._report.altered_hours = len(self._alarms)
+        self._report.seal_alarms["sealer"] = len(self._alarms)
 
     def work(self, begins: Mapping[Stream, datetime], stop: threading.Event) -> Sealed:
         """Seals, for a while, what was read and is closed. `begins` are the streams that both stores hold."""

@@ -4,12 +4,14 @@ import os
 import shutil
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from pipelines.lake.day_copies import write_copy
 from pipelines.lake.partitions import HOUR
 from pipelines.seals.keeping import amend, replace_lost, rotate
+from pipelines.seals.pure.seal_format import Entry, Seal
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.factory import ACCOUNT
 
@@ -131,6 +133,10 @@ def test_a_lake_that_went_back_to_an_older_state_is_found_out(made: MadeLake, wi
     assert made.verdicts() == {"seal 2": "restored"}
 
 
+def _entry(entry: Entry, _: Seal | None) -> tuple[list[Entry], bytes]:
+    return [entry], b""
+
+
 def test_sealers_that_race_take_numbers_of_their_own(made: MadeLake) -> None:
     """Of two that want one number, one gets it, and the other the next: no hole, no fork."""
     first = len(made.seals)
@@ -138,7 +144,8 @@ def test_sealers_that_race_take_numbers_of_their_own(made: MadeLake) -> None:
     def append(name: str) -> None:
         chain = made.chain()
         for number in range(10):
-            chain.append(lambda _, number=number: ([{"test": f"{name} {number}"}], b""))
+            entry = {"test": f"{name} {number}"}
+            chain.append(partial(_entry, entry))
 
     threads = [threading.Thread(target=append, args=(name,)) for name in ("a", "b", "c")]
     for thread in threads:

@@ -7,14 +7,13 @@ from hashlib import sha256
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.lake.object_format import conform, open_object
 from pipelines.lake.object_rows import NewerObjectError, reading
 from pipelines.lake.objects import Folder, Objects
 from pipelines.lake.partitions import HOUR, Partition
 from sources.cloudflare_audit_logs.errors import AuditLogsError
-from sources.cloudflare_audit_logs.schema import PRIMARY_KEY, TIME
+from sources.cloudflare_audit_logs.schema import PRIMARY_KEY
 
 from .pure.entries import ObjectSeen
 from .pure.event_set import LEAF_SCHEMA, leaves_of
@@ -61,22 +60,26 @@ def leaf_rows(body: bytes) -> pa.Table:
 
 def held_in(partition: Partition, rows: pa.Table, digest: str) -> Held:
     """Returns what rows hold, as the object of that hour."""
-    return Held(leaves_of(rows), rows["ingestion_time"].to_pylist(), digest, _stray(partition, rows), _doubled(rows))
+    seen, ids = rows["ingestion_time"], rows["event_id"].to_pylist()
+    doubled = 0 if len(set(ids)) == len(ids) else _doubled(rows)
+    return Held(leaves_of(rows), seen.to_pylist, digest, _stray(partition, rows), doubled)
 
 
 def _doubled(rows: pa.Table) -> int:
     """The number of rows beyond one of each key."""
-    if pc.count_distinct(rows["event_id"]).as_py() == rows.num_rows:
-        return 0
     return int(rows.num_rows - rows.group_by(list(PRIMARY_KEY)).aggregate([]).num_rows)
 
 
 def _stray(partition: Partition, rows: pa.Table) -> int:
     """The number of rows that belong into another object."""
-    times, since = rows["timestamp"], pa.scalar(partition.hour, TIME)
-    is_hours = pc.and_(pc.greater_equal(times, since), pc.less(times, pa.scalar(partition.hour + HOUR, TIME)))
-    belongs = pc.and_(is_hours, pc.equal(rows["account_id"], partition.account_id))
-    return int(rows.num_rows - (pc.sum(belongs).as_py() or 0))
+    since = int(partition.hour.timestamp()) * 1_000_000
+    before = since + 3_600 * 1_000_000
+    times = [time for chunk in rows["timestamp"].chunks for time in chunk.view(pa.int64()).to_pylist()]
+    belong: list[bool] = [
+        since <= time < before and account == partition.account_id
+        for time, account in zip(times, rows["account_id"].to_pylist(), strict=True)
+    ]
+    return sum(not one for one in belong)
 
 
 def _read(objects: Objects, path: str) -> tuple[bytes, str] | None:

@@ -3,14 +3,16 @@
 Nothing but the lake is asked: neither a network, if it is a folder, nor a warehouse, nor settings.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pipelines.lake.ask.places import Days, Found, Part, Place
 from pipelines.lake.object_rows import NewerObjectError
@@ -27,6 +29,11 @@ from .pure.verdicts import ALARMS, Comparison, Held, Verdict, compare
 
 AT_ONCE = 32
 """Objects of a bucket that are read at once."""
+FILES_AT_ONCE = min(4, os.cpu_count() or 1)
+"""Files that are: while one is decoded, another one is hashed."""
+
+W = TypeVar("W")
+D = TypeVar("D")
 
 
 class Problem(NamedTuple):
@@ -108,8 +115,13 @@ class Verification:
             objects = self._objects()
             hours = {hour for hour in [*self.histories, *objects] if self.scope.has(hour[1])}
             wanted = [hour for hour in sorted(hours) if not self._is_as_listed(hour, objects, result)]
-            for hour, part in self._bodies(wanted, objects):
-                self._check_hour(hour, part, result)
+            there = [hour for hour in wanted if hour in objects]
+            for hour in wanted:
+                if hour not in objects:
+                    self._check_hour(hour, ABSENT.held, result)
+            looked_at = self._side_by_side(partial(self._held, objects), there)
+            for hour, held in zip(there, looked_at, strict=True):
+                self._check_hour(hour, held, result)
             self._add_unread(result)
             if not self.scope.is_quick:
                 from .verified_copies import check_copies  # noqa: PLC0415  # it knows this module
@@ -132,16 +144,18 @@ class Verification:
 
     def read_all(self, paths: Sequence[str]) -> Iterator[Part | None]:
         """Reads objects in their order, of a bucket several at once; None for one that is gone."""
-        if self.place.is_local:
-            yield from map(self._read, paths)
-            return
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            left = iter(paths)
-            running = [pool.submit(self._read, path) for path in islice(left, 2 * AT_ONCE)]
+        return map(self._read, paths) if self.place.is_local else self._side_by_side(self._read, paths)
+
+    def _side_by_side(self, work: Callable[[W], D], on: Sequence[W]) -> Iterator[D]:
+        """Does work on each of these, some at once, and yields the results in order."""
+        at_once = FILES_AT_ONCE if self.place.is_local else AT_ONCE
+        with ThreadPoolExecutor(at_once) as pool:
+            left = iter(on)
+            running = deque(pool.submit(work, one) for one in islice(left, 2 * at_once))
             while running:
-                part = running.pop(0).result()
-                running += [pool.submit(self._read, path) for path in islice(left, 1)]
-                yield part
+                done = running.popleft().result()
+                running.extend(pool.submit(work, one) for one in islice(left, 1))
+                yield done
 
     def _read(self, path: str) -> Part | None:
         try:
@@ -186,21 +200,16 @@ class Verification:
             result.events += last.said.events
         return is_same
 
-    def _bodies(self, hours: Sequence[Hour], objects: Mapping[Hour, Found]) -> Iterator[tuple[Hour, Part | None]]:
-        there = [hour for hour in hours if hour in objects]
-        yield from ((hour, None) for hour in hours if hour not in objects)
-        yield from zip(there, self.read_all([objects[hour].path for hour in there]), strict=True)
-
-    def _check_hour(self, hour: Hour, part: Part | None, result: Verified) -> None:
+    def _check_hour(self, hour: Hour, held: Held | None, result: Verified) -> None:
+        """Takes what an hour holds; None if its object has the very bytes that were sealed, and was not looked into."""
         history = self.histories.get(hour, HourHistory())
         last = history.last
-        digest = sha256(part.body).hexdigest() if part and self.scope.is_quick else None
-        if last and last.said.object and digest == last.said.object.sha256:
+        if held is None:
             comparison = Comparison(Verdict.INTACT)
         elif last is None:
             comparison = Comparison(Verdict.UNSEALED)
         else:
-            comparison = self.compare(history, self._held(hour, part))
+            comparison = self.compare(history, held)
         result.events += last.said.events if last else 0
         result.hours[comparison.verdict] += 1
         if comparison.verdict not in {Verdict.INTACT, Verdict.REWRITTEN}:
@@ -212,9 +221,13 @@ class Verification:
         is_same = first.verdict in {Verdict.INTACT, Verdict.REWRITTEN, Verdict.BROKEN}
         return first if is_same or held.broken or held.stray else compare(history, self.prefixes(history), held)
 
-    def _held(self, hour: Hour, part: Part | None) -> Held:
+    def _held(self, objects: Mapping[Hour, Found], hour: Hour) -> Held | None:
+        part, history = self._read(objects[hour].path), self.histories.get(hour)
         if part is None:
             return ABSENT.held
+        seen = history.last.said.object if history and history.last else None
+        if self.scope.is_quick and seen is not None and sha256(part.body).hexdigest() == seen.sha256:
+            return None
         try:
             return hour_object(Partition(*hour), part.body, part.version).held
         except NewerObjectError as error:

@@ -44,12 +44,13 @@ def check_chain(
     """Verifies the files by path, with the keys that are trusted; and that the log is that of older checkpoints."""
     result = ChainResult()
     by_number = _parsed(files, result)
+    there = {number_of(path) for path in files}
     result.size = max((number for path in files if (number := number_of(path)) is not None), default=-1) + 1
     signed = _Signatures(keys, result)
     previous: Seal | None = None
     for number in range(result.size):
         found = by_number.get(number, [])
-        if not found and not _is_there(files, number):
+        if number not in there:
             result.add("missing", number, f"seal {number} is missing")
         if len({seal.digest for _, seal in found}) > 1 or len(found) > 1:
             result.add("fork", number, f"there are {len(found)} seals of number {number}")
@@ -57,9 +58,9 @@ def check_chain(
         seal = None
         if found:
             path, seal = (followers or found)[0]
-            _check_link(path, seal, previous, result)
-            signed.check(seal)
+            signed.check(seal, is_linked=_check_link(path, seal, previous, result))
         previous = seal
+    signed.settle()
     _check_checkpoints(checkpoints, keys, result)
     return result
 
@@ -81,15 +82,11 @@ def _parsed(files: Mapping[str, bytes], result: ChainResult) -> dict[int, list[t
     return by_number
 
 
-def _is_there(files: Mapping[str, bytes], number: int) -> bool:
-    return any(number_of(path) == number for path in files)
-
-
-def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResult) -> None:
-    """Checks that the seal follows on the one before it, if that is there."""
+def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResult) -> bool:
+    """Checks that the seal follows on the one before it, if that is there; returns True if it does."""
     number, header = seal.number, seal.header
     if previous is None:
-        return
+        return False
     begun = previous.header.incarnations
     problems = [
         (header.previous != previous.digest, "it names another seal before it"),
@@ -103,39 +100,62 @@ def _check_link(path: str, seal: Seal, previous: Seal | None, result: ChainResul
     for one in header.incarnations[len(begun) :]:
         text = f"from seal {number} on, the lake has another history: {one.why}"
         result.add("restored", number, text, header.sealed_at)
+    return not any(is_wrong for is_wrong, _ in problems)
 
 
 class _Signatures:
-    """Follows the keys from seal to seal: a key is trusted because it was given, or because a trusted one named it."""
+    """Follows the keys from seal to seal: a key is trusted because it was given, or because a trusted one named it.
+
+    A signature covers all seals before it, as far back as each follows on the one before; so only the last one of a
+    stretch under one key need be verified. If it is not good, the one before it is, and so on.
+    """
 
     def __init__(self, keys: Sequence[VerifierKey], result: ChainResult) -> None:
         self._given, self._result = keys, result
         self._current: VerifierKey | None = None
         self._retired: set[bytes] = set()
         """Public keys that were followed by another one: they sign nothing any more."""
+        self._stretch: list[Seal] = []
 
-    def check(self, seal: Seal) -> None:
+    def check(self, seal: Seal, *, is_linked: bool) -> None:
         """Takes the next seal."""
-        key = self._key_of(seal)
-        if key is None:
-            known = next((k for k in [self._current, *self._given] if k and k.id == seal.checkpoint.key_id), None)
-            kind = "bad signature" if known else "unknown key"
-            of = f"was not signed by {known}" if known else "is signed by a key that was not given"
-            self._result.add(kind, seal.number, f"seal {seal.number} {of}")
-            return
-        self._result.seals.append(seal)
+        if not is_linked or _is_new_history(seal):
+            self.settle()
+        self._stretch.append(seal)
+        if seal.rotated_to is not None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Ends a stretch."""
+        stretch, self._stretch = self._stretch, []
+        candidates = [self._current] if self._current else []
+        if stretch and (not self._current or _is_new_history(stretch[0])):
+            candidates += [key for key in self._given if key.public not in self._retired]
+        believed = len(stretch)
+        while believed and not (signers := [key for key in candidates if stretch[believed - 1].is_signed_by(key)]):
+            believed -= 1
+        self._result.seals += stretch[:believed]
+        for seal in stretch[believed:]:
+            self._refuse(seal)
+        if believed:
+            self._follow(stretch[believed - 1], signers[0])
+
+    def _follow(self, seal: Seal, key: VerifierKey) -> None:
         self._current = key
         if (following := seal.rotated_to) is not None:
             self._retired.add(key.public)
             self._current = following
             self._result.add("rotated", seal.number, f"seals after {seal.number} are signed by {following}")
 
-    def _key_of(self, seal: Seal) -> VerifierKey | None:
-        is_new_history = any(one.first == seal.number for one in seal.header.incarnations)
-        candidates = [self._current] if self._current else []
-        if not self._current or is_new_history:
-            candidates += [key for key in self._given if key.public not in self._retired]
-        return next((key for key in candidates if seal.is_signed_by(key)), None)
+    def _refuse(self, seal: Seal) -> None:
+        known = next((k for k in [self._current, *self._given] if k and k.id == seal.checkpoint.key_id), None)
+        kind = "bad signature" if known else "unknown key"
+        of = f"was not signed by {known}" if known else "is signed by a key that was not given"
+        self._result.add(kind, seal.number, f"seal {seal.number} {of}")
+
+
+def _is_new_history(seal: Seal) -> bool:
+    return any(one.first == seal.number for one in seal.header.incarnations)
 
 
 def _check_checkpoints(notes: Iterable[str], keys: Sequence[VerifierKey], result: ChainResult) -> None:

@@ -4,12 +4,11 @@ A leaf is RFC 6962's hash over account, version, id, time and the API's own byte
 before it. The root is over the leaves in the order of their hashes: a row that is there twice has two leaves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from struct import Struct
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.lake.object_format import select_columns
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
@@ -23,20 +22,39 @@ LEAF_SCHEMA = select_columns(
 PREFIX_BYTES = 8
 """Enough to tell an hour's leaves apart. They prove nothing: the root over the whole leaves does."""
 
-_FIELDS = ("account_id", "api_version", "event_id", "timestamp", "raw_event")
 _length = Struct(">I").pack
+_TIME_LENGTH = _length(len("2026-11-27T09:00:00.000000Z"))
 
 
 def leaves_of(rows: pa.Table) -> list[bytes]:
     """Returns the leaf of each row, in the rows' order."""
-    columns = [_texts(rows[name]).cast(pa.binary()).to_pylist() for name in _FIELDS]
+    accounts, versions, ids, raws = (_bytes(rows[n]) for n in ("account_id", "api_version", "event_id", "raw_event"))
+    begins = {
+        (account, version): b"\0%b%b%b%b" % (_length(len(account)), account, _length(len(version)), version)
+        for account, version in set(zip(accounts, versions, strict=True))
+    }
+    join = b"".join
     return [
         sha256(
-            b"\0%b%b%b%b%b%b%b%b%b%b"
-            % (_length(len(a)), a, _length(len(v)), v, _length(len(e)), e, _length(len(t)), t, _length(len(raw)), raw)
+            join((begins[a, v], _length(len(name)), name, _TIME_LENGTH, day, b"T", time, b"Z", _length(len(raw)), raw))
         ).digest()
-        for a, v, e, t, raw in zip(*columns, strict=True)
+        for a, v, name, (day, time), raw in zip(accounts, versions, ids, _times(rows["timestamp"]), raws, strict=True)
     ]
+
+
+def _bytes(column: pa.ChunkedArray) -> list[bytes]:
+    """Returns the texts of a column as bytes: a cast takes as long as to hash ten events."""
+    found: list[bytes] = []
+    for chunk in column.chunks:
+        found += pa.Array.from_buffers(pa.binary(), len(chunk), chunk.buffers(), offset=chunk.offset).to_pylist()
+    return found
+
+
+def _times(column: pa.ChunkedArray) -> Iterator[list[bytes]]:
+    """Yields each time as day and time, with microseconds. With its zone, a cast takes ten times as long."""
+    for chunk in column.chunks:
+        for text in chunk.view(pa.timestamp("us")).cast(pa.string()).to_pylist():
+            yield text.encode().split()
 
 
 def set_root(leaves: Iterable[bytes]) -> bytes:
@@ -47,10 +65,3 @@ def set_root(leaves: Iterable[bytes]) -> bytes:
 def prefixes_of(leaves: Iterable[bytes]) -> list[bytes]:
     """Returns the first bytes of each leaf, in order."""
     return sorted(leaf[:PREFIX_BYTES] for leaf in leaves)
-
-
-def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns a column as text; a time as RFC 3339 has it: 2026-11-27T09:00:00.000000Z."""
-    if not pa.types.is_timestamp(column.type):
-        return column
-    return pc.binary_replace_slice(column.cast(pa.timestamp("us", tz="UTC")).cast(pa.string()), 10, 11, "T")

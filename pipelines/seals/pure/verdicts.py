@@ -1,7 +1,7 @@
 """The comparison of what an hour holds with what its seals say: each event that is gone, later, or of nobody. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,8 +36,8 @@ class Held:
     """What an hour's object holds now."""
 
     leaves: Sequence[bytes] = ()
-    seen: Sequence[datetime] = ()
-    """When each event was first seen."""
+    first_seen: Callable[[], Sequence[datetime]] = list
+    """When each event was first seen; asked for only where an hour has changed."""
     sha256: str | None = None
     """Of the object; None: there is none."""
     stray: int = 0
@@ -146,7 +146,7 @@ def _changed(history: HourHistory, prefixes: Sequence[bytes] | None, held: Held)
 
 def _by_prefix(prefixes: Sequence[bytes], held: Held) -> _Matched:
     rows, wanted = _Matched(), Counter(prefixes)
-    for leaf, seen in zip(held.leaves, held.seen, strict=True):
+    for leaf, seen in zip(held.leaves, held.first_seen(), strict=True):
         if wanted[leaf[:PREFIX_BYTES]] > 0:
             wanted[leaf[:PREFIX_BYTES]] -= 1
             rows.sealed.append(leaf)
@@ -158,7 +158,7 @@ def _by_prefix(prefixes: Sequence[bytes], held: Held) -> _Matched:
 
 def _by_time(events: int, held: Held) -> _Matched:
     """Without the leaves' first bytes: the sealed ones are those that were seen first, which the root proves."""
-    in_order = sorted(zip(held.leaves, held.seen, strict=True), key=lambda row: row[1])
+    in_order = sorted(zip(held.leaves, held.first_seen(), strict=True), key=lambda row: row[1])
     rows = _Matched([leaf for leaf, _ in in_order[:events]], in_order[events:])
     rows.gone = [b""] * max(0, events - len(in_order))
     return rows

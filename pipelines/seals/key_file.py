@@ -39,7 +39,7 @@ def read_key(file: Path) -> SealKey:
     """
     try:
         first, *others = file.read_text(encoding="utf-8").splitlines() or [""]
-        learn(file.name, first.rpartition("+")[2])  # the rest is its name, which every seal shows
+        learn(file.name, first.split("+", 4)[-1])  # the rest is its name, which every seal shows
         return SealKey(SignerKey.parse(first), tuple(map(VerifierKey.parse, filter(None, others))))
     except UnicodeDecodeError:
         raise AuditLogsError(f"{file} (SEAL_KEY_FILE) is no key") from None

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 Json = dict[str, Any]
 LEAF_COLUMNS = ["account_id", "api_version", "event_id", "timestamp", "raw_event"]
+PATH = "audit_logs/account={}/{:date=%Y-%m-%d/hour=%H}/events.parquet"
 ALARMS, HOUR = {"altered", "missing", "deleted", "foreign", "broken"}, timedelta(hours=1)
 
 
@@ -90,9 +91,9 @@ class Chain:
         number = seal["seq"]
         if previous:
             begun, day = previous["incarnations"], previous["sealed_at"][:10].replace("-", "/")
-            wrong = [seal["previous"] != previous["digest"], seal["frontier"] != previous["nodes"]]
-            wrong += [seal["path"].parent != self.lake / "_seals" / day, seal["incarnations"][: len(begun)] != begun]
-            self.findings += [("broken chain", number)] * sum(wrong)
+            is_next = seal["previous"] == previous["digest"] and seal["frontier"] == previous["nodes"]
+            is_next &= seal["path"].parent == self.lake / "_seals" / day and seal["incarnations"][: len(begun)] == begun
+            self.findings += [("broken chain", number)] * (not is_next)
             self.findings += [("restored", number)] * len(seal["incarnations"][len(begun) :])
         is_new = not self.key or any(first == number for _, first, _ in seal["incarnations"])
         keys = [key for key in self.known if key == self.key or (is_new and key not in self.retired)]
@@ -142,9 +143,8 @@ def contradicts(said: list[Json], leaves: list[bytes]) -> bool:
             return bool(older["events"]) and not is_any
         held.subtract(newer["added"])
         held.update(gone)
-        is_named = is_any or {bytes.fromhex(leaf) for leaf in gone} <= permitted
         is_older = root_of(sorted(map(bytes.fromhex, held.elements()))).hex() == older["root"]
-        if not is_named or not is_older or min(held.values(), default=0) < 0:
+        if not (is_any or set(map(bytes.fromhex, gone)) <= permitted) or not is_older or min(held.values(), default=0) < 0:
             return True
     return False
 
@@ -183,7 +183,8 @@ def read_leaves(path: Path, account: str, hour: datetime) -> tuple[list[tuple[da
 
 def verdict_of(said: list[Json], path: Path, account: str, hour: datetime) -> str:
     """The verdict on an hour, by what its seals say and what its object holds."""
-    seals = [one for one in said if "seal" in one]
+    if not (seals := [one for one in said if "seal" in one]):
+        return "unsealed"
     last, is_there = seals[-1], path.exists()
     amends = [one["amends"] for one in said if "amends" in one and one["seq"] > last["seq"]]
     try:
@@ -202,8 +203,7 @@ def verdict_of(said: list[Json], path: Path, account: str, hour: datetime) -> st
     for seen, leaf in rows:
         (extra.append((seen, leaf)) if wanted[leaf[:8]] <= 0 else proved.append(leaf))
         wanted[leaf[:8]] -= 1
-    named, is_any = leaves_in(amends, "removes")
-    gone = {leaf[:8]: leaf for leaf in named}
+    gone, is_any = {leaf[:8]: leaf for leaf in leaves_in(amends, "removes")[0]}, leaves_in(amends, "removes")[1]
     removed = [gone[prefix] for prefix in (+wanted).elements() if prefix in gone]
     missing = (+wanted).total() - len(removed)
     if missing and not is_any:
@@ -225,25 +225,24 @@ def verify(lake: Path, keys: list[str], notes: list[str], now: datetime) -> Json
         its = [hour for (one, hour), seals in said.items() if one == account and seals[0].get("why") == "closed"]
         for n in range((max(its) - min(its)) // HOUR if its else 0):
             said.setdefault((account, min(its) + n * HOUR), [])
-    for path in (lake / "audit_logs").glob("account=*/date=*/hour=*/events.parquet"):
-        account, day, of_day = (part.partition("=")[2] for part in path.parts[-4:-1])
-        said.setdefault((account, datetime.fromisoformat(f"{day}T{of_day}:00+00:00")), [])
+    for path in filter(Path.is_file, (lake / "audit_logs").rglob("*")):
+        account, _, rest = (name := path.relative_to(lake).as_posix())[len("audit_logs/account=") :].partition("/")
+        with suppress(ValueError):
+            hour = datetime.strptime(f"{rest}+0000", "date=%Y-%m-%d/hour=%H/events.parquet%z")
+            if name == PATH.format(account, hour):
+                said.setdefault((account, hour), [])
+                continue
+        verdicts[name], ok = "foreign", False
     for (account, hour), lines in sorted(said.items()):
-        path = lake / f"audit_logs/account={account}/{hour:date=%Y-%m-%d/hour=%H}/events.parquet"
-        found = verdict_of(lines, path, account, hour) if any("seal" in one for one in lines) else "unsealed"
-        verdicts[path.relative_to(lake).as_posix()] = found
-        ok &= found not in ALARMS and (found != "unsealed" or hour + 3 * HOUR >= now)
+        verdicts[name] = verdict_of(lines, lake / (name := PATH.format(account, hour)), account, hour)
+        ok &= verdicts[name] not in ALARMS and (verdicts[name] != "unsealed" or hour + 3 * HOUR >= now)
     return {"ok": ok, "chain": sorted(chain.findings), "hours": verdicts}
 
 
-def main() -> None:
-    """Verifies, and ends with the exit code."""
-    lake, *others = sys.argv[1:] or sys.exit(__doc__)
-    keys = [text for text in others if not Path(text).is_file()]
-    notes = [Path(text).read_text(encoding="utf-8") for text in others if Path(text).is_file()]
-    print(json.dumps(found := verify(Path(lake), keys, notes, datetime.now(UTC)), indent=1))
-    sys.exit(0 if found["ok"] else 3)
-
-
 if __name__ == "__main__":
-    main()
+    lake_folder, *others = sys.argv[1:] or sys.exit(__doc__)
+    given_keys = [text for text in others if not Path(text).is_file()]
+    kept_notes = [Path(text).read_text(encoding="utf-8") for text in others if Path(text).is_file()]
+    result = verify(Path(lake_folder), given_keys, kept_notes, datetime.now(UTC))
+    print(json.dumps(result, indent=1))
+    sys.exit(0 if result["ok"] else 3)

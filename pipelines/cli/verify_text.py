@@ -12,7 +12,13 @@ def as_text(found: Verified) -> str:
     problems = sorted(found.problems, key=lambda one: not one.is_alarm)
     lines = [_line(one.kind, one.text, is_alarm=one.is_alarm(found.since)) for one in chain[:MOST_SHOWN]]
     lines += [_line(one.verdict, f"{one.path}: {one.text}", is_alarm=one.is_alarm) for one in problems[:MOST_SHOWN]]
-    left = sum(max(0, len(those) - MOST_SHOWN) for those in (chain, problems))
+    lines += [
+        _line(
+            "amendment", f"seal {number}, account {one.account_id}, {one.hour:%Y-%m-%d %H}h: {one.why}", is_alarm=False
+        )
+        for number, one in found.amendments[-MOST_SHOWN:]
+    ]
+    left = sum(max(0, len(those) - MOST_SHOWN) for those in (chain, problems, found.amendments))
     lines += [f"… and {left:,} more: --json has all"] if left else []
     hours = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.hours.items())) or "none"
     copies = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.copies.items()))

@@ -153,6 +153,7 @@ class Sealer:
         if head is None:
             rows.follow([])
             return
+        chain.key(head)  # a seal that our key has not signed is not copied
         newest = head.header.incarnations[-1].id
         if (path := rows.beyond(newest, head.number, head.digest)) is not None:
             chain.note_restored(f"{path}, which the warehouse has a copy of, is gone or another one")

@@ -8,21 +8,22 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
-from pipelines.lake.ask.places import Days, Found, Part, Place
+from pipelines.lake.ask.places import Found, Part, Place
 from pipelines.lake.object_rows import NewerObjectError
-from pipelines.lake.partitions import HOUR, Partition
+from pipelines.lake.partitions import HOUR, Partition, partition_of
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window
 
 from .hour_objects import ABSENT, hour_object
 from .pure.chain_checks import ChainFinding, check_chain
-from .pure.entries import Hour, HourHistory, add_to, slice_of
+from .pure.entries import Amendment, Hour, HourHistory, add_to, slice_of
 from .pure.notes import VerifierKey
 from .pure.seal_format import FOLDER, Seal, as_text, leaves_path, number_of
 from .pure.verdicts import ALARMS, Comparison, Held, Verdict, compare
@@ -63,6 +64,8 @@ class Verified:
     events: int = 0
     """Sealed events of the hours that were verified."""
     problems: list[Problem] = field(default_factory=list)
+    amendments: list[tuple[int, Amendment]] = field(default_factory=list)
+    """What the seals permit to be gone or to come back, with its reason, and the number of the seal."""
 
     @property
     def is_alarm(self) -> bool:
@@ -83,6 +86,7 @@ class Verified:
                 for one in self.chain
             ],
             "problems": [problem._asdict() for problem in self.problems],
+            "amendments": [{"number": number, **amendment.as_entry()} for number, amendment in self.amendments],
         }
 
 
@@ -112,7 +116,7 @@ class Verification:
         """Verifies all that is asked for. Raises AuditLogsError if the lake cannot be read."""
         with self.place.translated_errors():
             result = self._check_chain(checkpoints)
-            objects = self._objects()
+            objects = self._objects(result)
             hours = {hour for hour in [*self.histories, *objects] if self.scope.has(hour[1])}
             wanted = [hour for hour in sorted(hours) if not self._is_as_listed(hour, objects, result)]
             there = [hour for hour in wanted if hour in objects]
@@ -178,13 +182,24 @@ class Verification:
         newest = chain.seals[-1].header.sealed_at if chain.seals else None
         if not chain.seals and not chain.findings:
             chain.add("missing", 0, "there are no seals")
-        return Verified(chain.findings, self.scope.window.since, len(chain.seals), newest)
+        amended = [
+            one for history in self.histories.values() for one in history.amendments if self.scope.has(one[1].hour)
+        ]
+        amendments = sorted(amended, key=itemgetter(0))
+        return Verified(chain.findings, self.scope.window.since, len(chain.seals), newest, amendments=amendments)
 
-    def _objects(self) -> dict[Hour, Found]:
-        window = self.scope.window
-        days = Days("*", f"{window.since:%Y-%m-%d}", f"{window.before:%Y-%m-%d}")
-        found = [one for one in self.place.find(EVENTS_TABLE, days) if one.hour]
-        return {(one.account_id, _hour(one)): one for one in found}
+    def _objects(self, result: Verified) -> dict[Hour, Found]:
+        """The hours' objects; other files below the events are read by engines as well, and so are foreign."""
+        found: dict[Hour, Found] = {}
+        for path, listed in self.place.walk(EVENTS_TABLE).items():
+            partition = partition_of(path)
+            if partition is None:
+                text = "a file that is no hour's object"
+                result.problems.append(Problem(path, Verdict.FOREIGN, text, foreign=1))
+            elif self.scope.has(partition.hour):
+                account_id, hour = partition.account_id, partition.hour
+                found[account_id, hour] = Found(account_id, f"{hour:%Y-%m-%d}", f"{hour:%H}", path, listed)
+        return found
 
     def _is_as_listed(self, hour: Hour, objects: Mapping[Hour, Found], result: Verified) -> bool:
         """True if a listing is enough: of an hour without events, and in a quick look where nothing has changed."""
@@ -256,7 +271,3 @@ class Verification:
                     if not any(problem.path == path for problem in result.problems):
                         result.hours[Verdict.UNSEALED] += 1
                         result.problems.append(self._problem((account_id, hour), Comparison(Verdict.UNSEALED)))
-
-
-def _hour(found: Found) -> datetime:
-    return datetime.fromisoformat(f"{found.date}T{found.hour}:00").replace(tzinfo=UTC)

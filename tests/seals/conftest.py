@@ -79,9 +79,11 @@ def rows(postgres: PostgresSettings) -> Iterator[SealRows]:
 
 
 @pytest.fixture
-def made(rows: SealRows, tmp_path: Path) -> MadeLake:
+def made(rows: SealRows, tmp_path: Path, postgres: PostgresSettings) -> MadeLake:
     """A lake of seven closed hours, of which the first five have two events each, sealed."""
     lake = MadeLake(tmp_path / "made", rows)
+    server = {"host": postgres.host, "port": postgres.port, "user": postgres.user, "password": postgres.password}
+    lake.dsn = " ".join(f"{name}={value}" for name, value in server.items()) + f" dbname={postgres.database}"
     lake.init()
     for hour in range(5):
         lake.add(hour, f"a{hour}", f"b{hour}", seen=BEGIN_OF_MADE + timedelta(hours=hour))

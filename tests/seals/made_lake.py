@@ -1,6 +1,7 @@
 """A lake that a test makes object by object and seals when it likes, with a clock of its own."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psycopg2
 import pyarrow as pa
 
 from pipelines.lake.ask.places import FolderPlace
@@ -72,6 +74,10 @@ class MadeLake:
     rows: SealRows
     now: datetime = BEGIN + timedelta(hours=8)
     begin: datetime = BEGIN
+    asks_warehouse: bool = True
+    """False: what the lake's newest seal was, this host alone remembers."""
+    dsn: str = ""
+    """Of the warehouse."""
     alarms: Mapping[Any, Any] = field(default_factory=dict)
     """Of the last sealing."""
 
@@ -135,7 +141,7 @@ class MadeLake:
         if head is None:
             self.rows.follow([])
         else:
-            if self.rows.beyond(head.header.incarnations[-1].id, head.number, head.digest):
+            if self.asks_warehouse and self.rows.beyond(head.header.incarnations[-1].id, head.number, head.digest):
                 chain.note_restored("the warehouse knows a newer seal")
             complete_rows(self.rows, chain, head)
         sealing = Sealing(self.objects, chain, self.rows, chain.key(head).trusted)
@@ -147,6 +153,12 @@ class MadeLake:
         if seal is not None:
             complete_rows(self.rows, chain, seal)
         return seal
+
+    def forget(self, hour: int) -> None:
+        """Takes the rows of an hour out of the warehouse, as an attacker with the owner's password may."""
+        with psycopg2.connect(self.dsn) as connection, connection.cursor() as cursor:
+            table = f"seals_{os.getpid()}.audit_seals"
+            cursor.execute(f"DELETE FROM {table} WHERE hour = %s", (BEGIN + HOUR * hour,))
 
     def amend(self, hour: int, *, removes: Iterable[bytes] | None = None, adds: Iterable[bytes] = ()) -> None:
         """Permits what a repair is going to do."""
@@ -184,7 +196,7 @@ class MadeLake:
         folder = self.folder.with_name(f"{self.folder.name}-{name}")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.folder, folder)
-        return MadeLake(folder, self.rows, self.now, self.begin)
+        return MadeLake(folder, self.rows, self.now, self.begin, dsn=self.dsn)
 
     @property
     def seals(self) -> list[Path]:

@@ -1,11 +1,16 @@
 """An attacker has the lake and not the key: each change of what was sealed is found, and named as what it is."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from .made_lake import BEGIN, MadeLake, row
+from pipelines.seals.pure.notes import SignerKey
+from pipelines.seals.pure.seal_format import sealed
+from sources.cloudflare_audit_logs.errors import AuditLogsError
+
+from .made_lake import AUDITOR, BEGIN, MadeLake, row
 
 pytestmark = pytest.mark.integration
 
@@ -164,3 +169,42 @@ def test_an_alteration_is_never_sealed_over(made: MadeLake) -> None:
         made.seal()
         assert list(made.alarms.values()) == ["missing"]
         assert made.verdicts()["hour 2"] == "missing"
+
+
+def test_a_file_that_is_no_object_of_an_hour_is_foreign(made: MadeLake) -> None:
+    """Engines read every file below the events: another name in an hour's folder, an hour that there is not."""
+    body = made.path(1).read_bytes()
+    made.path(1).with_name("more.parquet").write_bytes(body)
+    odd = made.path(1).parent.with_name("hour=24") / "events.parquet"
+    odd.parent.mkdir()
+    odd.write_bytes(body)
+
+    assert [one.verdict for one in made.verify().problems] == ["foreign", "foreign"]
+    assert not AUDITOR.verify(made.dataset, [str(key) for key in made.public_keys], [], made.now)["ok"]
+
+
+def test_a_seal_that_the_key_did_not_sign_stops_the_sealer(made: MadeLake) -> None:
+    """Put at the next number by an attacker: nothing is signed behind it, and nothing of it is copied."""
+    head = made.chain().head()
+    assert head is not None
+    forger = SignerKey.generate(head.header.origin)
+    header = replace(head.header, number=head.number + 1, previous=head.digest, frontier=head.tree.frontier, leaves="")
+    forged = sealed(header, [{"rotate_to": str(forger.verifier)}], forger)
+    made.objects.create(head.next_path, forged.raw)
+    made.now += timedelta(hours=1)
+
+    with pytest.raises(AuditLogsError):
+        made.seal()
+
+    assert made.verdicts()["seal 2"] == "unknown key"
+
+
+def test_an_index_that_forgot_an_hour_cannot_hide_what_was_sealed(made: MadeLake) -> None:
+    """The attacker takes the hour's rows out of the warehouse: the loop seals it again, and the seals contradict."""
+    made.put(2, [{**made.held(2)[0], "raw_event": '{"forged":1}'}])
+    made.forget(2)
+    made.now += timedelta(hours=1)
+
+    made.seal()
+
+    assert made.verdicts() == {"hour 2": "broken"}

@@ -104,14 +104,14 @@ class Sealer:
             with lake.translated_errors():
                 self._settle(chain, rows)
                 sealing = self._sealing(lake, chain, rows)
-                now = self._clock()
+                now, base = self._clock(), chain.head()
                 for account_id in self._settings.account_ids:
                     done.is_all &= self._add(sealing, account_id, begins, now, done)
                     if sealing.entries.count >= MOST_ENTRIES or stop.is_set() or self._monotonic() > give_up_at:
                         done.is_all &= account_id == self._settings.account_ids[-1]
                         break
                 done.alarms = sealing.entries.alarms
-                if (seal := _append(chain, sealing.entries)) is not None:
+                if (seal := append_entries(chain, sealing.entries, base)) is not None:
                     done.seals.append(seal)
                     self._settle(chain, rows)
         if not done.is_all:
@@ -183,8 +183,8 @@ def read_to_of(
     return ReadTo(max(begins[stream] for stream in streams), closed, by_version)
 
 
-def _append(chain: Chain, entries: Entries) -> Seal | None:
-    base = chain.head()
+def append_entries(chain: Chain, entries: Entries, base: Seal | None) -> Seal | None:
+    """Appends a seal of entries that were made behind `base`; what newer ones have spoken of is left out."""
 
     def prepare(head: Seal | None) -> tuple[list[Entry], bytes]:
         newer: list[Seal] = []

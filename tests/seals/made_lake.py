@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -26,6 +26,7 @@ from pipelines.seals.key_file import read_key
 from pipelines.seals.pure.entries import Amendment
 from pipelines.seals.pure.event_set import leaves_of
 from pipelines.seals.pure.seal_format import Seal
+from pipelines.seals.sealer import append_entries
 from pipelines.seals.sealing import ReadTo, Sealing
 from pipelines.seals.verification import Scope, Verification, Verified
 from pipelines.settings.settings import PROJECT_ROOT
@@ -134,8 +135,8 @@ class MadeLake:
         leaves: dict[str, bytes] = dict(zip(rows["event_id"].to_pylist(), leaves_of(rows), strict=True))
         return leaves[name]
 
-    def seal(self, *, chain: Chain | None = None) -> Seal | None:
-        """Seals what is closed and what has changed, as the loop does."""
+    def seal(self, *, chain: Chain | None = None, meanwhile: Callable[[], object] = lambda: None) -> Seal | None:
+        """Seals what is closed and what has changed, as the loop does; something may happen before it is written."""
         chain = chain or self.chain()
         head = chain.head()
         if head is None:
@@ -149,7 +150,9 @@ class MadeLake:
         sealing.add_closed(ACCOUNT, ReadTo(self.begin, closed, {"v1": self.now.isoformat()}))
         sealing.add_changed(ACCOUNT, closed)
         self.alarms = {hour: found.verdict for (_, hour), found in sealing.entries.alarms.items()}
-        seal = chain.append(lambda _: sealing.entries.without([]))
+        base = chain.head()
+        meanwhile()
+        seal = append_entries(chain, sealing.entries, base)
         if seal is not None:
             complete_rows(self.rows, chain, seal)
         return seal

@@ -144,7 +144,8 @@ def contradicts(said: list[Json], leaves: list[bytes]) -> bool:
         held.subtract(newer["added"])
         held.update(gone)
         is_older = root_of(sorted(map(bytes.fromhex, held.elements()))).hex() == older["root"]
-        if not (is_any or set(map(bytes.fromhex, gone)) <= permitted) or not is_older or min(held.values(), default=0) < 0:
+        is_named = is_any or set(map(bytes.fromhex, gone)) <= permitted
+        if not is_named or not is_older or min(held.values(), default=0) < 0:
             return True
     return False
 
@@ -222,9 +223,9 @@ def verify(lake: Path, keys: list[str], notes: list[str], now: datetime) -> Json
     any(map((chain := Chain(lake, keys)).check, notes))
     said, verdicts, ok = chain.hours(), dict[str, str](), all(kind == "rotated" for kind, _ in chain.findings)
     for account in {account for account, _ in said}:  # between its first and its last hour, each has a seal
-        its = [hour for (one, hour), seals in said.items() if one == account and seals[0].get("why") == "closed"]
-        for n in range((max(its) - min(its)) // HOUR if its else 0):
-            said.setdefault((account, min(its) + n * HOUR), [])
+        its = sorted(key[1] for key, one in said.items() if key[0] == account and one[0].get("why") == "closed")
+        for n in range((its[-1] - its[0]) // HOUR if its else 0):
+            said.setdefault((account, its[0] + n * HOUR), [])
     for path in filter(Path.is_file, (lake / "audit_logs").rglob("*")):
         account, _, rest = (name := path.relative_to(lake).as_posix())[len("audit_logs/account=") :].partition("/")
         with suppress(ValueError):
@@ -243,6 +244,5 @@ if __name__ == "__main__":
     lake_folder, *others = sys.argv[1:] or sys.exit(__doc__)
     given_keys = [text for text in others if not Path(text).is_file()]
     kept_notes = [Path(text).read_text(encoding="utf-8") for text in others if Path(text).is_file()]
-    result = verify(Path(lake_folder), given_keys, kept_notes, datetime.now(UTC))
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result := verify(Path(lake_folder), given_keys, kept_notes, datetime.now(UTC)), indent=1))
     sys.exit(0 if result["ok"] else 3)

@@ -264,10 +264,10 @@ class Verification:
             if history.last and history.seals[0].said.why == "closed":
                 by_account.setdefault(account_id, set()).add(hour)
         for account_id, sealed in sorted(by_account.items()):
-            hours = [min(sealed) + HOUR * n for n in range((max(sealed) - min(sealed)) // HOUR)]
-            for hour in hours:
-                if self.scope.has(hour) and (account_id, hour) not in self.histories:
-                    path = Partition(account_id, hour).path
-                    if not any(problem.path == path for problem in result.problems):
-                        result.hours[Verdict.UNSEALED] += 1
-                        result.problems.append(self._problem((account_id, hour), Comparison(Verdict.UNSEALED)))
+            first, count = min(sealed), (max(sealed) - min(sealed)) // HOUR
+            said = {hour for its_id, hour in self.histories if its_id == account_id}
+            for hour in {first + HOUR * n for n in range(count)} - said:
+                path = Partition(account_id, hour).path
+                if self.scope.has(hour) and path not in {problem.path for problem in result.problems}:
+                    result.hours[Verdict.UNSEALED] += 1
+                    result.problems.append(self._problem((account_id, hour), Comparison(Verdict.UNSEALED)))

@@ -11,6 +11,7 @@ import pytest
 from pipelines.lake.day_copies import write_copy
 from pipelines.lake.partitions import HOUR
 from pipelines.seals.keeping import amend, replace_lost, rotate
+from pipelines.seals.key_file import read_key
 from pipelines.seals.pure.seal_format import Entry, Seal
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.factory import ACCOUNT
@@ -94,6 +95,9 @@ def test_the_old_key_is_enough_after_a_rotation(made: MadeLake) -> None:
     made.key_file.write_text(stolen)
     with pytest.raises(AuditLogsError):
         made.chain().key(made.chain().head())
+    thief = read_key(made.key_file)
+    made.chain().append(lambda _: ([{"test": "forged"}], b""), with_key=thief, why="the key was lost")
+    assert made.verdicts(keys=[*old, new])["seal 5"] == "bad signature"
 
 
 def test_a_lost_key_is_said_out_loud(made: MadeLake) -> None:

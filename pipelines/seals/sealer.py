@@ -66,7 +66,7 @@ class Sealer:
         self._settings, self._clock, self._report, self._monotonic = settings, clock, report, monotonic
         self._next = 0.0
         self._looked = 0
-        """The last hour, since 1970, whose accounts were listed; zero: none by this process."""
+        """The last hour, since 1970, whose accounts were listed whole; zero: before the first turn."""
         self._chain: Chain | None = None
         self._completed = 0
         """Up to this number, the warehouse has the rows."""
@@ -105,6 +105,7 @@ class Sealer:
                 self._settle(chain, rows)
                 sealing = self._sealing(lake, chain, rows)
                 now, base = self._clock(), chain.head()
+                self._looked = self._looked or int(now.timestamp()) // _HOUR - 1
                 for account_id in self._settings.account_ids:
                     done.is_all &= self._add(sealing, account_id, begins, now, done)
                     if sealing.entries.count >= MOST_ENTRIES or stop.is_set() or self._monotonic() > give_up_at:
@@ -128,10 +129,9 @@ class Sealer:
         if read_to is None:
             return True
         is_all = sealing.add_closed(account_id, read_to)
-        hour = int(now.timestamp()) // _HOUR
-        hours = range(self._looked + 1, hour + 1) if self._looked else [hour]
-        if is_all and has_its_turn(account_id, hours[-24:] if self._looked else hours):
-            sealing.add_changed(account_id, read_to.closed)
+        hours = range(self._looked + 1, int(now.timestamp()) // _HOUR + 1)
+        if is_all and has_its_turn(account_id, hours[-24:]):
+            is_all = sealing.add_changed(account_id, read_to.closed)
             sealing.add_compared(account_id, now)
             done.looked_at.add(account_id)
         return is_all

@@ -79,10 +79,13 @@ class Sealing:
         hours = whole_hours(max(read_to.begin, last + HOUR if last else read_to.begin), read_to.closed, most)
         for hour in hours:
             self._add_first(Partition(account_id, hour), "closed", read_to.by_version)
-        return len(hours) < most
+        return len(hours) < most or not self.entries.hours
 
-    def add_changed(self, account_id: str, before: datetime) -> None:
-        """Adds the hours that changed since they were sealed, or were never sealed, by one listing of the account."""
+    def add_changed(self, account_id: str, before: datetime, most: int = MOST_HOURS) -> bool:
+        """Adds the hours that changed since they were sealed, or were never sealed, by one listing of the account.
+
+        Returns False if some are left.
+        """
         listed = {}
         for path, found in self._objects.listing(account_folder(account_id)).items():
             if (partition := partition_of(path)) is not None:
@@ -90,13 +93,14 @@ class Sealing:
         sealed = self._rows.objects(account_id)
         closed = {said.hour for said, _ in self.entries.hours if said.account_id == account_id}
         new = sorted(hour for hour in listed.keys() - sealed.keys() - closed if hour + HOUR <= before)
-        for hour in new:
+        for hour in new[:most]:
             self._add_first(Partition(account_id, hour), "found", {})
         changed = sorted(hour for hour, of in sealed.items() if _differs(listed.get(hour), of))
-        if changed:
-            histories = self._histories(account_id, changed)
-            for hour in changed:
-                self._add_again(Partition(account_id, hour), histories.get((account_id, hour), HourHistory()))
+        histories = self._histories(account_id, changed[:most]) if changed else {}
+        for hour in changed[:most]:
+            self._add_again(Partition(account_id, hour), histories.get((account_id, hour), HourHistory()))
+        # Hours that are left as they are, because they are altered, must not keep the others waiting for ever.
+        return max(len(new), len(changed)) <= most or not self.entries.hours
 
     def add_compared(self, account_id: str, now: datetime) -> None:
         """Adds the comparisons of API, warehouse and lake that are in no seal yet."""

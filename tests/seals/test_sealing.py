@@ -10,9 +10,12 @@ import pytest
 
 from pipelines.lake.day_copies import write_copy
 from pipelines.lake.partitions import HOUR
+from pipelines.seals.copied_rows import complete_rows
 from pipelines.seals.keeping import amend, replace_lost, rotate
 from pipelines.seals.key_file import read_key
 from pipelines.seals.pure.seal_format import Entry, Seal
+from pipelines.seals.sealer import append_entries
+from pipelines.seals.sealing import Sealing
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.factory import ACCOUNT
 
@@ -203,3 +206,24 @@ def test_a_day_copy_is_proved_by_the_seals_of_its_hours(made: MadeLake) -> None:
     made.now += timedelta(minutes=1)
     made.add(1, "late")
     assert made.verdicts() == {"hour 1": "extended"}
+
+
+def test_many_hours_that_changed_are_sealed_some_at_a_time(made: MadeLake) -> None:
+    """A look at a long history is no task without an end: what is left comes in the next seal."""
+    for hour in range(-5, 0):
+        made.add(hour, "older")
+    for hour in range(5):
+        made.add(hour, "late")
+    made.now += timedelta(minutes=1)
+
+    def look() -> tuple[bool, int]:
+        chain = made.chain()
+        sealing = Sealing(made.objects, chain, made.rows, made.public_keys)
+        is_all = sealing.add_changed(ACCOUNT, made.now - HOUR, most=2)
+        seal = append_entries(chain, sealing.entries, chain.head())
+        if seal is not None:
+            complete_rows(made.rows, chain, seal)
+        return is_all, len(seal.entries) if seal else 0
+
+    assert [look() for _ in range(4)] == [(False, 4), (False, 4), (True, 2), (True, 0)]
+    assert made.verdicts() == {}

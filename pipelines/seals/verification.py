@@ -205,7 +205,7 @@ class Verification:
         """True if a listing is enough: of an hour without events, and in a quick look where nothing has changed."""
         history, found = self.histories.get(hour), objects.get(hour)
         last = history.last if history else None
-        if last is None:
+        if history is None or last is None or not history.is_in_order:
             return False
         is_same = found is None and last.said.object is None
         if self.scope.is_quick and found is not None and (seen := last.said.object) is not None:
@@ -240,7 +240,7 @@ class Verification:
         part, history = self._read(objects[hour].path), self.histories.get(hour)
         if part is None:
             return ABSENT.held
-        seen = history.last.said.object if history and history.last else None
+        seen = history.last.said.object if history and history.last and history.is_in_order else None
         if self.scope.is_quick and seen is not None and sha256(part.body).hexdigest() == seen.sha256:
             return None
         try:

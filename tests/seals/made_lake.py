@@ -159,9 +159,19 @@ class MadeLake:
 
     def forget(self, hour: int) -> None:
         """Takes the rows of an hour out of the warehouse, as an attacker with the owner's password may."""
+        self._execute("DELETE FROM {schema}.audit_seals WHERE hour = %s", BEGIN + HOUR * hour)
+
+    def compare(self, hour: int, checked_at: datetime) -> None:
+        """Keeps the result of a comparison that found an hour complete."""
+        columns = "account_id, api_version, hour, checked_at, status, api_events, warehouse_events, lake_events"
+        columns += ", missing_in_warehouse, missing_in_lake, doubled_in_lake, api_digest"
+        sql = f"INSERT INTO {{schema}}.audit_completeness ({columns})"
+        sql += " VALUES (%s, 'v1', %s, %s, 'complete', 2, 2, 2, 0, 0, 0, '77')"
+        self._execute(sql, ACCOUNT, BEGIN + HOUR * hour, checked_at)
+
+    def _execute(self, sql: str, *values: object) -> None:
         with psycopg2.connect(self.dsn) as connection, connection.cursor() as cursor:
-            table = f"seals_{os.getpid()}.audit_seals"
-            cursor.execute(f"DELETE FROM {table} WHERE hour = %s", (BEGIN + HOUR * hour,))
+            cursor.execute(sql.replace("{schema}", f"seals_{os.getpid()}"), values)
 
     def amend(self, hour: int, *, removes: Iterable[bytes] | None = None, adds: Iterable[bytes] = ()) -> None:
         """Permits what a repair is going to do."""

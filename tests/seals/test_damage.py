@@ -208,3 +208,4 @@ def test_an_index_that_forgot_an_hour_cannot_hide_what_was_sealed(made: MadeLake
     made.seal()
 
     assert made.verdicts() == {"hour 2": "broken"}
+    assert made.verdicts(is_quick=True) == {"hour 2": "broken"}

@@ -227,3 +227,27 @@ def test_many_hours_that_changed_are_sealed_some_at_a_time(made: MadeLake) -> No
 
     assert [look() for _ in range(4)] == [(False, 4), (False, 4), (True, 2), (True, 0)]
     assert made.verdicts() == {}
+
+
+def test_comparisons_are_sealed_once(made: MadeLake) -> None:
+    """With status, counts and the digest of the API's ids; those that may not be written yet come later."""
+    for hour, checked in ((1, made.now - timedelta(hours=3)), (2, made.now - timedelta(hours=2)), (3, made.now)):
+        made.compare(hour, checked)
+
+    def look() -> list[Entry]:
+        chain = made.chain()
+        sealing = Sealing(made.objects, chain, made.rows, made.public_keys)
+        sealing.add_compared(ACCOUNT, made.now)
+        seal = append_entries(chain, sealing.entries, chain.head())
+        if seal is not None:
+            complete_rows(made.rows, chain, seal)
+        return list(seal.entries) if seal else []
+
+    (entry,) = look()
+    assert [line[1:] for line in entry["compared"]] == [["complete", 2, 2, 2, "77"]] * 2
+    assert (entry["account"], entry["version"]) == (ACCOUNT, "v1")
+    assert look() == []
+    made.now += timedelta(hours=2)
+    (later,) = look()
+    assert len(later["compared"]) == 1
+    assert made.verdicts() == {}

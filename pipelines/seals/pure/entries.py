@@ -153,6 +153,11 @@ class HourHistory:
         return next(one for one in reversed(self.seals) if one.said.added is None or one.said.seal == 1)
 
     @property
+    def is_in_order(self) -> bool:
+        """True if the hour's seals are numbered one after the other: none was sealed as if it were the first."""
+        return all(one.said.seal == number for number, one in enumerate(self.seals, self.seals[0].said.seal))
+
+    @property
     def open_amendments(self) -> list[Amendment]:
         """Those after the newest seal."""
         after = self.last.number if self.last else -1
@@ -171,9 +176,8 @@ class HourHistory:
 
         The leaves are all that the newest one sealed.
         """
-        numbers = [one.said.seal for one in self.seals]
-        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            return f"it was sealed as number {', '.join(map(str, numbers))}"
+        if not self.is_in_order:
+            return f"it was sealed as number {', '.join(str(one.said.seal) for one in self.seals)}"
         held = Counter(leaves)
         for newer, older in zip(reversed(self.seals), reversed(self.seals[:-1]), strict=False):
             if newer.said.added is None:

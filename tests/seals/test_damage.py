@@ -209,3 +209,20 @@ def test_an_index_that_forgot_an_hour_cannot_hide_what_was_sealed(made: MadeLake
 
     assert made.verdicts() == {"hour 2": "broken"}
     assert made.verdicts(is_quick=True) == {"hour 2": "broken"}
+
+
+def test_a_seal_of_another_history_does_not_fit(made: MadeLake) -> None:
+    """Signed by the key, of a lake that was set back, and put in the place of ours: the next one names another."""
+    older = made.copy("older")
+    (older.folder / "newest").unlink()
+    older.asks_warehouse = False
+    older.now += timedelta(hours=2)
+    older.add(1, "late")
+    older.seal()
+    for _ in range(2):
+        made.now += timedelta(hours=2)
+        made.seal()
+
+    made.seals[2].write_bytes(older.seals[2].read_bytes())
+
+    assert made.verdicts()["seal 3"] == "broken chain"

@@ -215,7 +215,7 @@ def test_a_seal_of_another_history_does_not_fit(made: MadeLake) -> None:
     """Signed by the key, of a lake that was set back, and put in the place of ours: the next one names another."""
     older = made.copy("older")
     (older.folder / "newest").unlink()
-    older.asks_warehouse = False
+    older.asks_warehouse = made.asks_warehouse = False
     older.now += timedelta(hours=2)
     older.add(1, "late")
     older.seal()

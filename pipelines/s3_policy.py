@@ -1,7 +1,7 @@
 """Prints the smallest S3 policy under which the lake of these settings works, as JSON.
 
 Events are never deleted by us, so nothing here allows it: only dlt's own old states and load markers are, and day
-copies.
+copies. So nobody who has these keys alone can delete a seal.
 
 Examples:
   cloudflare-audit s3_policy > policy.json

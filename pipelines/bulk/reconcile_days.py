@@ -23,6 +23,7 @@ from pipelines.proof.compare import Completeness, HourCheck
 from pipelines.proof.gaps import hours_with_gaps
 from pipelines.proof.repair import Repair
 from pipelines.proof.sides import ApiSide
+from pipelines.seals.amending import notary_of
 from pipelines.settings.settings import Settings
 from sources.cloudflare_audit_logs.errors import AccountError, AuditLogsError, HiddenEventsError
 from sources.cloudflare_audit_logs.streams import API_VERSIONS, Stream, Window
@@ -192,7 +193,8 @@ def _open_worker(scope: Scope, settings: Settings, shared: Shared, name: str) ->
         if scope.repairs:
             spool = stack.enter_context(open_spool(settings.stores.data_dir))
             sidecars = stack.enter_context(open_sidecars(settings.stores, spool, f"repair_{name}", clock=utc_now))
-            repair = Repair(copies, sidecars, fetch_pages, settings.is_read)
+            notary = notary_of(settings, copies.lake.objects, utc_now)
+            repair = Repair(copies, sidecars, fetch_pages, settings.is_read, notary)
         yield _Worker(scope, shared, completeness, fetch_pages, repair)
 
 

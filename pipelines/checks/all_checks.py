@@ -35,5 +35,5 @@ def check_all(settings: Settings, seconds: float = PATIENCE_SECONDS) -> Iterator
         lake = Asked(partial(check_lake, settings), seconds) if not unfit else None
         yield from complete(API_CHECKS, check_api(settings, seconds))  # which waits for no answer longer by itself
         yield from complete(WAREHOUSE_CHECKS, warehouse.answers())
-        lake_checks = ["lake", "conditions"] if settings.stores.s3 else ["lake"]
+        lake_checks = ["lake", "conditions", "seals"] if settings.stores.s3 else ["lake", "seals"]
         yield from complete(lake_checks, lake.answers() if lake else [], unfit)

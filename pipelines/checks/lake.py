@@ -21,6 +21,7 @@ from sources.cloudflare_audit_logs.streams import Window
 
 from .finding import Finding, failed
 from .host import nearest, try_out_folder
+from .seals import check_seals
 
 PROBE = "_dlt_doctor_probe"
 """Under a name that the policy lets us delete (`cloudflare-audit s3_policy`); where it does not, this one stays."""
@@ -45,6 +46,8 @@ def check_lake(settings: Settings) -> Iterator[Finding]:
         broken = LakeReader(lake, client).broken_quarantines(settings.account_ids, window)
         for error in chain.from_iterable(errors.values() for errors in broken.values()):
             yield failed("quarantine", error)
+        with lake.translated_errors():
+            yield from check_seals(settings, objects)
     except (AuditLogsError, OSError) as error:
         yield failed("lake", error)
 

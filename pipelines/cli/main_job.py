@@ -31,6 +31,8 @@ from pipelines.loop.report import Report
 from pipelines.loop.schedule import Schedule
 from pipelines.proof.compactor import Compactor
 from pipelines.proof.reconciler import Reconciler
+from pipelines.seals.sealer import Sealer
+from pipelines.seals.weekly_check import WeeklyCheck
 from pipelines.settings.settings import Settings
 from pipelines.settings.shards import WHOLE, Shard
 from pipelines.warehouse.destination import Warehouse
@@ -75,6 +77,8 @@ def run(
     ):
         _log_start(settings, shard)
         reconciler = Reconciler(settings, clock, report, budgets)
+        compactor, sealer = Compactor(settings, clock, reconciler), Sealer(settings, clock, report)
+        check = WeeklyCheck(settings, clock, report)
         new_cycle = partial(Cycle, fetch_pages=fetch_pages, spool=spool, settings=settings, limits=limits)
         Loop(
             destinations=destinations,
@@ -82,7 +86,7 @@ def run(
             plan=CyclePlan(settings, destinations, clock()),
             cycles=Cycles(settings, new_cycle, failures.accounts.failed),
             loaders=Loaders(destinations, clock),
-            background=Background([reconciler, Compactor(settings, clock, reconciler)]),
+            background=Background([reconciler, compactor, sealer, check]),
             failures=failures,
             report=report,
             on_progress=partial(_show_progress, progress, supervisor, report, show, look),

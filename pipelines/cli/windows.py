@@ -21,13 +21,7 @@ API_KEEPS = timedelta(days=548)
 
 def add_window_options(parser: argparse.ArgumentParser, *, since: datetime | None = None) -> None:
     """Adds the options that `window_of` and `accounts_of` read. With a `since`, the window need not be given."""
-    now = datetime.now(UTC)
-    time = partial(_time, now)
-    parser.set_defaults(now=now)
-    begin = "from this time or day on, UTC, or 90m, 24h, 7d, 2w before now"
-    begin += "" if since is None else "; default: from the first event on"
-    parser.add_argument("--since", required=since is None, default=since, type=time, metavar="T", help=begin)
-    parser.add_argument("--before", type=time, metavar="T", help="before this time or day, likewise; default: now")
+    add_time_options(parser, since=since)
     parser.add_argument(
         "--account",
         action="append",
@@ -35,6 +29,17 @@ def add_window_options(parser: argparse.ArgumentParser, *, since: datetime | Non
         metavar="A",
         help="an account id; several times for several; default: CLOUDFLARE_ACCOUNT_ID",
     )
+
+
+def add_time_options(parser: argparse.ArgumentParser, *, since: datetime | None = None) -> None:
+    """Adds the options that `window_of` reads alone."""
+    now = datetime.now(UTC)
+    time = partial(_time, now)
+    parser.set_defaults(now=now)
+    begin = "from this time or day on, UTC, or 90m, 24h, 7d, 2w before now"
+    begin += "" if since is None else "; default: from the first event on"
+    parser.add_argument("--since", required=since is None, default=since, type=time, metavar="T", help=begin)
+    parser.add_argument("--before", type=time, metavar="T", help="before this time or day, likewise; default: now")
 
 
 def window_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Window:
@@ -123,6 +128,17 @@ def _time(now: datetime, text: str) -> datetime:
 
 def _shown(time: datetime) -> str:
     return f"{time:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def parse_hour(text: str) -> datetime:
+    """Returns the begin of an hour (UTC). Raises UsageError if the text is none."""
+    try:
+        time = _time(datetime.now(UTC), text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from None
+    if time != time.replace(minute=0, second=0, microsecond=0):
+        raise UsageError(f"{text} is not the begin of an hour")
+    return time
 
 
 def _account(text: str) -> str:

@@ -105,6 +105,11 @@ class Bucket:
                 raise ConflictError(path)
         self._put(path, body, condition or {})
 
+    def create(self, path: str, body: bytes) -> None:
+        """Puts an object that is not there yet; raises ConflictError if it is."""
+        with self.exclusive():
+            self.write(path, body, None)
+
     @contextmanager
     def writing(self, path: str, _: int | None = None) -> Iterator[IO[bytes]]:
         """A new object, on disk until the block's end, when it takes the place of the old one on no condition."""

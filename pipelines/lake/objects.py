@@ -124,6 +124,11 @@ class Folder:
         """Replaces the file whole."""
         write_file(self._lake, self._root / path, body)
 
+    def create(self, path: str, body: bytes) -> None:
+        """Writes a file that is not there yet, whole; raises ConflictError if it is."""
+        with replacing(self._lake, self._root / path, is_new=True) as file:
+            file.write(body)
+
     @contextmanager
     def writing(self, path: str, changed_ns: int | None = None) -> Iterator[BinaryIO]:
         """As `replacing`; the file may be given its time of change."""
@@ -154,8 +159,10 @@ def write_file(lake: Path, path: Path, body: bytes) -> None:
 
 
 @contextmanager
-def replacing(lake: Path, path: Path) -> Iterator[BinaryIO]:
+def replacing(lake: Path, path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
     """A new file, which takes the place of the old one at the block's end, or goes if the block fails.
+
+    With `is_new`, there may be no old one: raises ConflictError.
 
     A reader sees the old file or the new one, and a power cut leaves one of them. Unfinished files lie in the lake's
     `.partial`: on the same disk, found without a search.
@@ -168,11 +175,23 @@ def replacing(lake: Path, path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         _make_folder(path.parent)
-        temporary.replace(path)
+        if is_new:
+            _link(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Gives a file its name for good, if no other file has it."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError as error:
+        raise ConflictError(str(path)) from error
+    temporary.unlink()
 
 
 def remove_abandoned(lake: Path) -> None:

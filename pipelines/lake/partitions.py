@@ -95,6 +95,13 @@ def place_of(path: str) -> tuple[str, Window | None] | None:
     return found["account"], Window(since, since + (HOUR if found["hour"] else DAY))
 
 
+def partition_of(path: str) -> Partition | None:
+    """The partition whose object has this path; None if none has."""
+    place = place_of(path)
+    found = Partition(place[0], place[1].since) if place and place[1] else None
+    return found if found and found.path == path else None
+
+
 def account_folder(account_id: str) -> str:
     """The folder of an account's events."""
     return f"{EVENTS_TABLE}/account={account_id}"

@@ -78,6 +78,10 @@ class Report:
         """Hours that were compared, and in which a store does not hold each event once."""
         self.open_gaps: Counter[Stream] | None = None
         """Hours whose newest comparison found a gap; None before they were read."""
+        self.last_seal: datetime | None = None
+        """When this process sealed last."""
+        self.seal_alarms: dict[str, int] = {}
+        """What is not as it was sealed, by what has found it; nothing before it looked."""
         self.conflicts = Conflicts()
         self._flows: defaultdict[tuple[str, Stream], Flow] = defaultdict(Flow)
         self._polls: defaultdict[str, Histogram] = defaultdict(Histogram)

@@ -18,8 +18,18 @@ from pipelines.host.logs import log
 from pipelines.lake.object_format import encode, open_object, read_rows, with_others
 from pipelines.lake.object_rows import NewerObjectError, reading
 from pipelines.lake.objects import update
-from pipelines.lake.partitions import HOUR, Partition, merge_events, only_of, replace_events, share_out, split
+from pipelines.lake.partitions import (
+    HOUR,
+    Partition,
+    merge_events,
+    only_of,
+    partition_of,
+    replace_events,
+    share_out,
+    split,
+)
 from pipelines.load.loader import Sidecar
+from pipelines.seals.amending import Notary
 from pipelines.warehouse.connection import connect
 from pipelines.warehouse.write import update_events
 from sources.cloudflare_audit_logs.errors import AuditLogsError, HiddenEventsError, RefusedError
@@ -45,6 +55,8 @@ class Repair:
     """None: the API is not asked."""
     is_asked_for: Callable[[Stream], bool]
     """True if the settings ask the API for a stream."""
+    notary: Notary | None = None
+    """Says in a seal what goes and why, before it does; None: nothing is sealed."""
 
     def mend(self, check: HourCheck) -> None:
         """Makes both stores hold each event of the hour once, and the same of it.
@@ -131,7 +143,7 @@ class Repair:
         path = Partition(stream.account_id, check.hour).path
         if check.doubled:
             # Merged with nothing, a double is there once.
-            self._change(path, lambda held: merge_events(held, EVENT_SCHEMA.empty_table()))
+            self._change(path, lambda held: merge_events(held, EVENT_SCHEMA.empty_table()), "doubled rows")
         self._add("warehouse", stream, window, from_api)
         self._add("lake", stream, window, from_api)
         self._add("warehouse", stream, window, self.copies.lake.events(stream, window))
@@ -146,7 +158,7 @@ class Repair:
 
     def _replace(self, path: str, in_lake: pa.Table, in_warehouse: pa.Table) -> None:
         if in_lake.num_rows:
-            self._change(path, lambda held: replace_events(held, in_lake))
+            self._change(path, lambda held: replace_events(held, in_lake), "contents replaced")
             log.warning("repair.replaced", store="lake", events=in_lake.num_rows, path=path)
         if in_warehouse.num_rows:
             with self.copies.warehouse.translated_errors(), connect(self.copies.owner, autocommit=True) as connection:
@@ -160,12 +172,14 @@ class Repair:
                 its_rows = rows.filter(pc.equal(rows["api_version"], version))
                 window = Window(place.hour, place.hour + HOUR)
                 self._add("lake", Stream(place.account_id, version), window, its_rows)
-        self._change(partition.path, lambda held: only_of(partition, held)[0])
+        self._change(partition.path, lambda held: only_of(partition, held)[0], "rows of another hour or account")
 
     def _add(self, store: str, stream: Stream, window: Window, events: pa.Table) -> None:
         """Adds what the store lacks of the events."""
         if not events.num_rows:
             return
+        if store == "lake" and self.notary is not None:
+            self.notary.permit_old(events, "repair: brought back")
         part = Part(window, [Page(events, QUARANTINE_SCHEMA.empty_table())], is_last=True)
         added = self.sidecars[store].load(Step({stream: part}, events.num_rows))
         for batch in added.values():
@@ -182,19 +196,24 @@ class Repair:
             if self.copies.lake.objects.read(kept_as) is None:
                 self.copies.lake.objects.write(kept_as, body, None)
             log.warning("repair.set_aside", path=path, kept_as=kept_as)
+            if self.notary is not None and (partition := partition_of(path)) is not None:
+                self.notary.permit_any(partition, f"repair: the object could not be read, and is kept as {kept_as}")
             return anew
 
         update(self.copies.lake.objects, path, change)
 
-    def _change(self, path: str, change: Callable[[pa.Table], pa.Table | None]) -> None:
-        """Replaces an object by what `change` makes of it."""
+    def _change(self, path: str, change: Callable[[pa.Table], pa.Table | None], why: str) -> None:
+        """Replaces an object by what `change` makes of it, which is said in a seal before."""
 
         def change_body(body: bytes | None) -> bytes | None:
             if body is None:
                 return None
             with reading(path):
                 held = open_object(body)
-                changed = change(read_rows(held, with_others(EVENT_SCHEMA, held.schema_arrow)))
+                rows = read_rows(held, with_others(EVENT_SCHEMA, held.schema_arrow))
+                changed = change(rows)
+            if changed is not None and self.notary is not None and (partition := partition_of(path)) is not None:
+                self.notary.permit_change(partition, rows, changed, f"repair: {why}")
             return None if changed is None else encode(changed)
 
         update(self.copies.lake.objects, path, change_body)

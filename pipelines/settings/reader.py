@@ -27,6 +27,7 @@ OWN_PREFIXES = (
     "PG_",
     "RECONCILE_",
     "S3_",
+    "SEAL_",
     "SWEEP_",
     "TIMESCALE_",
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from socket import gethostname
 
 from pipelines.host.logs import configure_logs
 from pipelines.host.masking import learn_environment, learn_files, learn_shown
@@ -117,6 +118,17 @@ class LogSettings:
 
 
 @dataclass(frozen=True)
+class SealSettings:
+    """The signed statements of what the lake held: docs/seals.md."""
+
+    key_file: Path | None = setting("SEAL_KEY_FILE", lambda text: PROJECT_ROOT / text, None)
+    """None: nothing is sealed."""
+    origin: str = setting("SEAL_ORIGIN", values.origin, gethostname())
+    """The log's name in a key that is made; of a key that there is, its own counts."""
+    after_minutes: int = setting("SEAL_AFTER_MINUTES", values.whole(0, 1440), 60)
+
+
+@dataclass(frozen=True)
 class Settings:
     """All that a run needs to know. Secrets do not show in its `repr`."""
 
@@ -125,6 +137,7 @@ class Settings:
     defaults: Account
     """The settings of an account whose table says nothing else."""
     stores: StoreSettings
+    seals: SealSettings = SealSettings()
     api_url: str = setting("CLOUDFLARE_API_URL", values.url, "https://api.cloudflare.com/client/v4")
     poll_interval_seconds: float = setting("POLL_INTERVAL_SECONDS", values.seconds(0.1, 86_400), 30.0)
     request_timeout_seconds: float = setting("CLOUDFLARE_REQUEST_TIMEOUT_SECONDS", values.seconds(0.1, 3600), 30.0)
@@ -213,7 +226,10 @@ def read_settings(
     read = SettingReader(environment, now=now)
     defaults = read.filled(Account())
     accounts = read_accounts(read, environment, root, defaults, asks_api=asks_api)
-    settings = read.filled(Settings(accounts, defaults, _read_stores(read), logs=read.filled(LogSettings())))
+    settings = Settings(
+        accounts, defaults, _read_stores(read), read.filled(SealSettings()), logs=read.filled(LogSettings())
+    )
+    settings = read.filled(settings)
     if settings.backoff_seconds > settings.backoff_max_seconds:
         read.problem("CLOUDFLARE_BACKOFF_SECONDS is larger than CLOUDFLARE_BACKOFF_MAX_SECONDS: swap or lower it")
     if read.problems:
@@ -241,6 +257,15 @@ def read_store_settings(environment: Mapping[str, str]) -> StoreSettings:
     if read.problems:
         raise SettingsError(read.problems)
     return stores
+
+
+def read_seal_settings(environment: Mapping[str, str]) -> SealSettings:
+    """The part of the settings that says how is sealed."""
+    read = SettingReader(environment)
+    seals = read.filled(SealSettings())
+    if read.problems:
+        raise SettingsError(read.problems)
+    return seals
 
 
 def _read_stores(read: SettingReader) -> StoreSettings:

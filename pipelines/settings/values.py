@@ -72,6 +72,8 @@ token = matching(r"[!-~]+", "has spaces or characters that no token has: copy it
 """A string that can be an HTTP bearer token."""
 account_id = matching(_ACCOUNT_ID, "is not an account id: 32 letters and digits")
 """Nothing in it that a path or a query could read as more."""
+origin = matching(r"[^\s+]{1,200}", "is not the name of a log: no spaces and no +, audit.example.com/lake say")
+"""A key's name as C2SP has it."""
 identifier = matching(
     r"(?!pg_)(?=.{1,63}$)[a-z][a-z0-9]*(_[a-z0-9]+)*",
     "is not a schema name: small letters and digits, words joined by single _, a letter first",

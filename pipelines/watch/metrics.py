@@ -229,6 +229,14 @@ _MEANT: Mapping[str, Meant] = {
         "CLOUDFLARE_SINCE_SAFETY_LAG_SECONDS.",
         lambda running, stream: running.settings.safety_lag(stream).total_seconds(),
     ),
+    "cloudflare_audit_last_seal_timestamp_seconds": _one(
+        "When hours were sealed last, by this process; nothing without SEAL_KEY_FILE.",
+        lambda running: running.report.last_seal.timestamp() if running.report.last_seal else None,
+    ),
+    "cloudflare_audit_seal_alarms": _one(
+        "Hours, day copies and seals that were found not to be as they were sealed.",
+        lambda running: max(running.report.seal_alarms.values(), default=0),
+    ),
     "cloudflare_audit_longest_silence_seconds": _one(
         "How long there may be no progress: what /livez, /readyz and the watchdog go by.",
         lambda running: running.progress.longest_silence_seconds,

@@ -71,12 +71,23 @@ COMMAND_POINTS = {
     "after a copy": Point("after", "pipelines.proof.compaction:write_copy"),
 }
 """The points of backfill, rehydrate, reconcile and compact, in addition to those above."""
+SEAL_POINTS = {
+    "before a seal's file": Point("before", "pipelines.lake.objects:Folder.create"),
+    "with a seal half in place": Point("before", "pathlib:Path.hardlink_to"),
+    "after a seal's file": Point("after", "pipelines.lake.objects:Folder.create"),
+    "before the copies of a seal": Point("before", "pipelines.warehouse.seals:SealRows.add"),
+    "after the copies of a seal": Point("after", "pipelines.warehouse.seals:SealRows.add"),
+    "with a new key beside the old one": Point("after", "pipelines.seals.keeping:write_new"),
+    "before the new key is in place": Point("before", "pipelines.seals.keeping:put_into_place"),
+    "after a repair's seal": Point("after", "pipelines.seals.chain:Chain.append"),
+}
+"""The points of seals: of the loop, of the key's commands, of a repair."""
 
 
 def main() -> int:
     """Runs the command with the point armed."""
     name, nth, signal_name, command, *arguments = sys.argv[1:]
-    points = {**POINTS, **FOLDER_POINTS, **BUCKET_POINTS, **COMMAND_POINTS}
+    points = {**POINTS, **FOLDER_POINTS, **BUCKET_POINTS, **COMMAND_POINTS, **SEAL_POINTS}
     run = importlib.import_module(f"pipelines.{command}").main
     _arm(points[name], int(nth), None if signal_name == "FAIL" else signal.Signals[f"SIG{signal_name}"])
     return int(run(arguments))

@@ -14,6 +14,8 @@ import requests
 import yaml
 
 from benchmarks.servers.commands import wait_until
+from pipelines.seals.key_file import SealKey, write_new
+from pipelines.seals.pure.notes import SignerKey
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.watch.metrics import METRICS
 from simulator.api import Api
@@ -135,7 +137,12 @@ def test_prometheus_scrapes_a_running_loop(api: Api, environment: Mapping[str, s
     """Each metric of the code answers a query, and an alert fires that should, and no other."""
     api.world.add(ACCOUNT, "v1", [*spread(20, ago(hours=1), ago(minutes=1)), raw_event("{}", time=ago(minutes=1))])
 
-    with watched_loop(environment, tmp_path) as loop, _prometheus(loop, tmp_path) as ask:
+    key_file = tmp_path / "seal.key"
+    write_new(key_file, SealKey(SignerKey.generate("test")))
+    sealing = {**environment, "SEAL_KEY_FILE": str(key_file)}
+
+    with watched_loop(sealing, tmp_path) as loop, _prometheus(loop, tmp_path) as ask:
+        wait_until(lambda: bool(ask("cloudflare_audit_last_seal_timestamp_seconds")))
         wait_until(lambda: bool(ask("cloudflare_audit_last_success_timestamp_seconds")))
         unanswered = [name for name in sorted(_series()) if not ask(name)]
         stored = ask("sum by (destination) (cloudflare_audit_events_stored_total)")

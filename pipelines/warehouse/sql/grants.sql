@@ -5,4 +5,4 @@
 GRANT USAGE, CREATE ON SCHEMA {schema} TO {ingest};
 
 GRANT SELECT, INSERT ON {schema}.audit_logs, {schema}.audit_logs_quarantine, {schema}.audit_logs_rehydrated,
-    {schema}.audit_completeness TO {ingest};
+    {schema}.audit_completeness, {schema}.audit_seals TO {ingest};

@@ -59,3 +59,28 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_logs_quarantine (
     raw_event   text        NOT NULL,
     PRIMARY KEY (account_id, api_version, digest)
 );
+
+-- A copy of what the seals in the lake say (docs/seals.md): the seals themselves are the evidence.
+CREATE TABLE IF NOT EXISTS {schema}.audit_seals (
+    incarnation    text        NOT NULL,
+    number         bigint      NOT NULL,
+    line           bigint      NOT NULL,  -- 0: the seal itself, others: its entries
+    sealed_at      timestamptz NOT NULL,
+    kind           text        NOT NULL,  -- seal, hour, amendment, compared, rotation
+    account_id     text,
+    hour           timestamptz,
+    hour_seal      bigint,                -- 1: the hour's first
+    events         bigint,                -- of a seal, its entries. Of comparisons, their hours
+    root           text,
+    added          bigint,
+    removed        bigint,
+    object_bytes   bigint,
+    object_version text,
+    checked_at     timestamptz,
+    why            text,
+    path           text,
+    digest         text,
+    PRIMARY KEY (incarnation, number, line)
+);
+
+CREATE INDEX IF NOT EXISTS audit_seals_hours ON {schema}.audit_seals (account_id, kind, hour, number);

@@ -1,0 +1,1 @@
+"""Seals: what they prove of a lake, and what their verification finds."""

@@ -4,7 +4,8 @@
 -- the start of a run (grants.sql).
 --
 -- With -v reader=audit_reader, makes a role for people and dashboards who only read, too; without -v ingest=… it makes
--- that role alone, also when the tables are there. The owner is then the role that owns them: PG_OWNER_USER, or PG_USER.
+-- that role alone, also when the tables are there, and as often as you like. The owner is then the role that owns them:
+-- PG_OWNER_USER, or PG_USER.
 
 \set ON_ERROR_STOP on
 SELECT current_database() AS database \gset
@@ -18,7 +19,9 @@ REVOKE CREATE ON DATABASE :"database" FROM :"ingest";
 
 \if :{?reader}
 BEGIN;
-CREATE ROLE :"reader" LOGIN;
+SELECT format('CREATE ROLE %I LOGIN', :'reader')
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'reader')
+\gexec
 GRANT CONNECT ON DATABASE :"database" TO :"reader";
 CREATE SCHEMA IF NOT EXISTS :"schema" AUTHORIZATION :"owner";
 GRANT USAGE ON SCHEMA :"schema" TO :"reader";

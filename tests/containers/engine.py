@@ -72,7 +72,7 @@ class Project:
         if program:
             lines = docker("top", state["Id"], "-eo", "pid,args").stdout.splitlines()
             pid = next(line.split()[0] for line in lines if program in line and "docker-init" not in line)
-        run = ("run", "--rm", "--privileged", "--pid=host", "--user=0", "--entrypoint=python3")
+        run = ("run", "--rm", "--pid=host", "--user=0", "--cap-add=KILL", "--entrypoint=python3")
         docker(*run, self.image, "-c", _KILL, pid, str(int(number)))
 
     def starts(self, service: str) -> int:

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  # a script of the build, no package
 """Removes from an environment of the image what no command of this project reaches: `python3 slim.py SITE_PACKAGES`.
 
 A pattern that finds nothing ends the build: none outlives the package that it was written for.

@@ -79,9 +79,9 @@ def project(folder: Path) -> Iterator[Project]:
     """The images, built; in the end no container, volume or network is left of it."""
     project = Project(folder, f"audit-test-{secrets.token_hex(4)}", "cloudflare-audit-pipeline")
     project.compose("--profile", "*", "build", "--quiet")
-    for image in TARGETS:
+    for image, target in TARGETS.items():
         bytes_ = int(docker("image", "inspect", "-f", "{{.Size}}", image).stdout)
-        _sizes[image] = f"{TARGETS[image]}: {bytes_ / 1e6:.0f} MB"
+        _sizes[image] = f"{target}: {bytes_ / 1e6:.0f} MB"
     yield project
     project.compose("--profile", "*", "down", "--volumes", "--timeout", "60")
     assert project.left() == ""

@@ -14,7 +14,13 @@ _KILL = "import os, sys; os.kill(int(sys.argv[1]), int(sys.argv[2]))"
 
 def docker(*arguments: str | Path, cwd: Path | None = None, check: bool = True) -> "subprocess.CompletedProcess[str]":
     """Runs `docker …`; its errors are the test's message."""
-    done = subprocess.run(["docker", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(  # the one that the user's PATH has
+        ["docker", *arguments],  # noqa: S607
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert not check or done.returncode == 0, f"docker {arguments}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done
 

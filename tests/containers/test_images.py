@@ -66,7 +66,9 @@ def test_a_start_compiles_nothing(project: Project, image: str) -> None:
 
 def test_the_image_that_runs_has_neither_tests_nor_an_installer(project: Project) -> None:
     """The other one has."""
-    script = "import importlib.util as u; print([bool(u.find_spec(n)) for n in ('pytest', 'pip', 'tests', 'setuptools')])"
+    script = (
+        "import importlib.util as u; print([bool(u.find_spec(n)) for n in ('pytest', 'pip', 'tests', 'setuptools')])"
+    )
 
     found = [
         docker(*BARE, "--entrypoint=python3", image, "-c", script).stdout.strip()
@@ -92,7 +94,9 @@ def test_the_image_alone_keeps_its_stores_in_its_volume(stack: Project) -> None:
         "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
     }
     options = [f"--env={name}={value}" for name, value in settings.items()]
-    script = "python3 pipelines/run.py --once && python3 pipelines/psql.py -Atc 'SELECT count(*) > 1000 FROM audit_logs'"
+    script = (
+        "python3 pipelines/run.py --once && python3 pipelines/psql.py -Atc 'SELECT count(*) > 1000 FROM audit_logs'"
+    )
 
     done = docker(
         *(*BARE[:4], "--network", f"{stack.name}_default", "--cap-drop=ALL", "--security-opt=no-new-privileges:true"),

@@ -1,4 +1,4 @@
-"""The services that only look: the role they read as, Prometheus, the dashboard, and Grafana where its image is to be had."""
+"""The services that only look: the role they read as, Prometheus, the dashboard, and Grafana where it is to be had."""
 
 import json
 import re
@@ -8,7 +8,12 @@ import pytest
 
 from .engine import Project, docker, wait_until
 
-DENIED = ("INSERT INTO audit_logs_quarantine DEFAULT VALUES", "DELETE FROM audit_logs", "TABLE _dlt_version", "CREATE TABLE t ()")
+DENIED = (
+    "INSERT INTO audit_logs_quarantine DEFAULT VALUES",
+    "DELETE FROM audit_logs",
+    "TABLE _dlt_version",
+    "CREATE TABLE t ()",
+)
 
 
 def as_reader(project: Project, password: str, sql: str) -> str:
@@ -57,7 +62,9 @@ def test_prometheus_watches_the_loop_with_the_alerts(reader: Project) -> None:
 
 def test_grafana_has_its_dashboards_and_its_data_sources(reader: Project, passwords: dict[str, str]) -> None:
     """By its own interface, as admin with the password of `.env`."""
-    image = next(line for line in reader.compose("--profile", "*", "config", "--images").stdout.split() if "grafana" in line)
+    image = next(
+        line for line in reader.compose("--profile", "*", "config", "--images").stdout.split() if "grafana" in line
+    )
     if docker("image", "inspect", image, check=False).returncode and docker("pull", image, check=False).returncode:
         pytest.skip(f"{image} is not here and cannot be pulled")
     reader.compose("--profile", "seaweedfs", "--profile", "observe", "up", "--detach", "grafana")

@@ -120,8 +120,8 @@ def test_our_processes_can_do_little(stack: Project, service: str) -> None:
     assert stack.inspect(service)["HostConfig"]["ReadonlyRootfs"]
 
 
-def test_no_secret_is_anywhere_but_in_the_environment_of_who_needs_it(stack: Project, passwords: dict[str, str]) -> None:
-    """Not in a command, a label, a health check's output or an image; the token, which is a file's, is nowhere at all."""
+def test_secrets_are_in_the_environment_of_who_needs_them_alone(stack: Project, passwords: dict[str, str]) -> None:
+    """Not in a command, a label, a health check's output or an image; the token is a file's, and nowhere at all."""
     needed = {
         "postgres": {"PG_PASSWORD"},
         "seaweedfs": {"S3_SECRET_KEY"},

@@ -1,4 +1,4 @@
-"""The Dockerfile is in order, and what its steps build runs: replayed in a folder (`tests/containers` has an engine)."""
+"""The Dockerfile is in order, and what its steps build runs: replayed in a folder, without an engine."""
 
 import http.server
 import json

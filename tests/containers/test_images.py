@@ -26,7 +26,7 @@ def test_every_command_explains_itself_in_the_image(project: Project) -> None:
     assert len(COMMANDS) > 10
     assert done.stdout.split() == COMMANDS
     assert "usage" in docker(*BARE, "cloudflare-audit-dashboard", "--help").stdout
-    assert "usage" in docker(*BARE, "--entrypoint=dlt", project.image, "--help").stdout
+    assert "pipeline" in docker(*BARE, "--entrypoint=dlt", project.image, "--help").stdout
 
 
 def test_without_settings_it_says_what_is_missing(project: Project) -> None:

@@ -56,6 +56,33 @@ def test_both_stores_get_the_events_each_once(stack: Project) -> None:
     assert second > first
 
 
+def test_every_command_does_its_work_in_the_container(stack: Project) -> None:
+    """With the loop running beside it; convert.py alone would want it stopped."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    window = ("--since", (hour - timedelta(hours=6)).isoformat(), "--before", (hour - timedelta(hours=3)).isoformat())
+    commands = {
+        "backfill.py": window,
+        "rehydrate.py": window,
+        "compact.py": window,
+        "retention.py": ("--dry-run",),
+        "s3_policy.py": (),
+        "status.py": (),
+        "doctor.py": (),
+    }
+
+    ended = {
+        name: stack.execute("ingestor", "python3", f"pipelines/{name}", *options, check=False)
+        for name, options in commands.items()
+    }
+
+    assert {name: (done.returncode, done.stderr) for name, done in ended.items() if done.returncode} == {}
+    state = stack.execute("ingestor", "dlt", "pipeline", "cloudflare_audit_lake", "info")
+    assert "cloudflare_audit_lake" in state.stdout
+    rehydrated = stack.execute("ingestor", "python3", "pipelines/psql.py", "-Atc", f"{COUNTS}audit_logs_rehydrated")
+    events, distinct = map(int, rehydrated.stdout.split("|"))
+    assert events == distinct > 100
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_health_check_is_red_while_its_subject_hangs(stack: Project, service: str) -> None:
     """And green before and after."""

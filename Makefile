@@ -11,7 +11,7 @@ PIPELINE := cloudflare_audit_warehouse
 PARTS := 8
 PART = $(shell expr $$(date +%s) / 86400 % $(PARTS) + 1)/$(PARTS)
 
-.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-long test-engines test-containers soak bench bench-full check format lock clean
+.PHONY: help setup setup-dev demo run dashboard show setup-dask test test-long test-engines soak bench bench-full check format lock clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,7 @@ test-long: setup-dev ## A part of the long tests, another one each day: make tes
 test-engines: $(VENV)/.ready-engines ## Runs what docs/engines.md says of Spark, ClickHouse, Iceberg and others (2 GB; Spark needs Java)
 	$(BIN)/python -m pytest tests/lake/test_lake_engines.py tests/lake/test_lake_registered.py
 
+.PHONY: test-containers
 test-containers: setup-dev ## Builds the images and runs the services: health, kill -9, rights, secrets; needs Docker with Compose
 	TEST_CONTAINERS=1 $(BIN)/python -m pytest --numprocesses=0 tests/containers
 

@@ -53,6 +53,10 @@ test-long: setup-dev ## A part of the long tests, another one each day: make tes
 test-engines: $(VENV)/.ready-engines ## Runs what docs/engines.md says of Spark, ClickHouse, Iceberg and others (2 GB; Spark needs Java)
 	$(BIN)/python -m pytest tests/lake/test_lake_engines.py tests/lake/test_lake_registered.py
 
+.PHONY: test-containers
+test-containers: setup-dev ## Builds the images and runs the services: health, kill -9, rights, secrets; needs Docker with Compose
+	TEST_CONTAINERS=1 $(BIN)/python -m pytest --numprocesses=0 tests/containers
+
 soak: setup-dev ## Every test with the long ones, 500 kills on each kind of lake, 5,000 cycles; about two hours
 	MODEL_EXAMPLES=100 $(BIN)/python -m pytest --long
 	$(BIN)/python -m tests.faults.soak --lake folder --kills $(KILLS)

@@ -13,8 +13,8 @@ from pathlib import Path
 from pipelines.settings.settings import PROJECT_ROOT
 
 DOCKERFILE = PROJECT_ROOT / "Dockerfile"
-NEEDS_ROOT = "useradd"
-"""A RUN with this is not replayed: it would make a user on this host."""
+OF_THIS_HOST = ("useradd", "get_path('stdlib')")
+"""A RUN with one of these is not replayed: it would make a user here, or compile this host's standard library."""
 _ABSOLUTE = re.compile(r"(?<![\w./])/(?=(?:app|opt|var)\b)")
 
 
@@ -40,6 +40,22 @@ def is_ignored(path: str) -> bool:
     return ignored
 
 
+def stages_for(target: str) -> set[str]:
+    """The stages that a target is made of, itself among them."""
+    made_of: dict[str, set[str]] = {}
+    stage = ""
+    for name, arguments in instructions():
+        if name == "FROM":
+            parent, stage = arguments.split(" AS ")
+            made_of[stage] = {parent}
+        made_of[stage] |= set(re.findall(r"^--from=(\S+)", arguments)) if name == "COPY" else set()
+    needed, found = set[str](), {target}
+    while found - needed:
+        needed |= found
+        found = {part for whole in found for part in made_of[whole] if part in made_of}
+    return needed
+
+
 class Replay:
     """The stages up to a target, built below `folder`."""
 
@@ -50,12 +66,13 @@ class Replay:
         self.environments: dict[str, dict[str, str]] = {}
         self.skipped: list[str] = []
         self._stage = ""
+        steps = {"FROM": self._from, "ENV": self._env, "COPY": self._copy, "RUN": self._run}
+        needed = stages_for(target)
+        stage = ""
         for name, arguments in instructions():
-            if name == "FROM" and self._stage == target:
-                return
-            step = {"FROM": self._from, "ENV": self._env, "COPY": self._copy, "RUN": self._run}.get(name)
-            if step:
-                step(arguments)
+            stage = arguments.split(" AS ")[1] if name == "FROM" else stage
+            if stage in needed and name in steps:
+                steps[name](arguments)
 
     def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Runs a command in what was built, without this host's settings but those of pip."""
@@ -91,7 +108,8 @@ class Replay:
         *sources, target = arguments.split()
         if sources[0].startswith("--from="):
             other = self._folder / sources[0].removeprefix("--from=")
-            shutil.copytree(other / sources[1].lstrip("/"), self.root / target.lstrip("/"), symlinks=True)
+            to = self.root / target.lstrip("/")
+            shutil.copytree(other / sources[1].lstrip("/"), to, symlinks=True, dirs_exist_ok=True)
             return
         for source in sources:
             to = self.root / "app" / target
@@ -103,7 +121,7 @@ class Replay:
                 shutil.copy2(PROJECT_ROOT / source, to)
 
     def _run(self, arguments: str) -> None:
-        if NEEDS_ROOT in arguments:
+        if any(words in arguments for words in OF_THIS_HOST):
             self.skipped.append(arguments)
             return
         done = self.run("/bin/sh", "-c", self._rooted(arguments))

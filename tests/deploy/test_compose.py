@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dotenv import dotenv_values
 
 from pipelines.settings.settings import PROJECT_ROOT, Settings, read_settings
@@ -22,12 +23,15 @@ from .compose_file import COMPOSE_FILE, VARIABLE, compose_file, services
 
 EXAMPLE = {name: value or "" for name, value in dotenv_values(PROJECT_ROOT / ".env.example").items()}
 FILLED_IN = {**EXAMPLE, "CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a"}
-OF_COMPOSE_ALONE = {"COMPOSE_PROFILES"}
+OF_COMPOSE_ALONE = {"COMPOSE_PROFILES", "GRAFANA_PASSWORD", "READER_PASSWORD"}
+NOT_SET = {"PG_PORT": "5432", "PG_SCHEMA": "public", "PG_OWNER_USER": "", "S3_PREFIX": ""}
 STARTED = [
     (FILLED_IN, (), {"postgres", "minio", "minio-init", "ingestor"}),
     (FILLED_IN, ("seaweedfs",), {"postgres", "seaweedfs", "ingestor"}),
     ({**FILLED_IN, "COMPOSE_PROFILES": "seaweedfs"}, (), {"postgres", "seaweedfs", "ingestor"}),
     ({}, ("demo",), {"postgres", "minio", "minio-init", "ingestor", "demo", "simulator"}),
+    (FILLED_IN, ("minio", "dashboard"), {"postgres", "minio", "minio-init", "ingestor", "reader", "dashboard"}),
+    (FILLED_IN, ("observe",), {"postgres", "ingestor", "reader", "prometheus", "grafana"}),
 ]
 
 
@@ -96,7 +100,7 @@ def test_the_example_gives_every_variable_that_has_a_default() -> None:
     """With the same value: with and without `.env`, the stores are the same ones."""
     defaults = {m["name"]: m["other"] for m in VARIABLE.finditer(COMPOSE_FILE.read_text()) if m["operator"] == ":-"}
 
-    assert defaults == {name: EXAMPLE.get(name, "5432") for name in defaults}
+    assert defaults == {name: EXAMPLE.get(name, NOT_SET.get(name)) for name in defaults}
 
 
 def test_containers_find_the_stores_whatever_the_env_file_says() -> None:
@@ -135,7 +139,7 @@ def test_the_ingestor_is_restarted_if_there_is_an_account() -> None:
     assert services({}, "demo")["ingestor"]["restart"] == ""
 
 
-@pytest.mark.parametrize("name", ["ingestor", "demo", "simulator"])
+@pytest.mark.parametrize("name", ["ingestor", "demo", "simulator", "dashboard", "tests"])
 def test_our_containers_can_do_little(name: str) -> None:
     """No root, no capabilities, nothing to write on but `/tmp` and their volume."""
     service = compose_file(FILLED_IN)["services"][name]
@@ -145,24 +149,62 @@ def test_our_containers_can_do_little(name: str) -> None:
     assert [volume.split(":")[1] for volume in service.get("volumes", [])] in ([], ["/var/lib/cloudflare-audit"])
 
 
+def test_what_looks_reads_as_the_reader() -> None:
+    """With the password that `reader` gives the role; it gets no other of the database's."""
+    variables = {**FILLED_IN, "PG_PASSWORD": "of the loop"}
+    found = services(variables, "dashboard", "observe")
+    password = found["reader"]["environment"]["READER_PASSWORD"]
+
+    seen = {**variables, "PG_OWNER_USER": "o", "PG_OWNER_PASSWORD": "p", **found["dashboard"]["environment"]}
+    grafana = found["grafana"]["environment"]
+    assert (seen["PG_USER"], seen["PG_PASSWORD"]) == ("audit_reader", password)
+    assert (seen["PG_OWNER_USER"], seen["PG_OWNER_PASSWORD"]) == ("", "")
+    assert (grafana["READER_USER"], grafana["READER_PASSWORD"]) == ("audit_reader", password)
+    assert "audit_reader" in found["reader"]["command"][0]
+    assert "of the loop" not in str([seen, grafana])
+
+
+def test_prometheus_in_compose_asks_the_loop_there() -> None:
+    """Else its configuration is that of deploy/prometheus."""
+    alone, compose = (
+        yaml.safe_load((PROJECT_ROOT / "deploy/prometheus" / name).read_text())
+        for name in ("prometheus.yml", "prometheus.compose.yml")
+    )
+    port = services(FILLED_IN)["ingestor"]["environment"]["METRICS_PORT"]
+
+    compose["scrape_configs"][0]["static_configs"][0].update(targets=[f"127.0.0.1:{port}"])
+    assert services(FILLED_IN, "observe")["prometheus"]["volumes"][0].startswith(
+        "./deploy/prometheus/prometheus.compose.yml:"
+    )
+    assert compose == alone
+
+
 def test_every_image_is_pinned_and_every_volume_used() -> None:
     """`latest` is another one tomorrow."""
     whole = compose_file({})
     images = {it["image"] for it in whole["services"].values() if "build" not in it}
-    used = {volume.split(":")[0] for it in whole["services"].values() for volume in it.get("volumes", [])}
+    mounted = {volume.split(":")[0] for it in whole["services"].values() for volume in it.get("volumes", [])}
+    files = {name for name in mounted if name.startswith("./")}
+    used = mounted - files
 
     assert all(re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", image) for image in images), images
     assert used == set(whole["volumes"])
+    assert all((PROJECT_ROOT / name).exists() for name in files)
 
 
-def test_the_target_that_is_built_is_in_the_dockerfile() -> None:
-    """The one with pytest: the integration tests run in it."""
+def test_each_image_is_a_target_of_the_dockerfile() -> None:
+    """What runs is built without pytest; images of one name are of one target."""
     stages = re.findall(r"^FROM \S+ AS (\S+)$", (PROJECT_ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    found = compose_file({})["services"].values()
 
-    built = {it["build"]["target"] for it in compose_file({})["services"].values() if "build" in it}
+    built = {(it["image"], it["build"]["target"]) for it in found if "build" in it}
 
-    assert built == {"with-tests"}
-    assert {*built, "runtime"} <= set(stages)
+    assert built == {
+        ("cloudflare-audit-pipeline", "runtime"),
+        ("cloudflare-audit-dashboard", "dashboard"),
+        ("cloudflare-audit-pipeline-tests", "with-tests"),
+    }
+    assert {target for _, target in built} <= set(stages)
 
 
 def test_the_simulator_starts_as_the_file_says_and_is_healthy() -> None:

@@ -1,4 +1,4 @@
-"""The Dockerfile is in order, and what its steps build runs: replayed in a folder, since no engine runs here."""
+"""The Dockerfile is in order, and what its steps build runs: replayed in a folder, without an engine."""
 
 import http.server
 import json
@@ -14,15 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings.reader import OWN_PREFIXES
-from pipelines.settings.settings import PROJECT_ROOT
 from simulator.api import Api
 from tests.factory import ACCOUNT, ago, ids, spread
 from tests.stores import Stores
 
 from .dockerfile import DOCKERFILE, Replay, instructions, is_ignored
-
-INTEGRATION = ("python3", "-m", "pytest", "-m", "integration", "tests/bulk/test_rehydrate_integration.py")
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -45,15 +41,25 @@ def test_bases_are_pinned_and_users_are_not_root() -> None:
     foreign = [parent for parent in stages.values() if parent not in stages]
     assert all(re.fullmatch(r"python:\d+\.\d+\.\d+-slim-[a-z]+(@sha256:[0-9a-f]{64})?", base) for base in foreign)
     assert users == ["10001"]
-    assert {stages["runtime"], stages["with-tests"]} == {"app"}
+    assert {stages[final] for final in ("runtime", "dashboard", "with-tests")} == {"app"}
+    assert list(stages)[-1] == "runtime"
 
 
 def test_packages_come_with_hashes_alone() -> None:
     """From the lock files; the project itself needs no index."""
     installs = [arguments for name, arguments in instructions() if "pip install" in arguments]
 
-    assert len(installs) == 3
+    assert len(installs) == 6
     assert all("--require-hashes -r" in it or "--no-deps --no-build-isolation -e ." in it for it in installs)
+
+
+def test_all_that_runs_is_made_slim_and_compiled_alike() -> None:
+    """The dashboard's stage differs from that of the loop in its packages alone."""
+    made = [arguments for name, arguments in instructions() if "slim.py" in arguments]
+
+    assert len(made) == 2
+    assert len(set(made)) == 1
+    assert "compileall" in made[0]
 
 
 @pytest.mark.parametrize(
@@ -108,12 +114,12 @@ def test_the_health_check_asks_livez(status: int, is_healthy: bool) -> None:  # 
 def test_what_the_steps_build_runs_and_writes_into_its_volume_alone(
     api: Api, environment: Mapping[str, str], stores: Stores, server_dir: Path
 ) -> None:
-    """So its root can be read-only; and with a checkout mounted over `/app`, the integration tests run in it."""
+    """So its root can be read-only, and nothing that a run needs was taken out."""
     folder = server_dir / "image"
     folder.mkdir()
     events = spread(20, ago(hours=1), ago(minutes=1))
     api.world.add(ACCOUNT, "v1", events)
-    image = Replay(folder, "with-tests")
+    image = Replay(folder, "runtime")
     before = _state(image.root)
 
     shown = image.run("python3", "pipelines/run.py", "--help")
@@ -121,19 +127,13 @@ def test_what_the_steps_build_runs_and_writes_into_its_volume_alone(
     loaded = image.run("python3", "pipelines/run.py", "--once", "--json", **environment)
     state = image.run("dlt", "pipeline", "cloudflare_audit_warehouse", "info", **environment)
 
-    assert (len(image.skipped), shown.returncode, unset.returncode) == (1, 0, 2)
+    assert (len(image.skipped), shown.returncode, unset.returncode) == (2, 0, 2)
     assert "CLOUDFLARE_API_TOKEN is missing" in unset.stderr
     assert loaded.returncode == 0, loaded.stderr
     assert stores.ids() == (sorted(ids(events)),) * 2
     assert state.returncode == 0, state.stderr
     assert "cloudflare_audit_warehouse" in state.stdout
     assert _state(image.root) == before
-    (image.root / "app").rename(folder / "app-of-the-image")
-    (image.root / "app").symlink_to(PROJECT_ROOT)
-    own = {name: "" for name in os.environ if name.startswith(OWN_PREFIXES)}
-    tested = image.run(*INTEGRATION, "-n0", "-k", "missing_hour", **own)
-    assert tested.returncode == 0, tested.stdout
-    assert "2 passed" in tested.stdout
 
 
 def _state(root: Path) -> dict[str, tuple[int, int]]:

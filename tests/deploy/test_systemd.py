@@ -14,6 +14,7 @@ from pipelines.settings.shards import Shard
 
 UNITS = PROJECT_ROOT / "deploy" / "systemd"
 LOOP, ONCE, TIMER = "cloudflare-audit.service", "cloudflare-audit-once.service", "cloudflare-audit-once.timer"
+DASHBOARD = "cloudflare-audit-dashboard.service"
 SHARD, DROP_IN = "cloudflare-audit@.service", "shard.conf"
 HOME = Path("/opt/cloudflare-audit")
 HIGHEST_EXPOSURE = 2.0
@@ -43,11 +44,11 @@ def test_systemd_verifies_the_units_without_a_warning(tmp_path: Path) -> None:
     """As installed by the docs; the folder that they name is this checkout here."""
     python = tmp_path / "python"
     python.touch(mode=0o755)
-    for unit in (LOOP, ONCE, TIMER):
+    for unit in (LOOP, ONCE, TIMER, DASHBOARD):
         text = (UNITS / unit).read_text().replace(f"{HOME}/.venv/bin/python", str(python))
         (tmp_path / unit).write_text(text.replace(str(HOME), str(PROJECT_ROOT)))
 
-    done = analyze("verify", "--man=no", *(tmp_path / unit for unit in (LOOP, ONCE, TIMER)))
+    done = analyze("verify", "--man=no", *(tmp_path / unit for unit in (LOOP, ONCE, TIMER, DASHBOARD)))
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -95,7 +96,7 @@ def test_a_unit_with_a_wrong_line_is_found(tmp_path: Path) -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", [LOOP, ONCE])
+@pytest.mark.parametrize("unit", [LOOP, ONCE, DASHBOARD])
 def test_the_services_expose_little(unit: str) -> None:
     """Of 10; what is left is the network, which is their work."""
     done = analyze("security", "--offline=true", "--no-pager", "--threshold=100", UNITS / unit)
@@ -114,6 +115,23 @@ def test_both_services_are_confined_alike() -> None:
 
     assert shared[0] == shared[1]
     assert len(shared[0]) > 30
+
+
+def test_the_dashboard_is_confined_like_the_loop_and_reads_as_the_reader() -> None:
+    """It gets neither the password of the loop's role nor the owner's."""
+    parts = [lines(unit, "Service") for unit in (LOOP, DASHBOARD)]
+
+    loop, dashboard = (set(part[part.index("User=cloudflare-audit") :]) for part in parts)
+
+    assert loop - dashboard == {
+        f"LoadCredential={name}:cloudflare-audit.{name}" for name in ("PG_PASSWORD", "PG_OWNER_PASSWORD")
+    }
+    assert dashboard - loop == {
+        "LoadCredential=PG_PASSWORD:cloudflare-audit.READER_PASSWORD",
+        "EnvironmentFile=-/etc/cloudflare-audit/dashboard.env",
+    }
+    assert setting(DASHBOARD, "Service", "ExecStart") == f"{HOME}/.venv/bin/python -m dashboard"
+    assert setting(DASHBOARD, "Service", "RestartPreventExitStatus") == "2"
 
 
 @pytest.mark.parametrize("unit", [LOOP, ONCE])

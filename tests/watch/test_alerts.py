@@ -1,16 +1,12 @@
 """The alert rules: valid, true to the metrics of the code, each tried both ways, and explained in the runbook."""
 
 import re
-import shutil
-import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 
 from benchmarks.servers.commands import wait_until
@@ -20,17 +16,11 @@ from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.watch.metrics import METRICS
 from simulator.api import Api
 from tests.factory import ACCOUNT, ago, raw_event, spread
-from tests.watching import Watched, watched_loop
+from tests.prometheus import FOLDER, PROMTOOL, needs_prometheus, prometheus_of
+from tests.watching import watched_loop
 
-FOLDER = PROJECT_ROOT / "deploy/prometheus"
 CASES = ("alerts_test.yml", "alerts_days_test.yml")
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
-
-PROMETHEUS, PROMTOOL = shutil.which("prometheus") or "", shutil.which("promtool") or ""
-needs_prometheus = pytest.mark.skipif(
-    not (PROMETHEUS and PROMTOOL),
-    reason="prometheus and promtool are not installed (Debian: apt-get install --no-install-recommends prometheus)",
-)
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -46,7 +36,13 @@ def _series() -> set[str]:
 
 @needs_prometheus
 @pytest.mark.parametrize(
-    "check", [("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml"), ("test", "rules", *CASES)]
+    "check",
+    [
+        ("check", "rules", "alerts.yml"),
+        ("check", "config", "prometheus.yml"),
+        ("check", "config", "prometheus.compose.yml"),
+        ("test", "rules", *CASES),
+    ],
 )
 def test_promtool_finds_nothing_wrong(check: tuple[str, ...]) -> None:
     """The rules, the scrape configuration, and the cases of each alert."""
@@ -99,37 +95,6 @@ def test_the_documented_line_makes_the_runbooks_links_absolute() -> None:
 
 # --- a real Prometheus ------------------------------------------------------------------------------------------------
 
-Ask = Callable[[str], list[dict[str, Any]]]
-
-
-@contextmanager
-def _prometheus(loop: Watched, folder: Path) -> Iterator[Ask]:
-    """A Prometheus with our configuration, but for the address and a pace of its own; yields how to query it."""
-    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"{loop.host}:{loop.port}"]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    shutil.copy(FOLDER / "alerts.yml", folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
-    with (folder / "prometheus.log").open("w") as log:
-        process = subprocess.Popen([PROMETHEUS, *flags, f"--web.listen-address={address}"], stdout=log, stderr=log)
-    try:
-        yield lambda query: _ask(address, query)
-    finally:
-        process.terminate()
-        process.wait(120)
-
-
-def _ask(address: str, query: str) -> list[dict[str, Any]]:
-    try:
-        answer = requests.get(f"http://{address}/api/v1/query", params={"query": query}, timeout=60)
-    except requests.ConnectionError:
-        return []
-    result: list[dict[str, Any]] = answer.json()["data"]["result"] if answer.ok else []
-    return result
-
 
 @needs_prometheus
 @pytest.mark.integration
@@ -141,7 +106,7 @@ def test_prometheus_scrapes_a_running_loop(api: Api, environment: Mapping[str, s
     write_new(key_file, SealKey(SignerKey.generate("test")))
     sealing = {**environment, "SEAL_KEY_FILE": str(key_file)}
 
-    with watched_loop(sealing, tmp_path) as loop, _prometheus(loop, tmp_path) as ask:
+    with watched_loop(sealing, tmp_path) as loop, prometheus_of(loop, tmp_path) as ask:
         wait_until(lambda: bool(ask("cloudflare_audit_last_seal_timestamp_seconds")))
         wait_until(lambda: bool(ask("cloudflare_audit_last_success_timestamp_seconds")))
         unanswered = [name for name in sorted(_series()) if not ask(name)]

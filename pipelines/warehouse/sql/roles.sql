@@ -4,7 +4,8 @@
 -- the start of a run (grants.sql).
 --
 -- With -v reader=audit_reader, makes a role for people and dashboards who only read, too; without -v ingest=… it makes
--- that role alone, also when the tables are there. The owner is then the role that owns them: PG_OWNER_USER, or PG_USER.
+-- that role alone, also when the tables are there, and as often as you like. The owner is then the role that owns them:
+-- PG_OWNER_USER, or PG_USER.
 
 \set ON_ERROR_STOP on
 SELECT current_database() AS database \gset
@@ -18,17 +19,25 @@ REVOKE CREATE ON DATABASE :"database" FROM :"ingest";
 
 \if :{?reader}
 BEGIN;
-CREATE ROLE :"reader" LOGIN;
+SELECT format('CREATE ROLE %I LOGIN', :'reader')
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'reader')
+\gexec
 GRANT CONNECT ON DATABASE :"database" TO :"reader";
 CREATE SCHEMA IF NOT EXISTS :"schema" AUTHORIZATION :"owner";
 GRANT USAGE ON SCHEMA :"schema" TO :"reader";
 -- What the owner makes from now on: a later release's tables, and a view that is replaced.
 ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" IN SCHEMA :"schema" GRANT SELECT ON TABLES TO :"reader";
--- What is there; dlt's own tables, _dlt_…, are not for readers.
+-- What is there. dlt's own tables, _dlt_…, are not for readers, but if their owner makes them later, the line above
+-- gives them, too: until the next time that this runs.
 SELECT format('GRANT SELECT ON %s TO %I', c.oid::regclass, :'reader')
 FROM pg_class AS c
 WHERE c.relnamespace = quote_ident(:'schema')::regnamespace AND c.relowner = quote_ident(:'owner')::regrole
     AND c.relkind IN ('r', 'p', 'v', 'm') AND c.relname ~ '^audit_'
+UNION ALL
+SELECT format('REVOKE ALL ON %s FROM %I', c.oid::regclass, :'reader')
+FROM pg_class AS c
+WHERE c.relnamespace = quote_ident(:'schema')::regnamespace AND c.relowner = quote_ident(:'owner')::regrole
+    AND c.relkind = 'r' AND c.relname ~ '^_dlt_'
 \gexec
 -- The rights alone keep it from writing. These spare the others: nothing is written by mistake, and a transaction that a
 -- tool leaves open does not hold up an upgrade of the tables.

@@ -11,7 +11,7 @@ SHOWN_AS_EXAMPLES = {"PG_HOST", "INITIAL_CHECKPOINT"}
 """These settings have no default; the example file shows a value of another kind."""
 
 _NAME = re.compile(
-    r'"((?:ACCOUNTS|CLOUDFLARE|METRICS|PG|RECONCILE|S3|SWEEP|TIMESCALE)_[A-Z_]+'
+    r'"((?:ACCOUNTS|CLOUDFLARE|DASHBOARD|METRICS|PG|RECONCILE|S3|SWEEP|TIMESCALE)_[A-Z_]+'
     r'|POLL_INTERVAL_SECONDS|INITIAL_CHECKPOINT|DATA_DIR)"'
 )
 

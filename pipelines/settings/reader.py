@@ -19,7 +19,17 @@ from .secret_files import FILE_NAMES, SECRETS
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-OWN_PREFIXES = ("ACCOUNTS_", "CLOUDFLARE_", "METRICS_", "PG_", "RECONCILE_", "S3_", "SWEEP_", "TIMESCALE_")
+OWN_PREFIXES = (
+    "ACCOUNTS_",
+    "CLOUDFLARE_",
+    "DASHBOARD_",
+    "METRICS_",
+    "PG_",
+    "RECONCILE_",
+    "S3_",
+    "SWEEP_",
+    "TIMESCALE_",
+)
 
 MAY_BE_SECRET = re.compile(r"[@?]|passw|token|secret|[A-Za-z0-9_-]{40}", re.IGNORECASE)
 """A value that is not shown: a URL with a password, a token in the wrong place."""

@@ -1,67 +1,76 @@
-"""`python -m dashboard [--port N]`: serves the dashboard on loopback until it is stopped, and prints its address.
+"""Serves the dashboard until it is stopped, and prints its address. It only reads.
 
-An embedded PostgreSQL that is not running runs as long as this does. Nothing is written to either store.
+An embedded PostgreSQL that is not running runs as long as this does. Settings (environment or .env):
+DASHBOARD_HOST and DASHBOARD_PORT are the two options; DASHBOARD_ALLOWED_HOSTS, DASHBOARD_BASE_PATH and
+DASHBOARD_USER_HEADER are for a proxy in front of it; DASHBOARD_GEOIP is a database of countries. See docs/dashboard.md.
 """
 
 import argparse
 import os
 import socket
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from pipelines.cli.command import run_lake_command
 from pipelines.host.output import protect_streams
-from pipelines.settings.settings import read_environment, read_store_settings
+from pipelines.settings.dashboard import DEFAULT_PORT, DashboardSettings
+from pipelines.settings.settings import UsageError, read_dashboard_settings, read_environment, read_store_settings
 from pipelines.warehouse.embedded import server_if_there
-
-APP = Path(__file__).with_name("app.py")
-PORT = 2719
-_LOOPBACK = "127.0.0.1"
 
 
 def main() -> int:
     """Serves, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m dashboard", description=__doc__)
-    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}, or a free one if that is taken")
+    parser = argparse.ArgumentParser(
+        prog="python -m dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--host", help="the address to listen at (DASHBOARD_HOST; default: 127.0.0.1)")
+    either = f"{DEFAULT_PORT}, or a free one if that is taken"
+    parser.add_argument("--port", type=int, help=f"0: a free one (DASHBOARD_PORT; default: {either})")
     options = parser.parse_args()
     protect_streams()
-    return run_lake_command(lambda: _serve(options.port))
+    return run_lake_command(lambda: _serve(options.host, options.port))
 
 
-def _serve(port: int) -> int:
+def _serve(host: str | None, port: int | None) -> int:
+    environment = read_environment()
+    stores, settings = read_store_settings(environment), read_dashboard_settings(environment)
+    settings = replace(settings, host=host or settings.host, port=settings.port if port is None else port)
     try:
+        import jinja2  # noqa: PLC0415, F401  # as above
         import uvicorn  # noqa: PLC0415  # in a dependency group of its own
 
-        app = served_app()
+        from .app import served_app  # noqa: PLC0415  # as above
     except ModuleNotFoundError as error:
         print(f"The dashboard's packages are not installed ({error.name}): run make dashboard", file=sys.stderr)
         return 1
-    stores = read_store_settings(read_environment())
-    with server_if_there(stores), _listening(port) as listening:
-        print(f"The dashboard: http://{_LOOPBACK}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+    with server_if_there(stores), _listening(settings) as listening:
+        app = served_app(settings)
+        name, number = listening.getsockname()[:2]
+        shown = f"[{name}]" if ":" in name else name
+        print(f"The dashboard: http://{shown}:{number}{settings.base_path} (Ctrl-C ends it)", flush=True)
+        ours: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, **ours)
         uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 
-def served_app() -> Any:
-    """The ASGI app: marimo in run mode, which takes no code from the page and does not show ours."""
-    import marimo  # noqa: PLC0415  # as above
-
-    from .guard import only_own_pages  # noqa: PLC0415
-
-    return only_own_pages(marimo.create_asgi_app(quiet=True).with_app(path="/", root=str(APP)).build())
-
-
-def _listening(port: int) -> socket.socket:
-    try:
-        return socket.create_server((_LOOPBACK, port))
-    except OSError:
-        return socket.create_server((_LOOPBACK, 0))
+def _listening(settings: DashboardSettings) -> socket.socket:
+    """Listens; where no port was named, at a free one if the default is taken."""
+    is_v6 = ":" in settings.host
+    family = socket.AF_INET6 if is_v6 else socket.AF_INET
+    ports = [DEFAULT_PORT, 0] if settings.port is None else [settings.port]
+    for port in ports:
+        try:
+            return socket.create_server((settings.host.strip("[]"), port), family=family)
+        except (OSError, OverflowError) as error:
+            if port == ports[-1]:
+                where = f"{settings.host}:{port} (DASHBOARD_HOST, DASHBOARD_PORT)"
+                raise UsageError(f"cannot listen on {where}: {error}") from error
+    raise AssertionError
 
 
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # the threads of open pages would hold up the end for two minutes
+    os._exit(code)  # a question that is still asked would hold up the end

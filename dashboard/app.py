@@ -1,153 +1,208 @@
-# /// script
-# [tool.marimo.display]
-# theme = "system"
-# ///
-"""The page: controls, key numbers, and the section that is chosen. Asks nothing that is not shown. See page.py."""
+"""The pages: each view is an address, answered with HTML; the same with `format=csv` or `json` is its export."""
 
-import marimo
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
-app = marimo.App(width="full", app_title="Cloudflare audit events", css_file="style.css")
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
-with app.setup:
-    from datetime import UTC, datetime
+from pipelines.cli.status_text import duration
+from pipelines.host.logs import log
+from pipelines.host.masking import masked
+from pipelines.settings.dashboard import DashboardSettings
+from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-    import marimo as mo
+from . import charts, export
+from .ask.conditions import EXPRESSIONS
+from .ask.deadline import Deadline
+from .ask.search import FIELDS, TEXTS
+from .ask.sessions import read_settings_anew
+from .ask.stores import LakeStore, WarehouseStore
+from .guard import OWN_NAMES, STRICT, App, only_own_pages
+from .look import TITLES, Look, Shown
+from .names import AccountNames, Countries
+from .sections import SHOW, event
+from .view import RANGES, SECTIONS, STORES, view_of, written
 
-    from dashboard import page, pieces, questions, sections  # marimo runs this file as a script
-    from sources.cloudflare_audit_logs.errors import AuditLogsError
-
-
-@app.cell
-def controls():
-    """The controls that do not depend on the store."""
-    query = mo.query_params().to_dict()
-    ranges = [*page.RANGES, page.DATES]
-    store = mo.ui.radio(list(page.STORES), value=page.chosen(query, "store", page.STORES, "Warehouse"), inline=True)
-    span = mo.ui.dropdown(ranges, value=page.chosen(query, "range", ranges, page.DEFAULT_RANGE), label="Time (UTC)")
-    version = mo.ui.dropdown(
-        list(page.VERSIONS), value=page.chosen(query, "version", page.VERSIONS, "v1 and v2"), label="API"
-    )
-    search = mo.ui.text(value=str(query.get("search") or ""), placeholder="actor, address …", label="Search")
-    failures = mo.ui.switch(value=query.get("failures") == "1", label="Failures only")
-    refresh = mo.ui.refresh(options=["30s", "1m", "5m"], label="")
-    section = mo.ui.tabs(
-        dict.fromkeys(page.SECTIONS, ""), value=page.chosen(query, "section", page.SECTIONS, page.SECTIONS[0])
-    )
-    remembered = {"account": str(query.get("account") or "")}  # a refresh makes that control anew
-    return failures, query, refresh, remembered, search, section, span, store, version
-
-
-@app.cell
-def dates(query, span):
-    """Only where the time is chosen by date."""
-    _first, _last = page.dates_of(query, datetime.now(UTC))
-    begin, end = mo.ui.datetime(value=_first, label="From"), mo.ui.datetime(value=_last, label="to")
-    shown_days = [begin, end] if span.value == page.DATES else []
-    return begin, end, shown_days
+T = TypeVar("T")
+_HERE = Path(__file__).parent
+_LOOK_SECONDS = 0.2
+"""So often it is looked whether the browser still waits."""
+_LONGEST_USER = 200
 
 
-@app.cell
-def opened_store(refresh, remembered, store):
-    """Opened anew at each refresh, with the settings as they are then."""
-    refresh.value  # runs this again
-    now = datetime.now(UTC)
-    opened = page.open_store(page.STORES[store.value])
-    _accounts = [page.ALL_ACCOUNTS, *opened.accounts]
-    account = mo.ui.dropdown(
-        _accounts,
-        value=page.chosen(remembered, "account", _accounts, page.ALL_ACCOUNTS),
-        label="Account",
-        searchable=True,
-        on_change=lambda chosen: remembered.update(account=chosen or page.ALL_ACCOUNTS),
-    )
-    return account, now, opened
+class Dashboard:
+    """The pages over two stores."""
 
+    def __init__(self, settings: DashboardSettings) -> None:
+        self._base = settings.base_path
+        self._stores: dict[str, Any] = {"warehouse": WarehouseStore(), "lake": LakeStore()}
+        self._names, self._countries = AccountNames(), Countries(settings.geoip)
+        self._sections = {name: title for name, title in SECTIONS.items() if name != "countries" or self._countries}
+        loader = FileSystemLoader(_HERE / "templates")
+        self._templates = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        self._templates.globals |= {
+            "base": self._base,
+            "charts": charts,
+            "countries": self._countries,
+            "duration": duration,
+            "fields": EXPRESSIONS,
+            "hour": timedelta(hours=1),
+            "help": FIELDS | TEXTS,
+            "masked": masked,
+            "names": self._names,
+            "ranges": RANGES,
+            "sections": self._sections,
+            "stores": STORES,
+            "titles": TITLES,
+            "written": written,
+        }
 
-@app.cell
-def header(account, failures, refresh, search, shown_days, span, store, version):
-    """The title and the controls."""
-    _title = mo.Html('<h1 class="title">Cloudflare audit events</h1>')
-    _line = [span, *shown_days, account, version, search, failures]
-    mo.vstack(
-        [
-            mo.hstack(
-                [_title, mo.hstack([store, refresh], justify="end", gap=1, wrap=True)], align="center", wrap=True
-            ),
-            mo.hstack(_line, justify="start", align="end", gap=1, wrap=True),
+    def routes(self) -> list[Route | Mount]:
+        """A route for each section; `values` has no tab of its own."""
+        shown = [name for name in SHOW if name in self._sections or name == "values"]
+        return [
+            *(Route(f"/{name if name != 'overview' else ''}", partial(self.answer, section=name)) for name in shown),
+            Route("/healthz", lambda _: PlainTextResponse("ok\n")),
+            Mount("/static", StaticFiles(directory=_HERE / "static")),
         ]
-    )
 
+    def learn_names(self) -> None:
+        """Learns the accounts' names, beside the pages."""
+        self._names.learn_beside(self._stores["warehouse"])
 
-@app.cell
-def filtered(account, begin, end, failures, now, search, span, store, version):
-    """The filters, and the address that says the same."""
-    _since, _before = page.window_of(span.value, begin.value or now, end.value or now, now)
-    filters = page.filters_of(
-        _since, _before, account.value or page.ALL_ACCOUNTS, version.value, search.value, failures=failures.value
-    )
-    link = {
-        "store": store.value,
-        "range": span.value,
-        "account": account.value or page.ALL_ACCOUNTS,
-        "version": version.value,
-        "search": search.value,
-        "failures": "1" if failures.value else "",
-        **({"from": f"{_since:{page.TIME}}", "to": f"{_before:{page.TIME}}"} if span.value == page.DATES else {}),
-    }
-    return filters, link
-
-
-@app.cell
-def overview(filters, opened):
-    """One pass over the events: the key numbers and the section Overview come from it."""
-    error = opened.error
-    found = page.by_subject([])
-    if opened.store is not None:
-        try:
-            with mo.status.spinner(f"Asking the {opened.store.name} …"):
-                found = page.by_subject(opened.store.ask(questions.overview(filters))[0])
-        except AuditLogsError as _error:
-            error = _error
-    return error, found
-
-
-@app.cell
-def numbers(error, filters, found, opened, query, section):
-    """The key numbers, or why there are none: once, where the section says the same."""
-    _said = "".join(pieces.note(s) for s in [*page.misread(query, opened.accounts), *page.counted_twice(found)])
-    _numbers = _said + pieces.key_numbers(page.numbers_of(found, filters))
-    mo.Html(_numbers if error is None else "" if section.value == "Health" else pieces.problem(error))
-
-
-@app.cell
-def navigation(section):
-    """The sections."""
-    section
-
-
-@app.cell
-def content(error, filters, found, link, now, opened, query, section):
-    """The section that is chosen. The pipeline's health can be shown without events."""
-    try:
-        if section.value == "Health":
-            _shown = sections.health(now)
-        elif section.value == "Completeness":
-            _shown = sections.completeness(filters, link)
-        elif error is not None:
-            _shown = None
-        elif section.value == "First seen":
-            _shown = sections.first_seen(opened.store, filters)
-        elif section.value == "Failures":
-            _shown = sections.failures(opened.store, filters, found)
-        elif section.value == "Events":
-            _address = [str(query.get(name) or "") for name in ("event", "older")]
-            _shown = sections.events(opened.store, filters, link, *_address)
+    async def answer(self, request: Request, section: str) -> Response:
+        """A section's page, or the part of it that was asked for."""
+        now, deadline = datetime.now(UTC).replace(microsecond=0), Deadline()
+        view = view_of(request.query_params.multi_items(), section, now, self._base)
+        look = Look(view, self._stores, self._countries, now, deadline)
+        kind = request.query_params.get("format", "")
+        if kind in export.FORMATS and not view.is_search_wrong:
+            work: Callable[[], Response] = partial(self._export, look, kind, request.query_params.get("table", ""))
+        elif "x-fragment" in request.headers:
+            work = partial(self._fragment, look)
         else:
-            _shown = sections.overview(found, filters, link)
-    except AuditLogsError as _error:
-        _shown = None if str(_error) == str(error) else mo.Html(pieces.problem(_error))
-    _shown
+            work = partial(self._page, look)
+        return await _while_waited_for(request, deadline, work)
+
+    def _page(self, look: Look) -> Response:
+        """The page; what goes wrong is told in its place."""
+        view, error, shown, accounts = look.view, None, None, list[str]()
+        try:
+            with suppress(*[AuditLogsError] * (view.section in {"health", "completeness"})):
+                accounts = look.store.accounts(look.deadline)
+            if not view.is_search_wrong:
+                shown = SHOW[view.section](look)
+        except AuditLogsError as its:
+            error = its
+        strange = [f"there is no account {one} here" for one in view.accounts if accounts and one not in accounts]
+        text = self._templates.get_template("page.html").render(
+            view=view, shown=shown, error=error, accounts=accounts, now=look.now, problems=[*view.problems, *strange]
+        )
+        return HTMLResponse(text, 503 if error else 400 if view.is_search_wrong else 200)
+
+    def _fragment(self, look: Look) -> Response:
+        """The event alone that the address opens, to be put into the page."""
+        try:
+            found = event(look, look.view["event"])
+        except AuditLogsError as error:
+            return PlainTextResponse(masked(str(error)), 503)
+        return HTMLResponse(self._templates.get_template("event.html").render(view=look.view, opened=found))
+
+    def _export(self, look: Look, kind: str, name: str) -> Response:
+        """What is shown as a file; of events all columns, and all rows up to a number that the file's name says."""
+        try:
+            if look.view.section == "events":
+                filters = look.filters
+                days = export.days_of(look.store, filters, look.deadline)
+                number = sum(day["events"] for day in days)
+                part = "all" if number <= export.MOST_EVENTS else f"newest-{export.MOST_EVENTS}-of"
+                columns, rows, name = export.EVENT_COLUMNS, export.events(look.store, filters, days), f"{part}-{number}"
+            else:
+                shown: Shown = SHOW[look.view.section](look)
+                table = next((one for one in shown.tables if one.name == name), None)
+                if table is None:
+                    return PlainTextResponse("there is no such table here\n", 404)
+                columns, rows = list(table.columns), iter(table.rows)
+        except AuditLogsError as error:
+            return PlainTextResponse(masked(str(error)), 503)
+        file = f"audit-{look.view.section}-{name}.{kind}"
+        headers = {"content-disposition": f'attachment; filename="{file}"'}
+        return StreamingResponse(export.written(kind, columns, rows), media_type=export.FORMATS[kind], headers=headers)
 
 
-if __name__ == "__main__":
-    app.run()
+async def _while_waited_for(request: Request, deadline: Deadline, work: Callable[[], T]) -> T:
+    """Works in a thread; gives the question up if the browser has gone."""
+    task = asyncio.ensure_future(run_in_threadpool(work))
+    while not (await asyncio.wait({task}, timeout=_LOOK_SECONDS))[0]:
+        if await request.is_disconnected():
+            await run_in_threadpool(deadline.give_up)
+    return task.result()
+
+
+def served_app(settings: DashboardSettings) -> App:
+    """The ASGI app, guarded, below its base path, with a line in the log for each page."""
+    dashboard = Dashboard(settings)
+    read_settings_anew()
+    dashboard.learn_names()
+    app = Starlette(routes=dashboard.routes())
+    names = OWN_NAMES | set(settings.allowed_hosts)
+    app.add_middleware(GZipMiddleware)
+    guarded = only_own_pages(_below(app, settings.base_path), names=names, policy=STRICT, takes_links=True)
+    return _logged(guarded, settings.user_header)
+
+
+def _below(app: App, base: str) -> App:
+    """The app for a proxy that leaves the base path in the address, and for one that takes it out."""
+
+    async def below(scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if base and (path == base or path.startswith(f"{base}/")):
+            scope = {**scope, "path": path.removeprefix(base) or "/", "raw_path": b""}
+        await app(scope, receive, send)
+
+    return below
+
+
+def _logged(app: App, user_header: str) -> App:
+    """The app, which logs who looked at which section, but not what was searched for: there are addresses in it."""
+
+    async def logged(scope: Any, receive: Any, send: Any) -> None:
+        began, status = time.monotonic(), 0
+
+        async def sent(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                kept = (
+                    [] if "/static/" in scope["path"] else [(b"cache-control", b"no-store"), (b"vary", b"x-fragment")]
+                )
+                message["headers"] = [*message["headers"], *kept]
+            await send(message)
+
+        try:
+            await app(scope, receive, sent)
+        finally:
+            path = scope.get("path", "")
+            if scope["type"] == "http" and not path.endswith("/healthz") and "/static/" not in path:
+                headers = dict(scope["headers"])
+                user = headers.get(user_header.lower().encode(), b"").decode("latin-1")[:_LONGEST_USER]
+                seen = {"user": user or "-"} if user_header else {}
+                milliseconds = round((time.monotonic() - began) * 1000)
+                log.info("page.answered", path=path[:_LONGEST_USER], status=status, ms=milliseconds, **seen)
+
+    return logged

@@ -1,99 +1,128 @@
-"""The charts: what changed when, and which hours were compared. Colours that show on a light and on a dark page."""
+"""The charts, drawn on the server: shapes for the templates, each leading to the events that it stands for. Pure."""
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any, NamedTuple
 
-import altair as alt
+from .ask.conditions import Filters
+from .ask.questions import bucket_seconds
+from .view import View, written
 
-from .questions import Filters, bucket_seconds
-from .stores import Row
+Row = Mapping[str, Any]
+WIDTH, HEIGHT = 100, 160
+"""Of the bars: per cent of the page, and units of the drawing."""
+_GAP, _DAY = 0.1, 86_400
+_TICKS = (
+    60,
+    300,
+    600,
+    900,
+    1_800,
+    3_600,
+    10_800,
+    21_600,
+    43_200,
+    *(_DAY * days for days in (1, 2, 7, 14, 28, 84, 365)),
+)
+_MOST_TICKS = 9
+_WITH_YEAR = 300 * _DAY
 
-EVENTS, FAILURES, COMPLETE = "#4c6ef5", "#f76707", "#12b886"
-_DIM, _FAINT = "#868e96", "#868e9633"
-_STATUS = {"complete": COMPLETE, "gap": FAILURES}
-_DAY_PIXELS = 16
-_NO_MENU = {"embedOptions": {"actions": False}}
+
+class Bar(NamedTuple):
+    """The events of a time."""
+
+    x: float
+    width: float
+    y: float
+    failed_y: float
+    href: str
+    label: str
+    begins: str
+    events: int
+    failures: int
 
 
-def by_time(rows: Sequence[Row], filters: Filters) -> alt.Chart:
-    """Events by time, those that failed on top."""
+class Chart(NamedTuple):
+    """Bars, and the marks of both axes."""
+
+    bars: list[Bar]
+    times: list[tuple[float, str]]
+    numbers: list[tuple[float, str]]
+
+
+def by_time(rows: Sequence[Row], view: View, filters: Filters) -> Chart:
+    """Events by time, those that failed in front."""
+    most = _round_up(max((row["events"] for row in rows), default=1))
     size = timedelta(seconds=bucket_seconds(filters))
-    bars = [
-        {
-            "begins": _milliseconds(max(row["begins"], filters.since)),
-            "ends": _milliseconds(min(row["begins"] + size, filters.before)),
-            "when": f"{row['begins']:%Y-%m-%d %H:%M}",
-            "kind": kind,
-            "events": count,
-        }
-        for row in rows
-        for kind, count in (("failed", row["failures"]), ("succeeded", row["events"] - row["failures"]))
-        if count
-    ]
-    time = alt.Scale(type="utc", domainMin=_milliseconds(filters.since), domainMax=_milliseconds(filters.before))
-    kinds = alt.Scale(domain=["succeeded", "failed"], range=[EVENTS, FAILURES])
-    chart = (
-        alt.Chart(alt.InlineData(values=bars))
-        .mark_bar(binSpacing=1)
-        .encode(
-            x=alt.X("begins:T", bin="binned", scale=time, title=None, axis=alt.Axis(tickCount=6, labelFlush=True)),
-            x2="ends:T",
-            y=alt.Y("events:Q", title=None, axis=alt.Axis(tickCount=4, format="~s")),
-            color=alt.Color("kind:N", scale=kinds, legend=alt.Legend(title=None, orient="top", offset=4)),
-            order=alt.Order("kind:N", sort="descending"),
-            tooltip=[
-                alt.Tooltip("when:N", title="from (UTC)"),
-                alt.Tooltip("kind:N", title="result"),
-                alt.Tooltip("events:Q", title="events", format=","),
-            ],
+    bars = []
+    for row in rows:
+        begin, end = max(row["begins"], filters.since), min(row["begins"] + size, filters.before)
+        x = _x(begin, filters)
+        label = f"{written(row['begins'])} UTC: {row['events']:,} events"
+        bars.append(
+            Bar(
+                round(x, 3),
+                round(max(0.2, _x(end, filters) - x - _GAP), 3),
+                round(HEIGHT * (1 - row["events"] / most), 1),
+                round(HEIGHT * (1 - row["failures"] / most), 1),
+                view.during(begin, end),
+                f"{label}, {row['failures']:,} failed" if row["failures"] else label,
+                written(row["begins"]),
+                row["events"],
+                row["failures"],
+            )
         )
-    )
-    return _styled(chart, height=220)
+    marks = (0, 0.5, 1) if most > 1 else (0, 1)
+    numbers = [(round(HEIGHT * (1 - part), 1), f"{most * part:,.0f}") for part in marks]
+    return Chart(bars, _times(filters), numbers)
 
 
-def completeness(checks: Sequence[Row]) -> alt.Chart:
-    """A square an hour (UTC), a row a day: complete, or with a gap; what was never compared is empty."""
-    squares = [
-        {
-            "day": f"{check['hour']:%Y-%m-%d}",
-            "hour": check["hour"].hour,
-            **{name: check[name] for name in ("status", "api_events", "warehouse_events", "lake_events")},
-        }
-        for check in checks
-    ]
-    days = len({square["day"] for square in squares})
-    status = alt.Scale(domain=list(_STATUS), range=list(_STATUS.values()))
-    counts = [alt.Tooltip(f"{name}_events:Q", title=name, format=",") for name in ("api", "warehouse", "lake")]
-    chart = (
-        alt.Chart(alt.InlineData(values=squares))
-        .mark_rect()
-        .encode(
-            x=alt.X(
-                "hour:O",
-                title=None,
-                scale=alt.Scale(domain=list(range(24)), padding=0.1),
-                axis=alt.Axis(labelAngle=0, labelOverlap=True),
-            ),
-            y=alt.Y("day:O", title=None, sort="descending", scale=alt.Scale(padding=0.1)),
-            color=alt.Color("status:N", scale=status, legend=alt.Legend(title=None, orient="top")),
-            tooltip=["day:N", "hour:O", "status:N", *counts],
-        )
-    )
-    return _styled(chart, height=max(2, days) * _DAY_PIXELS)
+def _x(time: datetime, filters: Filters) -> float:
+    return WIDTH * ((time - filters.since) / (filters.before - filters.since))
 
 
-def _styled(chart: alt.Chart, **properties: Any) -> alt.Chart:
-    axis = {"labelColor": _DIM, "gridColor": _FAINT, "domain": False, "ticks": False, "labelPadding": 6, "grid": False}
-    styled: alt.Chart = (
-        chart.properties(width="container", background="transparent", usermeta=_NO_MENU, **properties)
-        .configure_view(stroke=None)
-        .configure_axis(**axis)
-        .configure_axisY(grid=True)
-        .configure_legend(labelColor=_DIM, symbolType="square", padding=0)
-    )
-    return styled
+def _times(filters: Filters) -> list[tuple[float, str]]:
+    """Marks at whole hours or days, in 24 hours and UTC."""
+    window = (filters.before - filters.since).total_seconds()
+    step = next((step for step in _TICKS if window / step <= _MOST_TICKS), math.ceil(window / _MOST_TICKS))
+    at = math.ceil(filters.since.timestamp() / step) * step
+    marks = []
+    while at < filters.before.timestamp():
+        time = datetime.fromtimestamp(at, UTC)
+        is_day = step >= _DAY or at % _DAY == 0
+        form = "%H:%M" if not is_day else "%d %b %Y" if window > _WITH_YEAR else "%d %b"
+        marks.append((round(_x(time, filters), 3), f"{time:{form}}"))
+        at += step
+    return marks
 
 
-def _milliseconds(time: datetime) -> int:
-    return round(time.timestamp() * 1000)
+def _round_up(number: int) -> int:
+    """The next number of one digit and noughts, even so that half of it is whole."""
+    unit: int = 10 ** (len(str(number)) - 1)
+    return max(1 if number <= 1 else 2, next(n * unit for n in (1, 2, 4, 6, 8, 10) if n * unit >= number))
+
+
+class Day(NamedTuple):
+    """A row of the calendar: 24 hours, None where nothing was compared."""
+
+    name: str
+    hours: list[tuple[str, str, str] | None]
+    """Status, text and address."""
+
+
+def calendar(checks: Sequence[Row], view: View) -> list[Day]:
+    """The comparisons of a stream, a row a day, the newest first."""
+    days = []
+    newest_first = sorted(checks, key=lambda row: row["hour"], reverse=True)
+    for day, its in groupby(newest_first, key=lambda row: row["hour"].date()):
+        hours: list[tuple[str, str, str] | None] = [None] * 24
+        for row in its:
+            hour = row["hour"]
+            counts = ", ".join(f"{name} {row[f'{name}_events']}" for name in ("api", "warehouse", "lake"))
+            stream: dict[str, Any] = {"accounts": (row["account"],), "version": row["version"]}
+            href = view.during(hour, hour + timedelta(hours=1), "events", **stream)
+            hours[hour.hour] = (row["status"], f"{written(hour)} {row['status']}: {counts}", href)
+        days.append(Day(day.isoformat(), hours))
+    return days

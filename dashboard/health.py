@@ -1,7 +1,8 @@
 """The pipeline's health: of each destination its cursors, last loads and quarantine; of both, what was compared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import duckdb
@@ -12,10 +13,15 @@ from pipelines.lake.destination import Lake
 from pipelines.lake.dlt_client import LakeClient
 from pipelines.lake.reads import read_lake
 from pipelines.load.store import client_of, positions_of
+from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.schema import QUARANTINE_TABLE
 
-from .questions import Filters
-from .stores import Row, WarehouseStore, answer_of_lake, told
+from . import charts
+from .ask.conditions import Filters
+from .ask.deadline import Deadline
+from .ask.sessions import told
+from .ask.stores import Row, WarehouseStore, answer_of_lake
+from .look import Look, Shown, Table
 
 _LOADS = 5
 _LAST_LOADS = f"SELECT inserted_at AS at FROM {{schema}}._dlt_loads WHERE status = 0 ORDER BY 1 DESC LIMIT {_LOADS}"
@@ -26,8 +32,22 @@ _CHECKS = """
     SELECT DISTINCT ON (account_id, api_version, hour) account_id, api_version, hour, status, checked_at, api_events,
         warehouse_events, lake_events, missing_in_warehouse, missing_in_lake, doubled_in_lake, differing
     FROM {schema}.audit_completeness
-    WHERE hour >= $1 AND hour < $2 AND ($3 = '' OR account_id = $3) AND ($4 = '' OR api_version = $4)
+    WHERE hour >= $1 AND hour < $2 AND ($3 = '' OR account_id = ANY(string_to_array($3, ' ')))
+        AND ($4 = '' OR api_version = $4)
     ORDER BY account_id, api_version, hour, checked_at DESC"""
+
+_GAP = {
+    "hour": "Hour (UTC)",
+    "account": "Account",
+    "version": "API",
+    "api_events": "API has",
+    "warehouse_events": "Warehouse has",
+    "lake_events": "Lake has",
+    "missing_in_warehouse": "Missing in warehouse",
+    "missing_in_lake": "Missing in lake",
+    "doubled_in_lake": "Doubled in lake",
+    "differing": "Differing",
+}
 
 
 class Health(NamedTuple):
@@ -40,14 +60,13 @@ class Health(NamedTuple):
     quarantined: list[Row]
 
 
-def warehouse_health() -> Health:
+def warehouse_health(store: WarehouseStore, deadline: Deadline | None = None) -> Health:
     """The warehouse's; raises as a question would."""
-    store = WarehouseStore()
-    with store.session() as cursor:
-        states = store.states(cursor)
-        loads = [row["at"] for row in store.rows(cursor, _LAST_LOADS)]
-        quarantined = store.rows(cursor, _QUARANTINED.replace("{table}", f"{{schema}}.{QUARANTINE_TABLE}"))
-    return Health(cursors_of(states), loads, quarantined)
+    asked = _QUARANTINED.replace("{table}", f"{{schema}}.{QUARANTINE_TABLE}")
+    with store.sessions.session(deadline) as session:
+        loads = [row["at"] for row in session.rows(_LAST_LOADS, deadline=deadline)]
+        quarantined = session.rows(asked, deadline=deadline)
+        return Health(cursors_of(session.states()), loads, quarantined)
 
 
 def lake_health() -> Health:
@@ -74,11 +93,11 @@ def _markers(client: LakeClient) -> list[str]:
         return []
 
 
-def checks(filters: Filters) -> list[Row]:
+def checks(store: WarehouseStore, filters: Filters, deadline: Deadline) -> list[Row]:
     """The newest comparison of each hour, account and version of the window."""
-    store = WarehouseStore()
-    with store.session() as cursor:
-        return store.rows(cursor, _CHECKS, filters.since, filters.before, filters.account_id, filters.api_version)
+    parameters = (filters.since, filters.before, " ".join(filters.accounts), filters.version)
+    with store.sessions.session(deadline) as session:
+        return session.rows(_CHECKS, *parameters, deadline=deadline)
 
 
 def cursors_of(states: Sequence[Any]) -> dict[str, datetime]:
@@ -90,3 +109,33 @@ def _times_of(markers: list[str]) -> list[datetime]:
     """A load's id is the second it began, and its marker's name has it: `<schema>__<load id>.jsonl`."""
     ids = [marker.rpartition("__")[2].removesuffix(".jsonl") for marker in reversed(markers[-_LOADS:])]
     return [datetime.fromtimestamp(float(load_id), UTC) for load_id in ids]
+
+
+def completeness(look: Look) -> Shown:
+    """The hours that were compared, by account and version, those with gaps first, and what is missing where."""
+    rows = [
+        {**row, "account": row["account_id"], "version": row["api_version"]}
+        for row in checks(look.warehouse, look.view.filters, look.deadline)
+    ]
+    gaps = Table("gaps", _GAP, [row for row in rows if row["status"] == "gap"], "No hour has a gap.", title="Gaps")
+    streams = [(key, list(its)) for key, its in groupby(rows, key=lambda row: (row["account"], row["version"]))]
+    streams.sort(key=lambda stream: all(row["status"] != "gap" for row in stream[1]))
+    return Shown(
+        (gaps,) if rows else (), {"streams": [(*key, charts.calendar(its, look.view)) for key, its in streams]}
+    )
+
+
+def health(look: Look) -> Shown:
+    """Both destinations, whichever is looked at: the one that is down says so."""
+    asked: dict[str, Callable[[], Any]] = {
+        "Warehouse": lambda: warehouse_health(look.warehouse, look.deadline),
+        "Lake": lake_health,
+    }
+    return Shown((), {"now": look.now, "health": {name: _or_error(ask_it) for name, ask_it in asked.items()}})
+
+
+def _or_error(asked: Callable[[], Any]) -> Any:
+    try:
+        return asked()
+    except AuditLogsError as error:
+        return error

@@ -41,6 +41,8 @@ class Account:
     """The settings of one account."""
 
     id: str = ""
+    name: str = ""
+    """The operator's name for the account, which the dashboard shows; nothing else uses it."""
     token: str = setting(TOKEN, values.token, "")
     token_name: str = TOKEN
     """The operator's name for the token. Accounts with the same token share the name, and so the token's budget."""
@@ -145,9 +147,9 @@ def _read_table(
         own.problem("id is missing: set it to the account's id")
     elif account_id:
         own.where = f"{name} ({account_id}): "
-    for key in table.keys() - {"id", *REFERENCES, *OWN_SETTINGS}:
+    for key in table.keys() - {"id", "name", *REFERENCES, *OWN_SETTINGS}:
         own.problem(_why_not(key))
-    return own, own.filled(replace(defaults, id=account_id))
+    return own, own.filled(replace(defaults, id=account_id, name=str(table.get("name", ""))))
 
 
 def _read_token(
@@ -189,7 +191,7 @@ def _why_not(key: str) -> str:
         return f"a key of {len(key)} characters is no setting of an account; a token has no place here"
     if key == TOKEN or key.lower() == "token":
         return f"{key} has no place here: say where the token is, by {', '.join(REFERENCES)}"
-    known = ["id", *REFERENCES, *OWN_SETTINGS]
+    known = ["id", "name", *REFERENCES, *OWN_SETTINGS]
     close = get_close_matches(key, known, n=1)
     meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
     return f"{key!r:.80} is not a setting of an account: {meant}"

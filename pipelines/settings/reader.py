@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OWN_PREFIXES = (
     "ACCOUNTS_",
     "CLOUDFLARE_",
+    "DASHBOARD_",
     "HEARTBEAT_",
     "METRICS_",
     "PG_",

@@ -16,6 +16,7 @@ from sources.cloudflare_audit_logs.streams import Stream
 
 from . import values
 from .accounts import Account, read_accounts, token_files
+from .dashboard import DashboardSettings
 from .reader import SettingReader, names_of, read_env_file, setting
 from .secret_files import read_secrets, readable_by_others
 
@@ -235,6 +236,7 @@ def read_settings(
     if read.problems:
         raise SettingsError(read.problems)
     learn_shown(*settings.accounts)
+    read.names.update(names_of(DashboardSettings))
     # By now every name that is a setting has been asked for.
     files = readable_by_others(environment, root, token_files(environment, root))
     return replace(settings, warnings=(*read.unknown_names(), *files))
@@ -266,6 +268,18 @@ def read_seal_settings(environment: Mapping[str, str]) -> SealSettings:
     if read.problems:
         raise SettingsError(read.problems)
     return seals
+
+
+def read_dashboard_settings(environment: Mapping[str, str], root: Path = PROJECT_ROOT) -> DashboardSettings:
+    """The part that the dashboard needs besides the stores; a relative path begins at the project's folder."""
+    read = SettingReader(environment)
+    found = read.filled(DashboardSettings())
+    geoip = found.geoip and root / found.geoip
+    if geoip and not geoip.is_file():
+        read.problem(f"DASHBOARD_GEOIP ({str(geoip)!r:.80}) is no file: name a database such as country.mmdb")
+    if read.problems:
+        raise SettingsError(read.problems)
+    return replace(found, geoip=geoip)
 
 
 def _read_stores(read: SettingReader) -> StoreSettings:

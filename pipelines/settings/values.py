@@ -87,6 +87,7 @@ sslmode = choice("disable", "allow", "prefer", "require", "verify-ca", "verify-f
 """The degrees of checking PostgreSQL's certificate, least first."""
 postgres_text = matching(r"[^\0]*", "has a NUL in it, which PostgreSQL cannot be given: write it again")
 """A text that libpq can be given: it would end at a NUL."""
+header_name = matching(r"[A-Za-z0-9-]+", "is not the name of a header, such as X-Forwarded-User")
 port = whole(1, 65_535)
 hours = number(float, 0, 24 * 548, "a number of hours")
 
@@ -144,6 +145,19 @@ def hostname(text: str) -> str:
     if "://" in text or "@" in text or any(char.isspace() for char in text):
         raise ValueError("is not a host name: write the name or address alone; the port is a setting of its own")
     return text
+
+
+def hostnames(text: str) -> tuple[str, ...]:
+    """Host names or addresses, comma separated, each once, in small letters."""
+    names = [hostname(part.strip()).lower() for part in text.split(",") if part.strip()]
+    if not all(re.fullmatch(r"[a-z0-9.-]+|\[?[0-9a-f:.]+\]?", name) for name in names):
+        raise ValueError("is not a list of host names: write audit.example.com, comma separated, without ports")
+    return tuple(dict.fromkeys(name.strip("[]") for name in names))
+
+
+def base_path(text: str) -> str:
+    """A path that begins with a slash and has none at its end; `/` is none at all."""
+    return f"/{prefix(text)}" if text.strip("/") else ""
 
 
 def postgres_hosts(text: str) -> str:

@@ -1,26 +1,66 @@
 """A Chromium without a window, and commands that serve a page."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+import requests
+from dotenv import dotenv_values
 
-from benchmarks.servers.commands import process_of, wait_until
+from benchmarks.servers.commands import finished, process_of, wait_until
+from pipelines.settings.reader import OWN_PREFIXES
+from pipelines.settings.settings import PROJECT_ROOT, PostgresSettings
+from simulator.api import Api
+from simulator.server import serving as running
+from simulator.world import World
+from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago
+from tests.stores import drop_schemas
+
+from .site import story
+from .site.reading import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A dashboard that is served."""
+
+    url: str
+    environment: Mapping[str, str]
+    log: Path
+
+    def get(self, path: str, **headers: str) -> requests.Response:
+        """The answer to a request."""
+        return requests.get(f"{self.url}{path}", headers=headers, timeout=60)
+
+    def page(self, path: str) -> Page:
+        """A page as a reader finds it."""
+        answer = self.get(path)
+        return Page(answer.status_code, answer.text)
+
+    def look(self, path: str, **query: str) -> Page:
+        """A page of the last 90 days."""
+        return self.page(f"/{path}?{urlencode({'range': '90d', **query})}")
+
+
 _ADDRESS = re.compile(r"http://[\w.]+:\d+")
 Look = Callable[..., Any]
+SECTIONS = ["", "events", "failures", "first-seen", "sign-ins", "tokens", "values", "completeness", "health"]
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """The browser; what needs it is skipped where it is not installed."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-dev")
-    pytest.importorskip("marimo", reason="the dashboard's packages are not installed: make dashboard")
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
     with api.sync_playwright() as playwright:
@@ -103,3 +143,34 @@ def serving(environment: Mapping[str, str], folder: Path, *arguments: str) -> It
 def dashboard(environment: Mapping[str, str], tmp_path: Path) -> Callable[..., Any]:
     """Serves the dashboard on the settings of a test, and what it adds to them."""
     return lambda **changes: serving({**environment, **changes}, tmp_path, "-m", "dashboard", "--port", "0")
+
+
+@pytest.fixture(scope="session")
+def site(postgres: PostgresSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The dashboard over the stores of `story`, for tests that only look."""
+    folder = tmp_path_factory.mktemp("site")
+    api = Api(World([ACCOUNT, OTHER_ACCOUNT]), token="simulated-token", clock=lambda: datetime.now(UTC))
+    story.tell(api)
+    schema = f"test_site_{os.getpid()}"
+    blank = {name: "" for name in (*dotenv_values(PROJECT_ROOT / ".env"), *os.environ) if name.startswith(OWN_PREFIXES)}
+    with running(api) as server:
+        environment = blank | {
+            "CLOUDFLARE_API_URL": server.url,
+            "CLOUDFLARE_API_TOKEN": "simulated-token",
+            "CLOUDFLARE_ACCOUNT_ID": f"{ACCOUNT},{OTHER_ACCOUNT}",
+            "ACCOUNTS_FILE": os.devnull,
+            "INITIAL_CHECKPOINT": ago(days=60).isoformat(),
+            "DATA_DIR": str(folder / "data"),
+            "PG_HOST": postgres.host,
+            "PG_PORT": str(postgres.port),
+            "PG_PASSWORD": postgres.password,
+            "PG_SCHEMA": schema,
+            "DASHBOARD_USER_HEADER": "X-User",
+        }
+        loaded = finished({**os.environ, **environment}, "pipelines/run.py", "--once")
+        assert loaded.code == 0, loaded.err
+        with serving(environment, folder, "-m", "dashboard", "--port", "0") as url:
+            found = Site(url, environment, folder / "served.log")
+            wait_until(lambda: "ACME" in found.get("/").text)  # the accounts' names are learned beside the pages
+            yield found
+    drop_schemas(postgres, schema)

@@ -66,6 +66,10 @@ def test_any_payload_is_compared(payload: Any) -> None:
     assert json.dumps([change.field for change in comparison_of(payload).changes])
 
 
-def test_the_page_loads_nothing_from_elsewhere() -> None:
-    """Its style names no other host; the browser's tests see to the rest."""
-    assert "://" not in (PROJECT_ROOT / "dashboard" / "style.css").read_text()
+def test_the_page_names_no_other_host() -> None:
+    """Neither its style nor its script nor a template; the browser's tests see to the rest."""
+    files = [path for folder in ("static", "templates") for path in (PROJECT_ROOT / "dashboard" / folder).iterdir()]
+
+    assert len(files) >= 10
+    for file in files:
+        assert "://" not in file.read_text().replace('xmlns="http://www.w3.org/2000/svg"', ""), file

@@ -16,6 +16,7 @@ from dlt.common.configuration.specs.pluggable_run_context import PluggableRunCon
 
 from benchmarks.servers.commands import Finished, wait_until
 from benchmarks.servers.seaweed import Bucket
+from dashboard.ask.stores import WarehouseStore
 from dashboard.health import lake_health, warehouse_health
 from pipelines.settings.settings import PROJECT_ROOT
 from pipelines.settings.shards import Shard
@@ -250,7 +251,7 @@ def test_status_doctor_dashboard_and_dlt_know_all_shards(
     Container()[PluggableRunContext].reload(str(PROJECT_ROOT))
 
     cursors = {f"v1 {account_id}": time for account_id, time in newest(api).items()}
-    assert warehouse_health().cursors == lake_health().cursors == cursors
+    assert warehouse_health(WarehouseStore()).cursors == lake_health().cursors == cursors
     for store in ("warehouse", "lake"):
         shown = {f"v1 {stream['account_id']}": stream["cursor"] for stream in status[store]["streams"]}
         assert shown == {name: time.isoformat() for name, time in cursors.items()}

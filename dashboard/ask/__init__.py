@@ -1,0 +1,1 @@
+"""The questions, and the two stores that answer them."""

@@ -3,7 +3,7 @@
 Loads events and then seals their hours, each by `run.py --once`: the CPU of the second beside a run that seals nothing.
 Makes a lake of an account with 100 events and a seal an hour, in a folder and on an S3 server (`weed mini`), verifies
 it whole beside only reading the same columns, and quickly beside a listing of the same objects. --write puts the table
-into docs/seals.md.
+into docs/evidence/seals.md.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seals", description=__doc__)
     parser.add_argument("--days", type=int, default=548)
     parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/seals.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/evidence/seals.md")
     options = parser.parse_args(arguments)
     rows = [_sealing(options.events)] if options.events else []
     with tempfile.TemporaryDirectory(prefix="audit-seals-") as name, seaweed(Path(name)) as bucket:

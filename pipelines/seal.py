@@ -1,4 +1,4 @@
-"""Makes, shows and changes the key with which the loop signs what the lake held: docs/seals.md.
+"""Makes, shows and changes the key with which the loop signs what the lake held: docs/evidence/seals.md.
 
 `--init` makes the key of SEAL_KEY_FILE and the first seal; from then on the loop seals by itself. `--public-key` prints
 what an auditor needs to verify: give it away by another way than the lake. `--rotate` signs a new key with the old one.

@@ -2,7 +2,7 @@
 
 Needs Python 3.11, `cryptography` and `pyarrow`; no settings, no network, no code of the pipeline. LAKE is the folder
 `cloudflare` of a lake or of a copy; KEY is a public key that came by another way than the lake. Says of each hour what
-`pipelines/verify.py` says, of day copies nothing. Exit: 0 as it was sealed, 3 not. The format: docs/seals.md.
+`pipelines/verify.py` says, of day copies nothing. Exit: 0 as it was sealed, 3 not. The format: docs/evidence/seals.md.
 """
 
 import base64

@@ -120,7 +120,7 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class SealSettings:
-    """The signed statements of what the lake held: docs/seals.md."""
+    """The signed statements of what the lake held: docs/evidence/seals.md."""
 
     key_file: Path | None = setting("SEAL_KEY_FILE", lambda text: PROJECT_ROOT / text, None)
     """None: nothing is sealed."""

@@ -80,7 +80,7 @@ def test_each_alert_says_what_it_is_and_where_to_read_on() -> None:
 
 def test_the_documented_line_makes_the_runbooks_links_absolute() -> None:
     """We do not know where somebody reads our pages; every rule gets the name that Alertmanager makes a link of."""
-    text = (PROJECT_ROOT / "docs/metrics.md").read_text()
+    text = (PROJECT_ROOT / "docs/watch/metrics.md").read_text()
     (script,) = re.findall(r"```sh\n(pages=.*?)```", text, re.DOTALL)
 
     made = subprocess.run(

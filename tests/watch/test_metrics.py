@@ -243,12 +243,12 @@ def test_one_poll_serves_nothing(command: Callable[..., Finished]) -> None:
 
 
 def test_the_table_of_metrics_is_that_of_the_code() -> None:
-    """docs/metrics.md has each metric with its kind, labels and meaning, and no other."""
+    """docs/watch/metrics.md has each metric with its kind, labels and meaning, and no other."""
     kinds = {metric: metric.kind(metric.name, metric.meaning).type for metric in METRICS}
     rows = [
         f"| `{metric.name}` | {kinds[metric]} | {', '.join(metric.labels)} | {metric.meaning} |" for metric in METRICS
     ]
 
-    in_docs = re.findall(r"^\| `cloudflare_audit_.*$", (PROJECT_ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    in_docs = re.findall(r"^\| `cloudflare_audit_.*$", (PROJECT_ROOT / "docs/watch/metrics.md").read_text(), re.MULTILINE)
 
     assert in_docs == rows

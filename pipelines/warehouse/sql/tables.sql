@@ -60,7 +60,7 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_logs_quarantine (
     PRIMARY KEY (account_id, api_version, digest)
 );
 
--- A copy of what the seals in the lake say (docs/seals.md): the seals themselves are the evidence.
+-- A copy of what the seals in the lake say (docs/evidence/seals.md): the seals themselves are the evidence.
 CREATE TABLE IF NOT EXISTS {schema}.audit_seals (
     incarnation    text        NOT NULL,
     number         bigint      NOT NULL,

@@ -1,4 +1,4 @@
-"""The dashboard of the loop's health: questions to Prometheus, about the metrics of docs/metrics.md."""
+"""The dashboard of the loop's health: questions to Prometheus, about the metrics of docs/watch/metrics.md."""
 
 from .parts import GREEN, METRICS, RED, YELLOW, Json, Panel, choice, dashboard, lines, stat, table
 

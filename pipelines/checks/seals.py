@@ -41,7 +41,9 @@ def _finding(file: Path, objects: Objects, found: str) -> Finding:
             return Finding("fail", "seals", f"the key {file} is in the lake", hint)
         return Finding("ok", "seals", f"{found}; a folder's owner can delete them: keep checkpoints elsewhere")
     if _may_delete(objects):
-        hint = "take the right away below _seals/ (pipelines/s3_policy.py), and lock them: docs/evidence/seals.md, Anchors"
+        hint = (
+            "take the right away below _seals/ (pipelines/s3_policy.py), and lock them: docs/evidence/seals.md, Anchors"
+        )
         return Finding("warn", "seals", f"these keys may delete what is below {FOLDER}/", hint)
     return Finding("ok", "seals", f"{found}; these keys may not delete them")
 

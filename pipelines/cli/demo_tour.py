@@ -21,7 +21,7 @@ from .demo_steps import Steps
 
 DATA_DIR = "data/demo"
 DEMO_DIR = PROJECT_ROOT / DATA_DIR
-LOG, QUESTION = f"{DATA_DIR}/demo.log", f"{DATA_DIR}/incident.sql"
+LOG, QUESTION, KEY_FILE = (f"{DATA_DIR}/{name}" for name in ("demo.log", "incident.sql", "seal.key"))
 ACCOUNTS = "023e105f4ecef8ad9ca31a8372d0c353,4bb334f7c94c4a29a045f03944f072e5"
 HISTORY = timedelta(weeks=6)
 """The simulator's."""
@@ -45,16 +45,20 @@ def run_demo(seconds: float) -> int:
     with _simulator() as url:
         steps = Steps({**os.environ, **_blanked(), **_settings(url, since)}, PROJECT_ROOT / LOG)
         _say(f"2. The main job (run.py) loads it into PostgreSQL and Parquet. The log is {LOG}.")
+        steps.run(command_of("seal", "--init"), "making a key")
         steps.run_loop(command_of("run"), since=begun, seconds=seconds)
         before = datetime.now(UTC) - LONGEST_DELAY
         steps.run(command_of("run", "--once"), "loading the rest")  # of a stream that was behind when the loop ended
         _say("3. The proof (reconcile.py): it asks the API again, and compares every event by its id.")
         code = _prove(steps, Window(since, before))
     if code == 0:
-        # More steps with what was loaded, such as seals, have their place here: what it is, and the command.
         _say("4. Day copies of the last week (compact.py): a question over months then opens an object a day.")
         days = ["--since", (begun - COPIED).date().isoformat() + "T00:00Z"]
         print(steps.run(command_of("compact", *days), "copying").stdout.splitlines()[-1], flush=True)
+        _say(
+            "5. Evidence (verify.py): the loop has signed what each hour held; the public key shows that it still does."
+        )
+        print(*steps.run(command_of("verify"), "verifying").stdout.splitlines()[-2:], sep="\n", flush=True)
         _show_incident(steps)
         _say("To look around yourself, paste any of these:")
         print(*commands_to_paste(), sep="\n")
@@ -96,6 +100,8 @@ def _settings(url: str, since: datetime) -> dict[str, str]:
         "POLL_INTERVAL_SECONDS": "2",
         "RECONCILE_AFTER_HOURS": "0",  # all of it is compared at the end
         "DATA_DIR": str(DEMO_DIR),
+        "SEAL_KEY_FILE": str(PROJECT_ROOT / KEY_FILE),
+        "SEAL_ORIGIN": "demo.example.com/lake",
     }
 
 
@@ -122,7 +128,7 @@ def _prove(steps: Steps, window: Window) -> int:
 
 def _show_incident(steps: Steps) -> None:
     (PROJECT_ROOT / QUESTION).write_text(INCIDENT_SQL)
-    _say("5. The bad night, and the morning after it (psql.py). Somebody failed to sign in again and again, from an")
+    _say("6. The bad night, and the morning after it (psql.py). Somebody failed to sign in again and again, from an")
     print("address that was never seen before. What did they touch, and what became of it?\n", flush=True)
     print(steps.run(command_of("psql", *_PLAIN_TABLE, "-f", QUESTION), "asking").stdout.rstrip())
     _say("From and to: old and new values are in the API's v1 alone, sign-ins in its v2. Both are loaded.\n")
@@ -137,6 +143,7 @@ def commands_to_paste() -> Iterator[str]:
         "make dashboard" if (PROJECT_ROOT / "Makefile").exists() else f"{audit} dashboard",
         f"{audit} psql -f {QUESTION}",
         f'{audit} ask "{PEOPLE_SQL}"',
+        f"SEAL_KEY_FILE={KEY_FILE} {audit} verify",
         f"{audit} status",
         f"{audit} dlt pipeline -v cloudflare_audit_warehouse info",
         f"{audit} dlt pipeline -v cloudflare_audit_lake info",

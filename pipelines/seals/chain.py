@@ -179,7 +179,9 @@ class Chain:
         """From the next seal on, there is another incarnation."""
         if not self._restored:
             self._restored = why
-            log.error("seal.restored", error=why, hint="was the bucket restored, or seals deleted? docs/evidence/seals.md")
+            log.error(
+                "seal.restored", error=why, hint="was the bucket restored, or seals deleted? docs/evidence/seals.md"
+            )
 
     def _find(self) -> None:
         seen = self._memory.read() if self._memory else None

@@ -28,7 +28,7 @@ Run = Callable[..., Finished]
 def run(tmp_path: Path) -> Run:
     """Runs commands of a copy of the project: the demo empties the folder of the last one."""
     root = tmp_path / "project"
-    for part in ("sources", "pipelines", "simulator", ".dlt"):
+    for part in ("cloudflare_audit", "sources", "pipelines", "simulator", ".dlt"):
         shutil.copytree(PROJECT_ROOT / part, root / part)
 
     def run(*arguments: str, at: Path = root, **environment: str) -> Finished:

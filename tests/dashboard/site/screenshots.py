@@ -18,10 +18,10 @@ def main(url: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1080})
-        page.goto(f"{url}/?range=24h")
+        page.goto(f"{url}/?range=7d")
         page.screenshot(path=IMAGES / "dashboard.png")
-        page.goto(f"{url}/events?range=24h&version=v1&q=type:dns.record")
-        page.locator("a[data-event]").nth(1).click()
+        page.goto(f"{url}/events?range=7d&version=v1&q=address:2001:db8:bad::5")
+        page.locator("a[data-event]").last.click()
         page.locator(".event").wait_for()
         page.screenshot(path=IMAGES / "event.png", clip={"x": 0, "y": 0, "width": 1400, "height": 900})
         browser.close()

@@ -175,7 +175,10 @@ class Api:
             return _failure(error.status, {"message": str(error)})
 
     def _account(self, request: Request) -> Reply:
-        name = self.world.names.get(request.account_id, request.account_id)
+        """Shows the account's name. A world without names is one whose token may not read them."""
+        name = self.world.names.get(request.account_id)
+        if name is None:
+            return _failure(403, _FORBIDDEN)
         result = {"id": request.account_id, "name": name, "type": "standard"}
         return Reply(body=_json({"errors": [], "messages": [], "result": result, "success": True}))
 

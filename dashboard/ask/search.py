@@ -66,7 +66,8 @@ class Term:
         return None if self.field != "address" or self.is_pattern else network_of(self.value)
 
     def __str__(self) -> str:
-        is_other = not self.field and "/" in self.value and network_of(self.value)  # which would be read as an address
+        # What would be read as an address or a network, and is none.
+        is_other = "/" in self.value and (self.field == "address" or (not self.field and network_of(self.value)))
         plain = self.is_pattern or self.network or (_PLAIN.fullmatch(self.value) and not is_other)
         text = self.value if plain else '"' + re.sub(r'(["\\])', r"\\\1", self.value) + '"'
         return f"{'-' * self.is_not}{self.field and self.field + ':'}{text}"
@@ -106,9 +107,10 @@ def _term(found: re.Match[str]) -> Term:
     if not value and not (name in FIELDS and quoted is not None):
         hint = f'; {name}:"" finds events without one' if name in FIELDS else ""
         raise SearchError(f"there is nothing behind {_shortened(found[0] or quoted or '')}{hint}")
-    if name == "address" and quoted is None and "/" in value and not network_of(value):
+    is_pattern = name in FIELDS and quoted is None and "*" in value
+    if name == "address" and quoted is None and "/" in value and not is_pattern and not network_of(value):
         raise SearchError(f"{_shortened(value)} is not a network: write it as 203.0.113.0/24 or 2001:db8::/32")
-    return Term(value, name, bool(dash), is_pattern=name in FIELDS and quoted is None and "*" in value)
+    return Term(value, name, bool(dash), is_pattern=is_pattern)
 
 
 def _shortened(text: str) -> str:

@@ -31,13 +31,18 @@ def open_object(source: Any, *, pre_buffer: bool = False) -> pq.ParquetFile:
 
     Raises:
         NewerVersionError: a newer release wrote it in another way.
-        ValueError, OSError: it is not Parquet.
+        ValueError, OSError: it is not Parquet, or two columns have one name: DuckDB reads the first of `raw_event` and
+            `RAW_EVENT`, pyarrow the second.
     """
     file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=pre_buffer)
     version = int((file.metadata.metadata or {}).get(_VERSION_KEY.encode(), b"0"))
     if version > SCHEMA_VERSION:
         msg = f"its schema_version is {version}, and this release knows {SCHEMA_VERSION}"
         raise NewerVersionError(msg)
+    names = file.schema_arrow.names
+    if len({name.casefold() for name in names}) < len(names):
+        msg = "two of its columns have one name"
+        raise ValueError(msg)
     return file
 
 

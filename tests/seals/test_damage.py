@@ -4,6 +4,8 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.seals.pure.notes import SignerKey
@@ -226,3 +228,29 @@ def test_a_seal_of_another_history_does_not_fit(made: MadeLake) -> None:
     made.seals[2].write_bytes(older.seals[2].read_bytes())
 
     assert made.verdicts()["seal 3"] == "broken chain"
+
+
+@pytest.mark.parametrize("name", ["RAW_EVENT", "Actor_Email", "Event_Id"])
+def test_a_column_beside_one_of_its_name_is_an_alteration(made: MadeLake, name: str) -> None:
+    """DuckDB, which knows no case, would read the forged one, and pyarrow the sealed one."""
+    table = pq.ParquetFile(made.path(1)).read()
+    forged = pa.array(["forged"] * table.num_rows, pa.string())
+    pq.write_table(table.add_column(0, name, forged), made.path(1))
+
+    assert made.verdicts() == {"hour 1": "altered"}
+
+
+@pytest.mark.parametrize("column", ["timestamp", "raw_event"])
+@pytest.mark.parametrize("kind", ["string", "binary", "null"])
+def test_a_column_of_another_type_crashes_neither(made: MadeLake, column: str, kind: str) -> None:
+    """Both tools say the same of it, whatever a reader makes of such a column."""
+    table = pq.ParquetFile(made.path(1)).read()
+    at, own = table.schema.get_field_index(column), table.schema.field(column).type
+    values = {
+        "string": pa.array(["x"] * table.num_rows),
+        "binary": pa.array([b"\xff"] * table.num_rows),
+        "null": pa.nulls(table.num_rows, own),
+    }
+    pq.write_table(table.set_column(at, column, values[kind]), made.path(1))
+
+    assert made.verdicts() == {"hour 1": "altered"}

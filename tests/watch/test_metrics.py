@@ -249,6 +249,8 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
         f"| `{metric.name}` | {kinds[metric]} | {', '.join(metric.labels)} | {metric.meaning} |" for metric in METRICS
     ]
 
-    in_docs = re.findall(r"^\| `cloudflare_audit_.*$", (PROJECT_ROOT / "docs/watch/metrics.md").read_text(), re.MULTILINE)
+    in_docs = re.findall(
+        r"^\| `cloudflare_audit_.*$", (PROJECT_ROOT / "docs/watch/metrics.md").read_text(), re.MULTILINE
+    )
 
     assert in_docs == rows

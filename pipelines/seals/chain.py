@@ -22,7 +22,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .key_file import SealKey, settled_key
 from .pure.merkle import Tree
-from .pure.notes import NoteError, VerifierKey
+from .pure.notes import NoteError
 from .pure.seal_format import (
     CHECKPOINT_PATH,
     FOLDER,
@@ -154,6 +154,13 @@ class Chain:
             self._held[path] = seal
         return seal
 
+    def read_good(self, path: str) -> Seal | None:
+        """Reads a seal; None if there is none, or something else."""
+        with suppress(NoteError):
+            return self._seal_at(path)
+        log.error("seal.broken", path=path, hint="see pipelines/verify.py")
+        return None
+
     def read_leaves(self, path: str, seal: Seal) -> bytes | None:
         """Reads the leaves beside a seal; None if they are not there, or not those that it names."""
         stored = self._objects.read(leaves_path(path, seal.header.leaves)) if seal.header.leaves else None
@@ -161,9 +168,9 @@ class Chain:
         return stored.body if stored and is_it else None
 
     def all(self) -> Iterator[tuple[str, Seal]]:
-        """Yields all seals with their paths, in the order of their numbers, by one listing."""
+        """Yields all seals with their paths, in the order of their numbers, by one listing; leaves out what is none."""
         for found in sorted(self._objects.listing(FOLDER), key=lambda one: number_of(one) or 0):
-            if number_of(found) is not None and (seal := self._seal_at(found)):
+            if number_of(found) is not None and (seal := self.read_good(found)):
                 yield found, seal
 
     @property
@@ -246,10 +253,3 @@ class Chain:
         stored = self._objects.read(CHECKPOINT_PATH)
         with suppress(ConflictError):  # another sealer's is newer
             self._objects.write(CHECKPOINT_PATH, note, stored.version if stored else None)
-
-
-def authentic(seal: Seal, trusted: Sequence[VerifierKey]) -> Seal:
-    """Returns the seal if one of the keys has signed it; raises NoteError otherwise."""
-    if not any(seal.is_signed_by(key) for key in trusted):
-        raise NoteError(f"seal {seal.number} was not signed by a key of ours")
-    return seal

@@ -1,6 +1,7 @@
 """The copy of the seals in the warehouse: made from the seals, completed after a kill. It proves nothing."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pipelines.host.logs import log
@@ -43,12 +44,10 @@ def path_beyond(rows: SealRows, head: Seal, trusted: Sequence[VerifierKey]) -> s
     """
     foreign = 0
     for row in rows.beyond(head.header.incarnations[-1].id, head.number, head.digest):
-        try:
+        with suppress(NoteError):
             note = Checkpoint.parse(row["note"] or "")
-        except NoteError:
-            note = None
-        if note and note.size == row["number"] + 1 and any(note.is_signed_by(key) for key in trusted):
-            if note.size > head.number + 1 or note.root != head.tree.root:
+            is_signed = any(note.is_signed_by(key) for key in trusted)
+            if is_signed and note.size == row["number"] + 1 and note.root != head.tree.root:
                 return str(row["path"])
         foreign += 1
     if foreign:

@@ -23,6 +23,7 @@ from pipelines.warehouse.destination import Warehouse
 from pipelines.warehouse.seals import SealRows, seal_rows
 from sources.cloudflare_audit_logs.streams import Stream
 
+from .bundles import add_bundle
 from .chain import Chain, Memory
 from .copied_rows import complete_rows, path_beyond
 from .index import SealIndex, seal_index
@@ -116,6 +117,7 @@ class Sealer:
                 if (seal := append_entries(chain, sealing.entries, base)) is not None:
                     done.seals.append(seal)
                     self._settle(chain, rows, index)
+                    add_bundle(lake.objects, chain, index, seal)
         if not done.is_all:
             self._next = 0.0
         else:

@@ -19,6 +19,7 @@ from pipelines.lake.ask.places import FolderPlace
 from pipelines.lake.object_format import encode
 from pipelines.lake.objects import Folder, write_file
 from pipelines.lake.partitions import HOUR, Partition
+from pipelines.seals.bundles import add_bundle
 from pipelines.seals.chain import Chain, Memory
 from pipelines.seals.copied_rows import complete_rows, path_beyond
 from pipelines.seals.hour_objects import leaf_rows
@@ -141,7 +142,12 @@ class MadeLake:
         """Seals what is closed and what has changed, as the loop does; something may happen before it is written."""
         chain = chain or self.chain()
         with self.sealing(chain) as sealing:
-            return self._seal(chain, sealing, meanwhile)
+            seal = self._seal(chain, sealing, meanwhile)
+        if seal is not None:
+            with seal_index(self.folder / "index") as index:
+                index.follow(chain, seal)
+                add_bundle(self.objects, chain, index, seal)
+        return seal
 
     def _seal(self, chain: Chain, sealing: Sealing, meanwhile: Callable[[], object]) -> Seal | None:
         closed = self.now - timedelta(hours=1)

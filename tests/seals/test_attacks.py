@@ -26,7 +26,8 @@ ATTACKS = {
     "a later hour added": [
         (
             f"{INSERT} SELECT incarnation, number, 99, sealed_at, 'hour', account_id,"
-            f" %(hour)s + interval '9 days', 1, 1, path FROM {TABLE} WHERE kind = 'hour' AND incarnation = %(mine)s LIMIT 1"
+            f" %(hour)s + interval '9 days', 1, 1, path FROM {TABLE}"
+            " WHERE kind = 'hour' AND incarnation = %(mine)s LIMIT 1"
         )
     ],
     "an amendment added": [

@@ -97,20 +97,28 @@ class Chain:
             if following.header.previous != self._head.digest:
                 raise AuditLogsError(f"seal {following.number} does not follow on the one before it")
             self._path, self._head = self._head.next_path, following
-        self._remember()
         return self._head
 
     def key(self, head: Seal | None) -> SealKey:
-        """The key that signs the next seal. Raises AuditLogsError if the file has another one."""
+        """The key that signs the next seal; this host remembers the head, once it is known to be ours.
+
+        Raises:
+            AuditLogsError: the file has another one.
+        """
+        key = self._key(head)
+        if head is not None and head is self._head:
+            self._remember()
+        return key
+
+    def _key(self, head: Seal | None) -> SealKey:
         if head is None:
             return settled_key(self._key_file, [])
-        if (following := head.rotated_to) is not None:
-            return settled_key(self._key_file, [following])
-        key = settled_key(self._key_file, [])
-        if not any(head.is_signed_by(trusted) for trusted in key.trusted):
+        following = head.rotated_to
+        key = settled_key(self._key_file, [following] if following else [])
+        if not any(head.is_signed_by(trusted) for trusted in (key.past if following else key.trusted)):
             hint = "put the right key there; if it is lost: seal.py --init --lost-key"
             raise AuditLogsError("the newest seal was signed by another key", detail=self._path, hint=hint)
-        if not head.is_signed_by(key.signer.verifier):
+        if not (following or head.is_signed_by(key.signer.verifier)):
             raise AuditLogsError("the key was changed without a word in a seal", hint="seal.py --init --lost-key")
         return key
 

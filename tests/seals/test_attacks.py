@@ -6,6 +6,8 @@ from datetime import timedelta
 import pytest
 
 from pipelines.lake.partitions import HOUR
+from pipelines.seals.pure.merkle import Tree
+from pipelines.seals.pure.notes import Checkpoint, SignerKey
 
 from .made_lake import BEGIN, MadeLake
 
@@ -133,4 +135,41 @@ def test_a_damaged_index_is_made_anew(made: MadeLake) -> None:
     (made.folder / "index").write_bytes(b"no database at all" * 99)
 
     assert made.seal() is None
+    assert made.verdicts() == {}
+
+
+def test_a_seal_of_another_history_freezes_what_was_before_it(made: MadeLake) -> None:
+    """Signed by the key, of a lake that was set back, and put in the place of ours: the next one names another."""
+    older = made.copy("older")
+    (older.folder / "newest").unlink()
+    older.asks_warehouse = made.asks_warehouse = False
+    older.now += timedelta(hours=2)
+    older.add(1, "late")
+    older.seal()
+    for _ in range(2):
+        made.now += timedelta(hours=2)
+        made.seal()
+    made.seals[2].write_bytes(older.seals[2].read_bytes())
+    (made.folder / "index").unlink()
+    made.add(3, "late")
+    made.now += 2 * HOUR
+
+    seal = made.seal()
+
+    assert seal is not None
+    assert [entry["hour"] for entry in seal.entries] == [f"{made.now - 2 * HOUR:%FT%TZ}"]
+    assert BEGIN + HOUR * 3 in made.alarms
+
+
+def test_a_row_with_a_checkpoint_of_another_key_makes_no_other_history(made: MadeLake) -> None:
+    """Only what our key has signed says that the lake was newer once."""
+    forger = SignerKey.generate("audit.example.com/lake")
+    note = Checkpoint.of(Tree.of([b"x" * 32] * 78), forger)
+    columns = "incarnation, number, line, sealed_at, kind, path, note"
+    row = "SELECT incarnation, 77, 0, sealed_at, 'seal', 'none', %(note)s"
+    made.attack(f"INSERT INTO {TABLE} ({columns}) {row} FROM {TABLE} WHERE incarnation = %(mine)s LIMIT 1", note=note)
+    made.now += HOUR
+
+    made.seal()
+
     assert made.verdicts() == {}

@@ -1,7 +1,7 @@
 """The pipeline's health: of each destination its cursors, last loads and quarantine; of both, what was compared."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -35,6 +35,19 @@ _CHECKS = """
     WHERE hour >= $1 AND hour < $2 AND ($3 = '' OR account_id = ANY(string_to_array($3, ' ')))
         AND ($4 = '' OR api_version = $4)
     ORDER BY account_id, api_version, hour, checked_at DESC"""
+_SEALED = """
+    WITH sealed AS (
+        SELECT account_id, count(DISTINCT hour) AS hours, min(hour) AS first, max(hour) AS newest_hour,
+            max(sealed_at) AS newest_seal FROM {schema}.audit_seals
+        WHERE kind = 'hour' AND hour < $2 AND ($3 = '' OR account_id = ANY(string_to_array($3, ' '))) AND hour >= $1
+        GROUP BY 1)
+    SELECT account_id AS account, hours, newest_hour, newest_seal,
+        floor(extract(epoch FROM greatest(least($2, $4), newest_hour + interval '1h') - first) / 3600)::bigint - hours
+            AS unsealed
+    FROM sealed ORDER BY 1"""
+_MAY_ASK_SEALS = "SELECT has_table_privilege(to_regclass('{schema}.audit_seals'), 'SELECT') AS may"
+_SEALING_TAKES = timedelta(hours=2)
+"""An hour that ended so long ago is sealed, if it was read: SEAL_AFTER_MINUTES is an hour, then there is the lag."""
 
 _GAP = {
     "hour": "Hour (UTC)",
@@ -47,6 +60,15 @@ _GAP = {
     "missing_in_lake": "Missing in lake",
     "doubled_in_lake": "Doubled in lake",
     "differing": "Differing",
+}
+
+
+_SEALS = {
+    "account": "Account",
+    "hours": "Sealed hours",
+    "newest_hour": "Newest sealed hour (UTC)",
+    "newest_seal": "Newest seal (UTC)",
+    "unsealed": "Closed and not sealed",
 }
 
 
@@ -100,6 +122,17 @@ def checks(store: WarehouseStore, filters: Filters, deadline: Deadline) -> list[
         return session.rows(_CHECKS, *parameters, deadline=deadline)
 
 
+def sealed_hours(store: WarehouseStore, filters: Filters, now: datetime, deadline: Deadline) -> list[Row]:
+    """By account, the sealed hours of the window, and those since its first one that are closed and have no seal.
+
+    As the copy of the seals in the warehouse has it: pipelines/verify.py alone proves it.
+    """
+    parameters = (filters.since, filters.before, " ".join(filters.accounts), now - _SEALING_TAKES)
+    with store.sessions.session(deadline) as session:
+        (found,) = session.rows(_MAY_ASK_SEALS, deadline=deadline)  # a warehouse of an older release has no such table
+        return session.rows(_SEALED, *parameters, deadline=deadline) if found["may"] else []
+
+
 def cursors_of(states: Sequence[Any]) -> dict[str, datetime]:
     """By stream, the newest event time that counts as loaded, whatever shard has loaded it."""
     return {f"{s.api_version} {s.account_id}": position.cursor for s, position in positions_of(*states).items()}
@@ -120,9 +153,13 @@ def completeness(look: Look) -> Shown:
     gaps = Table("gaps", _GAP, [row for row in rows if row["status"] == "gap"], "No hour has a gap.", title="Gaps")
     streams = [(key, list(its)) for key, its in groupby(rows, key=lambda row: (row["account"], row["version"]))]
     streams.sort(key=lambda stream: all(row["status"] != "gap" for row in stream[1]))
-    return Shown(
-        (gaps,) if rows else (), {"streams": [(*key, charts.calendar(its, look.view)) for key, its in streams]}
+    sealed = sealed_hours(look.warehouse, look.view.filters, look.now, look.deadline)
+    nothing = "No hour of this time is sealed: docs/evidence/seals.md."
+    seals = Table(
+        "seals", _SEALS, sealed, nothing, title="Seals", remark="as the warehouse has them: verify.py proves it"
     )
+    more = {"streams": [(*key, charts.calendar(its, look.view)) for key, its in streams], "seals": seals}
+    return Shown((*([gaps] if rows else []), seals), more)
 
 
 def health(look: Look) -> Shown:

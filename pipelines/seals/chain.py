@@ -22,7 +22,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 
 from .key_file import SealKey, settled_key
 from .pure.merkle import Tree
-from .pure.notes import NoteError, VerifierKey
+from .pure.notes import NoteError
 from .pure.seal_format import (
     CHECKPOINT_PATH,
     FOLDER,
@@ -97,20 +97,28 @@ class Chain:
             if following.header.previous != self._head.digest:
                 raise AuditLogsError(f"seal {following.number} does not follow on the one before it")
             self._path, self._head = self._head.next_path, following
-        self._remember()
         return self._head
 
     def key(self, head: Seal | None) -> SealKey:
-        """The key that signs the next seal. Raises AuditLogsError if the file has another one."""
+        """The key that signs the next seal; this host remembers the head, once it is known to be ours.
+
+        Raises:
+            AuditLogsError: the file has another one.
+        """
+        key = self._key(head)
+        if head is not None and head is self._head:
+            self._remember()
+        return key
+
+    def _key(self, head: Seal | None) -> SealKey:
         if head is None:
             return settled_key(self._key_file, [])
-        if (following := head.rotated_to) is not None:
-            return settled_key(self._key_file, [following])
-        key = settled_key(self._key_file, [])
-        if not any(head.is_signed_by(trusted) for trusted in key.trusted):
+        following = head.rotated_to
+        key = settled_key(self._key_file, [following] if following else [])
+        if not any(head.is_signed_by(trusted) for trusted in (key.past if following else key.trusted)):
             hint = "put the right key there; if it is lost: seal.py --init --lost-key"
             raise AuditLogsError("the newest seal was signed by another key", detail=self._path, hint=hint)
-        if not head.is_signed_by(key.signer.verifier):
+        if not (following or head.is_signed_by(key.signer.verifier)):
             raise AuditLogsError("the key was changed without a word in a seal", hint="seal.py --init --lost-key")
         return key
 
@@ -154,6 +162,13 @@ class Chain:
             self._held[path] = seal
         return seal
 
+    def read_good(self, path: str) -> Seal | None:
+        """Reads a seal; None if there is none, or something else."""
+        with suppress(NoteError):
+            return self._seal_at(path)
+        log.error("seal.broken", path=path, hint="see pipelines/verify.py")
+        return None
+
     def read_leaves(self, path: str, seal: Seal) -> bytes | None:
         """Reads the leaves beside a seal; None if they are not there, or not those that it names."""
         stored = self._objects.read(leaves_path(path, seal.header.leaves)) if seal.header.leaves else None
@@ -161,9 +176,9 @@ class Chain:
         return stored.body if stored and is_it else None
 
     def all(self) -> Iterator[tuple[str, Seal]]:
-        """Yields all seals with their paths, in the order of their numbers, by one listing."""
+        """Yields all seals with their paths, in the order of their numbers, by one listing; leaves out what is none."""
         for found in sorted(self._objects.listing(FOLDER), key=lambda one: number_of(one) or 0):
-            if number_of(found) is not None and (seal := self._seal_at(found)):
+            if number_of(found) is not None and (seal := self.read_good(found)):
                 yield found, seal
 
     @property
@@ -248,10 +263,3 @@ class Chain:
         stored = self._objects.read(CHECKPOINT_PATH)
         with suppress(ConflictError):  # another sealer's is newer
             self._objects.write(CHECKPOINT_PATH, note, stored.version if stored else None)
-
-
-def authentic(seal: Seal, trusted: Sequence[VerifierKey]) -> Seal:
-    """Returns the seal if one of the keys has signed it; raises NoteError otherwise."""
-    if not any(seal.is_signed_by(key) for key in trusted):
-        raise NoteError(f"seal {seal.number} was not signed by a key of ours")
-    return seal

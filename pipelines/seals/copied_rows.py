@@ -1,12 +1,14 @@
-"""The copy of the seals in the warehouse: made from the seals, completed after a kill. An index, no evidence."""
+"""The copy of the seals in the warehouse: made from the seals, completed after a kill. It proves nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pipelines.host.logs import log
 from pipelines.warehouse.seals import Row, SealRows, Stretch
 
 from .chain import Chain
+from .pure.notes import Checkpoint, NoteError, VerifierKey
 from .pure.seal_format import Seal, as_text
 
 _AT_ONCE = 2_000
@@ -35,6 +37,24 @@ def complete_rows(rows: SealRows, chain: Chain, head: Seal, first: int = 0) -> N
         log.error("seal.missing", seals=len(lacking), first=min(lacking), hint=hint)
 
 
+def path_beyond(rows: SealRows, head: Seal, trusted: Sequence[VerifierKey]) -> str | None:
+    """The path of a seal that the lake had after its newest one, or in its place.
+
+    A row proves nothing: it counts with the checkpoint of that seal alone, which a key of ours has signed.
+    """
+    foreign = 0
+    for row in rows.beyond(head.header.incarnations[-1].id, head.number, head.digest):
+        with suppress(NoteError):
+            note = Checkpoint.parse(row["note"] or "")
+            is_signed = any(note.is_signed_by(key) for key in trusted)
+            if is_signed and note.size == row["number"] + 1 and note.root != head.tree.root:
+                return str(row["path"])
+        foreign += 1
+    if foreign:
+        log.error("seal.foreign_rows", rows=foreign, hint="audit_seals has rows of seals that nobody signed")
+    return None
+
+
 def lineage_of(head: Seal) -> list[Stretch]:
     """Returns the numbers that count of each incarnation."""
     begun = head.header.incarnations
@@ -50,7 +70,8 @@ def rows_of(path: str, seal: Seal) -> list[Row]:
         "sealed_at": as_text(seal.header.sealed_at),
     }
     rows = [{**common, "line": line, **_of_entry(entry)} for line, entry in enumerate(seal.entries, 1)]
-    own = {"kind": "seal", "events": len(seal.entries), "root": seal.tree.root.hex(), "path": path}
+    note = seal.raw.partition(b"\n\n")[2].decode()
+    own = {"kind": "seal", "events": len(seal.entries), "root": seal.tree.root.hex(), "path": path, "note": note}
     return [*rows, {**common, "line": 0, **own, "digest": seal.digest}]
 
 

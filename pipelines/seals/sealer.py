@@ -1,7 +1,7 @@
 """Beside the loop: seals each hour that was read and is closed, all accounts in one file. A failure holds up nothing.
 
-The seals themselves are the memory. What is beside them, the copy in the warehouse and a file on this host, makes the
-next seal cheap, and shows that the lake went back to an older state.
+The seals themselves are the memory; an index of them on this host makes the next one cheap. That and the copy in the
+warehouse show that the lake went back to an older state.
 """
 
 import threading
@@ -23,8 +23,10 @@ from pipelines.warehouse.destination import Warehouse
 from pipelines.warehouse.seals import SealRows, seal_rows
 from sources.cloudflare_audit_logs.streams import Stream
 
+from .bundles import add_bundle
 from .chain import Chain, Memory
-from .copied_rows import complete_rows
+from .copied_rows import complete_rows, path_beyond
+from .index import SealIndex, seal_index
 from .pure.entries import Hour
 from .pure.seal_format import Entry, Seal, as_text
 from .pure.verdicts import Comparison
@@ -99,11 +101,11 @@ class Sealer:
         patience = min(SHARE_OF_INTERVAL * self._settings.poll_interval_seconds, LONGEST_SECONDS)
         give_up_at = self._monotonic() + patience
         done = Sealed()
-        with self._opened() as (lake, rows):
+        with self._opened() as (lake, rows, index):
             chain = self._chain = self._chain or self._open_chain(lake)
             with lake.translated_errors():
-                self._settle(chain, rows)
-                sealing = self._sealing(lake, chain, rows)
+                self._settle(chain, rows, index)
+                sealing = Sealing(lake.objects, chain, index, rows)
                 now, base = self._clock(), chain.head()
                 self._looked = self._looked or int(now.timestamp()) // _HOUR - 1
                 for account_id in self._settings.account_ids:
@@ -114,7 +116,8 @@ class Sealer:
                 done.alarms = sealing.entries.alarms
                 if (seal := append_entries(chain, sealing.entries, base)) is not None:
                     done.seals.append(seal)
-                    self._settle(chain, rows)
+                    self._settle(chain, rows, index)
+                    add_bundle(lake.objects, chain, index, seal)
         if not done.is_all:
             self._next = 0.0
         else:
@@ -137,31 +140,29 @@ class Sealer:
         return is_all
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[LakeReader, SealRows]]:
+    def _opened(self) -> Iterator[tuple[LakeReader, SealRows, SealIndex]]:
         store = Warehouse.of(self._settings.stores, clock=self._clock)
-        with seal_rows(store, client_of(store)) as rows, read_lake() as lake:
-            yield lake, rows
+        file = self._settings.stores.data_dir / "seals" / "index"
+        with seal_rows(store, client_of(store)) as rows, read_lake() as lake, seal_index(file) as index:
+            yield lake, rows, index
 
     def _open_chain(self, lake: LakeReader) -> Chain:
         file = self._settings.seals.key_file
         assert file is not None, "it is due with a key alone"  # noqa: S101
         return Chain(lake.objects, file, self._clock, Memory(self._settings.stores.data_dir / "seals" / "newest"))
 
-    def _settle(self, chain: Chain, rows: SealRows) -> None:
-        """Finds the newest seal, and adds the rows that the warehouse lacks of it and those before."""
+    def _settle(self, chain: Chain, rows: SealRows, index: SealIndex) -> None:
+        """Finds the newest seal, and adds what index and warehouse lack of it and those before."""
         head = chain.head()
         if head is None:
             rows.follow([])
             return
-        chain.key(head)  # a seal that our key has not signed is not copied
-        newest = head.header.incarnations[-1].id
-        if (path := rows.beyond(newest, head.number, head.digest)) is not None:
+        trusted = chain.key(head).trusted  # a seal that our key has not signed is not copied
+        if path := path_beyond(rows, head, trusted):
             chain.note_restored(f"{path}, which the warehouse has a copy of, is gone or another one")
+        index.follow(chain, head)
         complete_rows(rows, chain, head, self._completed)
         self._completed = head.number + 1
-
-    def _sealing(self, lake: LakeReader, chain: Chain, rows: SealRows) -> Sealing:
-        return Sealing(lake.objects, chain, rows, chain.key(chain.head()).trusted)
 
 
 def read_to_of(

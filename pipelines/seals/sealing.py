@@ -16,13 +16,12 @@ from pipelines.lake.object_rows import NewerObjectError
 from pipelines.lake.objects import Objects
 from pipelines.lake.partitions import HOUR, Partition, account_folder, partition_of
 from pipelines.warehouse.seals import SealRows
-from sources.cloudflare_audit_logs.errors import AuditLogsError
 
-from .chain import Chain, authentic
+from .chain import Chain
 from .hour_objects import HourObject, read_hour, whole_hours
+from .index import SealIndex
 from .pure.entries import Hour, HourHistory, HourSeal, add_to, hours_in, slice_of
 from .pure.event_set import prefixes_of, set_root
-from .pure.notes import VerifierKey
 from .pure.seal_format import Entry, Seal, as_text
 from .pure.verdicts import ALARMS, Comparison, Verdict, compare
 
@@ -69,13 +68,15 @@ class Entries:
 class Sealing:
     """Finds what is to be sealed of one account after the other. Used by one thread at a time."""
 
-    def __init__(self, objects: Objects, chain: Chain, rows: SealRows, trusted: Sequence[VerifierKey]) -> None:
-        self._objects, self._chain, self._rows, self._trusted = objects, chain, rows, trusted
+    def __init__(self, objects: Objects, chain: Chain, index: SealIndex, rows: SealRows) -> None:
+        """What was sealed, the index says; which comparisons are new, the warehouse."""
+        self._objects, self._chain, self._index, self._rows = objects, chain, index, rows
+        self._frozen_before = index.frozen_before
         self.entries = Entries()
 
     def add_closed(self, account_id: str, read_to: ReadTo, most: int = MOST_HOURS) -> bool:
         """Adds the hours that were read and are closed, with or without events; False if some are left."""
-        last = self._rows.last_hour(account_id)
+        last = self._index.last_hour(account_id)
         hours = whole_hours(max(read_to.begin, last + HOUR if last else read_to.begin), read_to.closed, most)
         for hour in hours:
             self._add_first(Partition(account_id, hour), "closed", read_to.by_version)
@@ -90,15 +91,14 @@ class Sealing:
         for path, found in self._objects.listing(account_folder(account_id)).items():
             if (partition := partition_of(path)) is not None:
                 listed[partition.hour] = (found.size, found.version.strip('"'))
-        sealed = self._rows.objects(account_id)
+        sealed = self._index.objects(account_id)
         closed = {said.hour for said, _ in self.entries.hours if said.account_id == account_id}
         new = sorted(hour for hour in listed.keys() - sealed.keys() - closed if hour + HOUR <= before)
         for hour in new[:most]:
             self._add_first(Partition(account_id, hour), "found", {})
         changed = sorted(hour for hour, of in sealed.items() if _differs(listed.get(hour), of))
-        histories = self._histories(account_id, changed[:most]) if changed else {}
-        for hour in changed[:most]:
-            self._add_again(Partition(account_id, hour), histories.get((account_id, hour), HourHistory()))
+        for account_hour, history in self._histories(account_id, changed[:most]).items():
+            self._add_again(Partition(*account_hour), history)
         # Hours that are left as they are, because they are altered, must not keep the others waiting for ever.
         return max(len(new), len(changed)) <= most or not self.entries.hours
 
@@ -111,7 +111,7 @@ class Sealing:
         self.entries.compared += [compared_entry(account_id, version, of) for version, of in by_version.items()]
 
     def _add_first(self, partition: Partition, why: str, read_to: Mapping[str, str]) -> None:
-        found = self._read(partition)
+        found = None if self._is_frozen(partition) else self._read(partition)
         if found is None:
             return
         if text := found.held.broken or found.held.unfit:
@@ -124,15 +124,12 @@ class Sealing:
         self.entries.hours.append((said, leaves))
 
     def _add_again(self, partition: Partition, history: HourHistory) -> None:
-        found, last = self._read(partition), history.last
+        found, last = None if self._is_frozen(partition) else self._read(partition), history.last
         if found is None or last is None:
             return
         result = compare(history, self._prefixes(history), found.held)
         if result.verdict in ALARMS:
-            self.entries.alarms[partition.account_id, partition.hour] = result
-            about = {"account": partition.account_id, "hour": as_text(partition.hour), "verdict": result.verdict}
-            hint = "it is not sealed again: see docs/runbook.md, and pipelines/verify.py"
-            log.error("seal.altered", **about, missing=result.missing, foreign=result.foreign, hint=hint)
+            self._refuse(partition, result)
             return
         if result.verdict is Verdict.INTACT and found.seen == last.said.object:
             return
@@ -158,22 +155,42 @@ class Sealing:
             log.warning("seal.left_out", account=partition.account_id, hour=as_text(partition.hour), error=error)
             return None
 
+    def _refuse(self, partition: Partition, found: Comparison) -> None:
+        """Reports an hour that is not sealed, because that would sign an alteration, or may."""
+        self.entries.alarms[partition.account_id, partition.hour] = found
+        about = {"account": partition.account_id, "hour": as_text(partition.hour), "verdict": found.verdict}
+        hint = "it is not sealed again: see docs/runbook.md, and pipelines/verify.py"
+        log.error("seal.altered", **about, missing=found.missing, foreign=found.foreign, text=found.text, hint=hint)
+
+    def _is_frozen(self, partition: Partition) -> bool:
+        is_frozen = self._frozen_before is not None and partition.hour + HOUR <= self._frozen_before
+        if is_frozen:
+            self._refuse(partition, Comparison(Verdict.BROKEN, text="a seal is missing that may speak of it"))
+        return is_frozen
+
     def _histories(self, account_id: str, hours: Sequence[datetime]) -> dict[Hour, HourHistory]:
+        """What the seals say of these hours; of none of which a seal is not any more what it was."""
         histories: dict[Hour, HourHistory] = {}
-        for path in self._rows.paths(account_id, hours):
-            seal = self._chain.read(path)
-            if seal is None:
-                raise AuditLogsError(f"{path} is gone", hint="see pipelines/verify.py: a seal was deleted")
-            add_to(histories, authentic(seal, self._trusted))
-        return histories
+        lost: set[datetime] = set()
+        for known, its_hours in self._index.seals_of(account_id, hours).items():
+            seal = self._chain.read_good(known.path)
+            if seal is None or seal.digest != known.digest:
+                lost.update(its_hours)
+            else:
+                add_to(histories, seal)
+        for hour in sorted(lost):
+            self._refuse(
+                Partition(account_id, hour), Comparison(Verdict.BROKEN, text="a seal of it is not what it was")
+            )
+        return {(account_id, hour): histories[account_id, hour] for hour in hours if hour not in lost}
 
     def _prefixes(self, history: HourHistory) -> list[bytes] | None:
         base = history.base
         if not base.said.carries_leaves:
             return history.prefixes([])
-        path = self._rows.path_of(base.number)
-        seal = self._chain.read(path) if path else None
-        leaves = self._chain.read_leaves(path, seal) if path and seal else None
+        known = self._index.seal(base.number)
+        seal = self._chain.read_good(known.path) if known else None
+        leaves = self._chain.read_leaves(known.path, seal) if known and seal else None
         return None if leaves is None else history.prefixes(slice_of(leaves, base))
 
 

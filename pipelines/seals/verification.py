@@ -17,10 +17,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipelines.lake.ask.places import Found, Part, Place
 from pipelines.lake.object_rows import NewerObjectError
+from pipelines.lake.objects import Listed
 from pipelines.lake.partitions import HOUR, Partition, partition_of
 from sources.cloudflare_audit_logs.schema import EVENTS_TABLE
 from sources.cloudflare_audit_logs.streams import Window
+from sources.cloudflare_audit_logs.times import EARLIEST
 
+from .bundles import first_of, taken
 from .hour_objects import ABSENT, hour_object
 from .pure.chain_checks import ChainFinding, check_chain
 from .pure.entries import Amendment, Hour, HourHistory, add_to, slice_of
@@ -170,8 +173,12 @@ class Verification:
     def _check_chain(self, checkpoints: Iterable[str]) -> Verified:
         listed = self.place.walk(FOLDER)
         paths = [path for path in listed if number_of(path) is not None]
-        files = {path: part.body for path, part in zip(paths, self.read_all(paths), strict=True) if part}
-        chain = check_chain(files, self._keys, checkpoints)
+        notes, bundled = list(checkpoints), self._bundled(listed, paths)
+        files = bundled | self._bodies([path for path in paths if path not in bundled])
+        chain = check_chain(files, self._keys, notes)
+        if bundled and any(found.is_alarm(EARLIEST) for found in chain.findings):
+            files |= self._bodies(bundled)  # it may be a bundle that is not as it should be
+            chain = check_chain(files, self._keys, notes)
         by_digest = {sha256(raw).hexdigest(): path for path, raw in files.items()}
         for seal in chain.seals:
             path = by_digest[seal.digest]
@@ -187,6 +194,19 @@ class Verification:
         ]
         amendments = sorted(amended, key=itemgetter(0))
         return Verified(chain.findings, self.scope.window.since, len(chain.seals), newest, amendments=amendments)
+
+    def _bodies(self, paths: Iterable[str]) -> dict[str, bytes]:
+        wanted = list(paths)
+        return {path: part.body for path, part in zip(wanted, self.read_all(wanted), strict=True) if part}
+
+    def _bundled(self, listed: Mapping[str, Listed], paths: Sequence[str]) -> dict[str, bytes]:
+        """The seals that bundles have, where the listing shows the same; of a folder, in a quick look alone."""
+        if self.place.is_local and not self.scope.is_quick:
+            return {}
+        numbers = Counter(map(number_of, paths))
+        alone = {n: (path, listed[path]) for path in paths if (n := number_of(path)) is not None and numbers[n] == 1}
+        bundles = [path for path in listed if first_of(path) is not None]
+        return taken(self._bodies(bundles), alone, by_size=self.place.is_local)
 
     def _objects(self, result: Verified) -> dict[Hour, Found]:
         """The hours' objects; other files below the events are read by engines as well, and so are foreign."""

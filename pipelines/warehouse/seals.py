@@ -1,4 +1,4 @@
-"""The copy of the seals in the warehouse, `audit_seals`: rows are added, never changed. An index: it proves nothing."""
+"""The copy of the seals in the warehouse, `audit_seals`: rows are added, never changed. It proves nothing."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,39 +37,18 @@ class SealRows:
         """From now on, the rows of these seals count."""
         self._lineage = json.dumps([stretch._asdict() for stretch in lineage])
 
-    def beyond(self, incarnation: str, number: int, digest: str) -> str | None:
-        """The path of a seal of the incarnation that is newer than the lake's newest one, or of its number."""
-        found = self._ask("beyond", incarnation, number, digest)
-        return str(found[0]["path"]) if found else None
+    def beyond(self, incarnation: str, number: int, digest: str) -> list[Row]:
+        """Number, path and note of the seals of the incarnation after the lake's newest one, or of its number."""
+        return self._ask("beyond", incarnation, number, digest)
 
     def lacking(self, first: int) -> list[int]:
-        """The numbers, from one on, of which there is no row."""
+        """The numbers, from one on, of which there is not each row."""
         return [row["number"] for row in self._ask("lacking", self._lineage, first)]
 
     def add(self, rows: Sequence[Row]) -> None:
         """Adds rows that are not there."""
         with self._warehouse.translated_errors(), self._connection.cursor() as cursor:
             cursor.execute(self._sections["insert"][0], (json.dumps(rows),))
-
-    def last_hour(self, account_id: str) -> datetime | None:
-        """The newest hour of an account that was sealed."""
-        found = self._ask("last hour", self._lineage, account_id)
-        return found[0]["hour"] if found else None
-
-    def objects(self, account_id: str) -> dict[datetime, tuple[int | None, str | None]]:
-        """Size and version of the object of each sealed hour, as it was sealed last."""
-        found = self._ask("objects", self._lineage, account_id)
-        return {row["hour"]: (row["object_bytes"], row["object_version"]) for row in found}
-
-    def paths(self, account_id: str, hours: Iterable[datetime]) -> list[str]:
-        """The seals that say something of these hours, in order."""
-        wanted = ",".join(hour.isoformat() for hour in hours)
-        return [row["path"] for row in self._ask("seals of hours", self._lineage, account_id, wanted)]
-
-    def path_of(self, number: int) -> str | None:
-        """The path of the seal of a number."""
-        found = self._ask("path", self._lineage, number)
-        return str(found[0]["path"]) if found else None
 
     def new_checks(self, account_id: str, since: datetime, checked_before: datetime) -> list[dict[str, Any]]:
         """The comparisons of hours since a time that are in no seal yet."""

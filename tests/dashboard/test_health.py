@@ -58,6 +58,36 @@ def test_completeness_and_health_are_told(
     assert health.text.count("no readable time") == 2
 
 
+def test_sealed_hours_are_told(
+    api: Api,
+    environment: dict[str, str],
+    command: Callable[..., Finished],
+    stores: Stores,
+    dashboard: Dashboard,
+    tmp_path: Path,
+) -> None:
+    """How many, the newest, and those that are closed and have no seal; without a key, that nothing is sealed."""
+    begin = ago(hours=12).replace(minute=0, second=0, microsecond=0)
+    environment |= {"SEAL_KEY_FILE": str(tmp_path / "seal.key"), "INITIAL_CHECKPOINT": begin.isoformat()}
+    api.world.add(ACCOUNT, "v1", spread(6, begin, begin + timedelta(hours=3)))
+    assert command("pipelines/run.py", "--once", SEAL_KEY_FILE=None).code == 0
+    with dashboard() as url:
+        unsealed = look(url, "/completeness")
+        assert command("pipelines/seal.py", "--init").code == 0
+        assert command("pipelines/run.py", "--once").code == 0
+        (whole,) = look(url, "/completeness").rows()
+        last_but_one = "SELECT max(hour) - interval '1h' FROM {schema}.audit_seals"
+        stores.query(f"DELETE FROM {{schema}}.audit_seals WHERE hour = ({last_but_one})")
+        (lacking,) = look(url, "/completeness").rows()
+
+    assert "No hour of this time is sealed" in unsealed.text
+    assert ACCOUNT in whole["Account"].text
+    assert whole["Closed and not sealed"].text == "0"
+    assert int(whole["Sealed hours"].text) in {10, 11}
+    assert lacking["Closed and not sealed"].text == "1"
+    assert int(lacking["Sealed hours"].text) == int(whole["Sealed hours"].text) - 1
+
+
 def test_empty_stores_say_so(environment: dict[str, str], dashboard: Dashboard) -> None:
     """In one sentence, with what to do."""
     with dashboard() as url:

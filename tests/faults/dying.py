@@ -75,6 +75,8 @@ SEAL_POINTS = {
     "before a seal's file": Point("before", "pipelines.lake.objects:Folder.create"),
     "with a seal half in place": Point("before", "pathlib:Path.hardlink_to"),
     "after a seal's file": Point("after", "pipelines.lake.objects:Folder.create"),
+    "before a seal's PUT": Point("before", "pipelines.lake.bucket:Bucket.create"),
+    "after a seal's PUT": Point("after", "pipelines.lake.bucket:Bucket.create"),
     "before the copies of a seal": Point("before", "pipelines.warehouse.seals:SealRows.add"),
     "after the copies of a seal": Point("after", "pipelines.warehouse.seals:SealRows.add"),
     "with a new key beside the old one": Point("after", "pipelines.seals.keeping:write_new"),

@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,9 +19,11 @@ from pipelines.lake.ask.places import FolderPlace
 from pipelines.lake.object_format import encode
 from pipelines.lake.objects import Folder, write_file
 from pipelines.lake.partitions import HOUR, Partition
+from pipelines.seals.bundles import add_bundle
 from pipelines.seals.chain import Chain, Memory
-from pipelines.seals.copied_rows import complete_rows
+from pipelines.seals.copied_rows import complete_rows, path_beyond
 from pipelines.seals.hour_objects import leaf_rows
+from pipelines.seals.index import seal_index
 from pipelines.seals.keeping import initialise
 from pipelines.seals.key_file import read_key
 from pipelines.seals.pure.entries import Amendment
@@ -138,14 +141,15 @@ class MadeLake:
     def seal(self, *, chain: Chain | None = None, meanwhile: Callable[[], object] = lambda: None) -> Seal | None:
         """Seals what is closed and what has changed, as the loop does; something may happen before it is written."""
         chain = chain or self.chain()
-        head = chain.head()
-        if head is None:
-            self.rows.follow([])
-        else:
-            if self.asks_warehouse and self.rows.beyond(head.header.incarnations[-1].id, head.number, head.digest):
-                chain.note_restored("the warehouse knows a newer seal")
-            complete_rows(self.rows, chain, head)
-        sealing = Sealing(self.objects, chain, self.rows, chain.key(head).trusted)
+        with self.sealing(chain) as sealing:
+            seal = self._seal(chain, sealing, meanwhile)
+        if seal is not None:
+            with seal_index(self.folder / "index") as index:
+                index.follow(chain, seal)
+                add_bundle(self.objects, chain, index, seal)
+        return seal
+
+    def _seal(self, chain: Chain, sealing: Sealing, meanwhile: Callable[[], object]) -> Seal | None:
         closed = self.now - timedelta(hours=1)
         sealing.add_closed(ACCOUNT, ReadTo(self.begin, closed, {"v1": self.now.isoformat()}))
         sealing.add_changed(ACCOUNT, closed)
@@ -157,9 +161,35 @@ class MadeLake:
             complete_rows(self.rows, chain, seal)
         return seal
 
-    def forget(self, hour: int) -> None:
-        """Takes the rows of an hour out of the warehouse, as an attacker with the owner's password may."""
-        self._execute("DELETE FROM {schema}.audit_seals WHERE hour = %s", BEGIN + HOUR * hour)
+    @contextmanager
+    def sealing(self, chain: Chain) -> Iterator[Sealing]:
+        """What the loop's sealer does before it looks at any account."""
+        head = chain.head()
+        trusted = chain.key(head).trusted
+        with seal_index(self.folder / "index") as index:
+            if head is None:
+                self.rows.follow([])
+            else:
+                if self.asks_warehouse and path_beyond(self.rows, head, trusted):
+                    chain.note_restored("the warehouse knows a newer seal")
+                index.follow(chain, head)
+                complete_rows(self.rows, chain, head)
+            yield Sealing(self.objects, chain, index, self.rows)
+
+    def attack(self, sql: str, **values: object) -> None:
+        """Changes the warehouse, as an attacker with the owner's password may."""
+        self._execute(sql, {**values, "mine": self._incarnation})
+
+    @property
+    def _incarnation(self) -> str:
+        head = self.chain().head()
+        assert head is not None
+        return head.header.incarnations[-1].id
+
+    def lines(self) -> list[Any]:
+        """The rows of this lake in the warehouse."""
+        sql = "SELECT * FROM {schema}.audit_seals WHERE incarnation = %s ORDER BY number, line"
+        return self._execute(sql, [self._incarnation])
 
     def compare(self, hour: int, checked_at: datetime) -> None:
         """Keeps the result of a comparison that found an hour complete."""
@@ -167,11 +197,12 @@ class MadeLake:
         columns += ", missing_in_warehouse, missing_in_lake, doubled_in_lake, api_digest"
         sql = f"INSERT INTO {{schema}}.audit_completeness ({columns})"
         sql += " VALUES (%s, 'v1', %s, %s, 'complete', 2, 2, 2, 0, 0, 0, '77')"
-        self._execute(sql, ACCOUNT, BEGIN + HOUR * hour, checked_at)
+        self._execute(sql, [ACCOUNT, BEGIN + HOUR * hour, checked_at])
 
-    def _execute(self, sql: str, *values: object) -> None:
+    def _execute(self, sql: str, values: Any) -> list[Any]:
         with psycopg2.connect(self.dsn) as connection, connection.cursor() as cursor:
             cursor.execute(sql.replace("{schema}", f"seals_{os.getpid()}"), values)
+            return cursor.fetchall() if cursor.description else []
 
     def amend(self, hour: int, *, removes: Iterable[bytes] | None = None, adds: Iterable[bytes] = ()) -> None:
         """Permits what a repair is going to do."""

@@ -201,18 +201,6 @@ def test_a_seal_that_the_key_did_not_sign_stops_the_sealer(made: MadeLake) -> No
     assert made.verdicts()["seal 2"] == "unknown key"
 
 
-def test_an_index_that_forgot_an_hour_cannot_hide_what_was_sealed(made: MadeLake) -> None:
-    """The attacker takes the hour's rows out of the warehouse: the loop seals it again, and the seals contradict."""
-    made.put(2, [{**made.held(2)[0], "raw_event": '{"forged":1}'}])
-    made.forget(2)
-    made.now += timedelta(hours=1)
-
-    made.seal()
-
-    assert made.verdicts() == {"hour 2": "broken"}
-    assert made.verdicts(is_quick=True) == {"hour 2": "broken"}
-
-
 def test_a_seal_of_another_history_does_not_fit(made: MadeLake) -> None:
     """Signed by the key, of a lake that was set back, and put in the place of ours: the next one names another."""
     older = made.copy("older")

@@ -15,7 +15,6 @@ from pipelines.seals.keeping import amend, replace_lost, rotate
 from pipelines.seals.key_file import read_key
 from pipelines.seals.pure.seal_format import Entry, Seal
 from pipelines.seals.sealer import append_entries
-from pipelines.seals.sealing import Sealing
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.factory import ACCOUNT
 
@@ -218,8 +217,8 @@ def test_many_hours_that_changed_are_sealed_some_at_a_time(made: MadeLake) -> No
 
     def look() -> tuple[bool, int]:
         chain = made.chain()
-        sealing = Sealing(made.objects, chain, made.rows, made.public_keys)
-        is_all = sealing.add_changed(ACCOUNT, made.now - HOUR, most=2)
+        with made.sealing(chain) as sealing:
+            is_all = sealing.add_changed(ACCOUNT, made.now - HOUR, most=2)
         seal = append_entries(chain, sealing.entries, chain.head())
         if seal is not None:
             complete_rows(made.rows, chain, seal)
@@ -236,8 +235,8 @@ def test_comparisons_are_sealed_once(made: MadeLake) -> None:
 
     def look() -> list[Entry]:
         chain = made.chain()
-        sealing = Sealing(made.objects, chain, made.rows, made.public_keys)
-        sealing.add_compared(ACCOUNT, made.now)
+        with made.sealing(chain) as sealing:
+            sealing.add_compared(ACCOUNT, made.now)
         seal = append_entries(chain, sealing.entries, chain.head())
         if seal is not None:
             complete_rows(made.rows, chain, seal)

@@ -80,6 +80,7 @@ CREATE TABLE IF NOT EXISTS {schema}.audit_seals (
     why            text,
     path           text,
     digest         text,
+    note           text,                  -- of a seal, its checkpoint: signed
     PRIMARY KEY (incarnation, number, line)
 );
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import adbc_driver_manager
@@ -103,6 +104,25 @@ def test_with_an_owner_the_loading_role_reads_and_inserts_alone(
     ):
         with pytest.raises(adbc_driver_manager.Error, match=r"42501|InsufficientPrivilege|denied|must be owner"):
             _execute(stores, roles, sql)
+
+
+def test_with_an_owner_the_copies_of_seals_are_added_and_never_changed(
+    api: Api, command: Command, stores: Stores, roles: dict[str, str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The loading role seals, and cannot take a row of it away."""
+    begin = ago(hours=4).replace(minute=0, second=0, microsecond=0)
+    environment |= {"SEAL_KEY_FILE": str(tmp_path / "seal.key"), "INITIAL_CHECKPOINT": begin.isoformat()}
+    api.world.add(ACCOUNT, "v1", spread(5, begin, ago(hours=3)))
+    assert command("pipelines/seal.py", "--init").code == 0
+
+    done = command(*ONCE)
+
+    counted = "SELECT count(*) AS rows FROM {schema}.audit_seals WHERE kind = 'hour'"
+    assert done.code == 0, done.err
+    assert _execute(stores, roles, counted)[0]["rows"] >= 2
+    for sql in ("DELETE FROM", "TRUNCATE", "DROP TABLE", "UPDATE"):
+        with pytest.raises(adbc_driver_manager.Error, match=r"42501|InsufficientPrivilege|denied|must be owner"):
+            _execute(stores, roles, f"{sql} {{schema}}.audit_seals{' SET root = NULL' * (sql == 'UPDATE')}")
 
 
 def test_without_ownership_the_set_up_looks_and_alters_nothing(

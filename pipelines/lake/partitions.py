@@ -90,9 +90,9 @@ def place_of(path: str) -> tuple[str, Window | None] | None:
         return found and (found["account"], None)
     try:
         since = datetime.fromisoformat(f"{found['day']}T{found['hour'] or '00'}:00+00:00")
-    except ValueError:  # a folder of somebody else's
+        return found["account"], Window(since, since + (HOUR if found["hour"] else DAY))
+    except (ValueError, OverflowError):  # a folder of somebody else's; the calendar's last hour has no end
         return None
-    return found["account"], Window(since, since + (HOUR if found["hour"] else DAY))
 
 
 def partition_of(path: str) -> Partition | None:

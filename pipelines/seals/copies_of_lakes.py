@@ -20,9 +20,11 @@ def named_lake(where: str, environment: Mapping[str, str] = os.environ) -> Place
     if where.startswith("s3://"):
         return _bucket(where, environment)
     root = Path(where).expanduser()
-    for place in (root / DATASET, root):
-        if (place / "_seals").is_dir() or (place / "audit_logs").is_dir():
-            return FolderPlace(place)
+    found = [one for one in (root, root / DATASET) if (one / "_seals").is_dir() or (one / "audit_logs").is_dir()]
+    if len(found) > 1:  # readers of the one would not see what the other proves
+        raise UsageError(f"there is a lake in {where} and another one in {found[1]}: name a folder that has one")
+    if found:
+        return FolderPlace(found[0])
     raise UsageError(f"there is no lake in {where}: it has neither _seals nor audit_logs")
 
 

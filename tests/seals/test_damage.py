@@ -1,16 +1,21 @@
 """An attacker has the lake and not the key: each change of what was sealed is found, and named as what it is."""
 
 import os
+import shutil
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.seals.copies_of_lakes import named_lake
 from pipelines.seals.pure.notes import SignerKey
 from pipelines.seals.pure.seal_format import sealed
+from pipelines.settings.settings import UsageError
 from sources.cloudflare_audit_logs.errors import AuditLogsError
+from tests.factory import ACCOUNT
 
 from .made_lake import AUDITOR, BEGIN, MadeLake, row
 
@@ -242,3 +247,47 @@ def test_a_column_of_another_type_crashes_neither(made: MadeLake, column: str, k
     pq.write_table(table.set_column(at, column, values[kind]), made.path(1))
 
     assert made.verdicts() == {"hour 1": "altered"}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("_seals/9999999999.seal", b""),
+        ("_seals/2026/11/21/0000000900.seal", b'{"seq":Infinity}\n\nx'),
+        ("_seals/2026/11/21/0000000900.seal", b"[" * 50_000),
+        ("_seals/2026/11/21/0000000900.seal", b'{"format":"cloudflare-audit-seal/1","seq":900,"incarnations":5}\n\nx'),
+        (f"audit_logs/account={ACCOUNT}/date=9999-12-31/hour=23/events.parquet", b""),
+        (f"audit_logs/account={ACCOUNT}/date=2026-02-30/hour=23/events.parquet", b""),
+    ],
+)
+def test_nothing_that_is_planted_ends_a_verification(made: MadeLake, name: str, body: bytes) -> None:
+    """Whatever a name or its bytes claim, both tools end with an alarm, and say what it is."""
+    path = made.dataset / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+
+    assert made.verify().is_alarm
+    assert not AUDITOR.verify(made.dataset, [str(key) for key in made.public_keys], [], made.now)["ok"]
+
+
+def test_what_is_no_file_is_not_waited_for(made: MadeLake) -> None:
+    """A pipe in the place of an object or a seal; a folder that leads back to itself; digits of another script."""
+    made.path(1).unlink()
+    os.mkfifo(made.path(1))
+    assert made.verdicts() == {"hour 1": "deleted"}
+
+    (made.dataset / "_seals/²²²²²²²²²².seal").touch()
+    assert made.verdicts() == {"hour 1": "deleted"}
+
+    (made.dataset / "audit_logs/loop").symlink_to(".")
+    assert [problem.verdict for problem in made.verify().problems] == ["foreign", "deleted"]
+
+
+def test_a_lake_within_a_lake_is_not_chosen(made: MadeLake, tmp_path: Path) -> None:
+    """One of the two would be verified, and the other one read."""
+    shutil.copytree(made.dataset, tmp_path / "copy/cloudflare")
+    assert named_lake(str(tmp_path / "copy/cloudflare")).url("") == named_lake(str(tmp_path / "copy")).url("")
+    shutil.copytree(made.dataset, tmp_path / "copy/cloudflare/cloudflare")
+
+    with pytest.raises(UsageError, match="another one"):
+        named_lake(str(tmp_path / "copy/cloudflare"))

@@ -5,6 +5,7 @@ before the empty line. So each signature covers all seals until then.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ FORMAT = "cloudflare-audit-seal/1"
 FOLDER = "_seals"
 CHECKPOINT_PATH = f"{FOLDER}/checkpoint"
 """The newest checkpoint again: for people, never trusted."""
+
+_NAME = re.compile(r"([0-9]{10})\.seal")
 
 Entry = dict[str, Any]
 """A line of a seal. `entries.py` says what is in it."""
@@ -171,8 +174,8 @@ def leaves_path(seal_path: str, digest: str) -> str:
 
 def number_of(path: str) -> int | None:
     """The number of the seal of a path; None: it is the path of none."""
-    name = path.rpartition("/")[2]
-    return int(name[:10]) if name[10:] == ".seal" and name[:10].isdigit() else None
+    found = _NAME.fullmatch(path.rpartition("/")[2])
+    return int(found[1]) if found else None
 
 
 def as_text(time: datetime) -> str:

@@ -64,6 +64,8 @@ class Reconciled:
     """Accounts; after a repair, those whose events no side has."""
     hours: int = 0
     events: int = 0
+    inexact: int = 0
+    """Events that the repair has copied from the warehouse into the lake: nobody knows the API's text of them."""
     sides: Counter[str] = field(default_factory=Counter)
     """The events of each side that was asked."""
     checks: list[HourCheck] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Reconciled:
             "sides": dict(self.sides),
             "gaps": list(map(_hour_as_json, self.gaps)),
             "not_in_api": self.not_in_api,
+            "inexact": self.inexact,
             "broken_quarantines": self.broken_quarantines,
         }
 
@@ -121,9 +124,13 @@ def reconcile_days(window: Window, scope: Scope, settings: Settings, shared: Sha
         for checks in shared.results_of(run_units(units, pool, "reconcile", progress)):
             total.hours += len(checks)
             total.events += sum(check.most_events for check in checks)
+            total.inexact += sum(check.inexact for check in checks)
             for check in checks:
                 total.sides.update(check.events)
             total.checks += [check for check in checks if check.is_gap or check.missing]
+    if total.inexact:
+        hint = "their exact text is not known; if the API shows them: reconcile --content --repair"
+        log.warning("repair.inexact", events=total.inexact, reason="copied from the warehouse", hint=hint)
     total.checks.sort(key=lambda check: (check.stream, check.hour))
     return total
 
@@ -243,10 +250,14 @@ class _Worker:
         gaps = [check for check in checks if check.is_gap]
         if self.repair is None or not gaps:
             return checks
+        inexact = dict[datetime, int]()
         for gap in gaps:
             log.warning("reconcile.gap", **gap.about, found="; ".join(gap.problems))
-            self.repair.mend(gap)
-        return self._check(stream, window, {gap.hour: gap.broken for gap in gaps if gap.broken is not None})
+            inexact[gap.hour] = self.repair.mend(gap)
+        checks = self._check(stream, window, {gap.hour: gap.broken for gap in gaps if gap.broken is not None})
+        for check in checks:
+            check.inexact = inexact.get(check.hour, 0)
+        return checks
 
     def _check(self, stream: Stream, window: Window, set_aside: Mapping[datetime, AuditLogsError]) -> list[HourCheck]:
         api = None

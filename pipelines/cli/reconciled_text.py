@@ -25,4 +25,5 @@ def reconciled_text(found: Reconciled, scope: Scope, shared: Shared) -> str:
     result += f"; {failures:,} accounts could not be compared, see the log" if failures else ""
     result += refused_in_words(shared.refused_versions)
     result += f"; {found.not_in_api:,} events that the API does not show (any more)" if found.not_in_api else ""
+    result += f"; {found.inexact:,} events from the warehouse, whose exact text is not known" if found.inexact else ""
     return "\n".join([*lines, f"{found.hours:,} hours, {found.events:,} events in {asked}: {result}"])

@@ -201,7 +201,7 @@ def _open_worker(scope: Scope, settings: Settings, shared: Shared, name: str) ->
             spool = stack.enter_context(open_spool(settings.stores.data_dir))
             sidecars = stack.enter_context(open_sidecars(settings.stores, spool, f"repair_{name}", clock=utc_now))
             notary = notary_of(settings, copies.lake.objects, utc_now)
-            repair = Repair(copies, sidecars, fetch_pages, settings.is_read, notary)
+            repair = Repair(copies, sidecars, fetch_pages, settings.is_read, shared.of_all_versions, notary)
         yield _Worker(scope, shared, completeness, fetch_pages, repair)
 
 

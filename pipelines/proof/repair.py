@@ -6,6 +6,7 @@ another name.
 """
 
 import hashlib
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -55,6 +56,8 @@ class Repair:
     """None: the API is not asked."""
     is_asked_for: Callable[[Stream], bool]
     """True if the settings ask the API for a stream."""
+    of_all_versions: threading.Lock
+    """Held by one thread of the process at a time while it mends an object, in which each version finds the damage."""
     notary: Notary | None = None
     """Says in a seal what goes and why, before it does; None: nothing is sealed."""
 
@@ -68,14 +71,16 @@ class Repair:
         """
         stream, partition = check.stream, Partition(check.stream.account_id, check.hour)
         if check.stray:
-            self._put_into_place(partition)
+            with self.of_all_versions:
+                self._put_into_place(partition)
         if check.broken is None:
             return self._fill(stream, check.window, check, self._events_of_api(stream, check.window))
         # The object held all of the hour, of every version, whatever was asked for.
         whole = Window(check.hour, check.hour + HOUR)
         shown = self._of_api(stream.account_id, whole, self._events_of_api, EVENT_SCHEMA)
-        self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
-        return sum(self._fill(of_version, whole, check, events) for of_version, events in shown.items())
+        with self.of_all_versions:
+            self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
+            return sum(self._fill(of_version, whole, check, events) for of_version, events in shown.items())
 
     def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
         """Makes the broken objects of an account's quarantine of some days anew; False if no side has events for them.

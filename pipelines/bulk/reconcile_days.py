@@ -64,6 +64,8 @@ class Reconciled:
     """Accounts; after a repair, those whose events no side has."""
     hours: int = 0
     events: int = 0
+    warehouse_hours: int = 0
+    """So many of them are not older than the warehouse's retention."""
     inexact: int = 0
     """Events that the repair has copied from the warehouse into the lake: nobody knows the API's text of them."""
     sides: Counter[str] = field(default_factory=Counter)
@@ -85,6 +87,7 @@ class Reconciled:
         """Returns the command's result, without the failures."""
         return {
             "hours": self.hours,
+            "warehouse_hours": self.warehouse_hours,
             "events": self.events,
             "sides": dict(self.sides),
             "gaps": list(map(_hour_as_json, self.gaps)),
@@ -123,6 +126,7 @@ def reconcile_days(window: Window, scope: Scope, settings: Settings, shared: Sha
     with open_pool(None, open_unit, settings, shared, threads=shared.threads, asks_api=scope.asks_api) as pool:
         for checks in shared.results_of(run_units(units, pool, "reconcile", progress)):
             total.hours += len(checks)
+            total.warehouse_hours += sum("warehouse" in check.events for check in checks)
             total.events += sum(check.most_events for check in checks)
             total.inexact += sum(check.inexact for check in checks)
             for check in checks:
@@ -200,8 +204,10 @@ def _open_worker(scope: Scope, settings: Settings, shared: Shared, name: str) ->
         if scope.repairs:
             spool = stack.enter_context(open_spool(settings.stores.data_dir))
             sidecars = stack.enter_context(open_sidecars(settings.stores, spool, f"repair_{name}", clock=utc_now))
+            for sidecar in sidecars.values():
+                sidecar.take_lock()
             notary = notary_of(settings, copies.lake.objects, utc_now)
-            repair = Repair(copies, sidecars, fetch_pages, settings.is_read, shared.of_all_versions, notary)
+            repair = Repair(copies, sidecars, fetch_pages, settings.is_read, shared.locks, notary)
         yield _Worker(scope, shared, completeness, fetch_pages, repair)
 
 

@@ -7,7 +7,7 @@ another name.
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -56,8 +56,8 @@ class Repair:
     """None: the API is not asked."""
     is_asked_for: Callable[[Stream], bool]
     """True if the settings ask the API for a stream."""
-    of_all_versions: threading.Lock
-    """Held by one thread of the process at a time while it mends an object, in which each version finds the damage."""
+    locks: Mapping[str, threading.Lock]
+    """By account: its versions share objects, so that one at a time fills them."""
     notary: Notary | None = None
     """Says in a seal what goes and why, before it does; None: nothing is sealed."""
 
@@ -70,15 +70,18 @@ class Repair:
             AuditLogsError: a side could not be read, or a store not be written. What was done until then stays.
         """
         stream, partition = check.stream, Partition(check.stream.account_id, check.hour)
+        lock = self.locks[stream.account_id]
         if check.stray:
-            with self.of_all_versions:
+            with lock:
                 self._put_into_place(partition)
         if check.broken is None:
-            return self._fill(stream, check.window, check, self._events_of_api(stream, check.window))
+            from_api = self._events_of_api(stream, check.window)
+            with lock:
+                return self._fill(stream, check.window, check, from_api)
         # The object held all of the hour, of every version, whatever was asked for.
         whole = Window(check.hour, check.hour + HOUR)
         shown = self._of_api(stream.account_id, whole, self._events_of_api, EVENT_SCHEMA)
-        with self.of_all_versions:
+        with lock:
             self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
             return sum(self._fill(of_version, whole, check, events) for of_version, events in shown.items())
 

@@ -1,6 +1,8 @@
 """A repair says what it did, once, and when another one is under way."""
 
+import fcntl
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,3 +44,20 @@ def test_what_a_repair_adds_is_logged_once(command: Command, objects: list[Path]
     added = [line for line in done.err.splitlines() if "repair.added" in line]
     assert done.code == 0, done.err
     assert sorted(line.split("store=")[1].split(" hour=")[0] for line in added) == ["lake events=50"] * 4
+
+
+def test_a_second_repair_is_told_to_wait(command: Command, environment: dict[str, str], objects: list[Path]) -> None:
+    """Exit 75: another DATA_DIR would only hide that two work on the same hours."""
+    command(*RECONCILE, "--repair", **BOTH)
+    objects[0].write_bytes(b"garbage")
+    locks = list((Path(environment["DATA_DIR"]) / "dlt/pipelines").glob("*_repair_*.lock"))
+    with ExitStack() as held:
+        for lock in locks:
+            fcntl.flock(held.enter_context(lock.open("a")), fcntl.LOCK_EX)
+        second = command(*RECONCILE, "--repair", **BOTH)
+    after = command(*RECONCILE, "--repair", **BOTH)
+
+    assert locks
+    assert (second.code, after.code) == (75, 0), second.err + after.err
+    assert "wait until it has ended, and run this again" in second.err
+    assert "DATA_DIR" not in second.err

@@ -244,7 +244,7 @@ def test_an_account_that_fails_is_not_called_complete(api: Api, command: Command
 
     assert day
     assert done.code == 1
-    assert "no gap found; 1 accounts could not be compared" in done.out
+    assert "nothing was compared; 1 account could not be compared in full" in done.out
     assert done.err.count("account.failed") == 1
     assert len(api.requests) <= 4
 

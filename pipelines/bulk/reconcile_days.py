@@ -64,6 +64,10 @@ class Reconciled:
     """Accounts; after a repair, those whose events no side has."""
     hours: int = 0
     events: int = 0
+    warehouse_hours: int = 0
+    """So many of them are not older than the warehouse's retention."""
+    inexact: int = 0
+    """Events that the repair has copied from the warehouse into the lake: nobody knows the API's text of them."""
     sides: Counter[str] = field(default_factory=Counter)
     """The events of each side that was asked."""
     checks: list[HourCheck] = field(default_factory=list)
@@ -83,10 +87,12 @@ class Reconciled:
         """Returns the command's result, without the failures."""
         return {
             "hours": self.hours,
+            "warehouse_hours": self.warehouse_hours,
             "events": self.events,
             "sides": dict(self.sides),
             "gaps": list(map(_hour_as_json, self.gaps)),
             "not_in_api": self.not_in_api,
+            "inexact": self.inexact,
             "broken_quarantines": self.broken_quarantines,
         }
 
@@ -120,10 +126,15 @@ def reconcile_days(window: Window, scope: Scope, settings: Settings, shared: Sha
     with open_pool(None, open_unit, settings, shared, threads=shared.threads, asks_api=scope.asks_api) as pool:
         for checks in shared.results_of(run_units(units, pool, "reconcile", progress)):
             total.hours += len(checks)
+            total.warehouse_hours += sum("warehouse" in check.events for check in checks)
             total.events += sum(check.most_events for check in checks)
+            total.inexact += sum(check.inexact for check in checks)
             for check in checks:
                 total.sides.update(check.events)
             total.checks += [check for check in checks if check.is_gap or check.missing]
+    if total.inexact:
+        hint = "their exact text is not known; if the API shows them: reconcile --content --repair"
+        log.warning("repair.inexact", events=total.inexact, reason="copied from the warehouse", hint=hint)
     total.checks.sort(key=lambda check: (check.stream, check.hour))
     return total
 
@@ -193,8 +204,10 @@ def _open_worker(scope: Scope, settings: Settings, shared: Shared, name: str) ->
         if scope.repairs:
             spool = stack.enter_context(open_spool(settings.stores.data_dir))
             sidecars = stack.enter_context(open_sidecars(settings.stores, spool, f"repair_{name}", clock=utc_now))
+            for sidecar in sidecars.values():
+                sidecar.take_lock()
             notary = notary_of(settings, copies.lake.objects, utc_now)
-            repair = Repair(copies, sidecars, fetch_pages, settings.is_read, notary)
+            repair = Repair(copies, sidecars, fetch_pages, settings.is_read, shared.locks, notary)
         yield _Worker(scope, shared, completeness, fetch_pages, repair)
 
 
@@ -243,10 +256,14 @@ class _Worker:
         gaps = [check for check in checks if check.is_gap]
         if self.repair is None or not gaps:
             return checks
+        inexact = dict[datetime, int]()
         for gap in gaps:
             log.warning("reconcile.gap", **gap.about, found="; ".join(gap.problems))
-            self.repair.mend(gap)
-        return self._check(stream, window, {gap.hour: gap.broken for gap in gaps if gap.broken is not None})
+            inexact[gap.hour] = self.repair.mend(gap)
+        checks = self._check(stream, window, {gap.hour: gap.broken for gap in gaps if gap.broken is not None})
+        for check in checks:
+            check.inexact = inexact.get(check.hour, 0)
+        return checks
 
     def _check(self, stream: Stream, window: Window, set_aside: Mapping[datetime, AuditLogsError]) -> list[HourCheck]:
         api = None

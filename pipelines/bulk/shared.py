@@ -25,6 +25,8 @@ class Shared(AccountFailures):
         """With all streams of the command."""
         super().__init__(streams)
         self.streams, self.stop, self.budgets = streams, threading.Event(), Budgets()
+        self.locks = {stream.account_id: threading.Lock() for stream in streams}
+        """By account, for what one worker may do at a time."""
         self.given_up: dict[Stream, AccountError] = {}
         """The error of each stream that is not asked for any more."""
 

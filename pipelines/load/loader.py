@@ -58,6 +58,14 @@ class Sidecar:
         with self._pipeline.client() as client:
             self._store.open(client, takes_lock=False)
 
+    def take_lock(self) -> None:
+        """Takes the purpose for this process at once, not with the first load.
+
+        Raises:
+            TemporaryError: another process on this host has it.
+        """
+        self._pipeline.take_lock()
+
     def load(self, step: Step) -> dict[Stream, Batch]:
         """Writes what the store lacks of the step, and returns that.
 

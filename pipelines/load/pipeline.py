@@ -101,6 +101,8 @@ class ScratchPipeline:
             self._pipelines_dir.mkdir(parents=True, exist_ok=True)
             self._lock = (self._pipelines_dir / f"{self._name}.lock").open("a+", errors="replace")
         hint = "stop the other one, or give this one a DATA_DIR of its own"
+        if self._name != self._store.pipeline_name:  # a command beside the loop, which ends by itself
+            hint = "wait until it has ended, and run this again"
         take_file_lock(self._lock, f"on this host loads the {self._store.name}", hint=hint)
 
     @property

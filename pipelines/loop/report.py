@@ -218,5 +218,7 @@ def as_text(report: Report) -> str:
     late = "".join(f", {name} {count:,} late" for name, count in sorted(report.late.items()))
     gaps = f"; {report.gaps} hours with gaps: run cloudflare-audit reconcile" if report.gaps else ""
     gaps += refused_in_words(report.failures.accounts.refused_versions)
-    failed = len(report.failures.failing)
+    of_accounts = report.failures.accounts.failing
+    # An account in two versions is one that failed.
+    failed = len(report.failures.failing) - len(of_accounts) + len({stream.account_id for stream in of_accounts})
     return f"{report.read:,} events read: {where}{late}{gaps}" + (f"; {failed} failed, see the log" if failed else "")

@@ -6,7 +6,8 @@ another name.
 """
 
 import hashlib
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -55,27 +56,34 @@ class Repair:
     """None: the API is not asked."""
     is_asked_for: Callable[[Stream], bool]
     """True if the settings ask the API for a stream."""
+    locks: Mapping[str, threading.Lock]
+    """By account: its versions share objects, so that one at a time fills them."""
     notary: Notary | None = None
     """Says in a seal what goes and why, before it does; None: nothing is sealed."""
 
-    def mend(self, check: HourCheck) -> None:
+    def mend(self, check: HourCheck) -> int:
         """Makes both stores hold each event of the hour once, and the same of it.
+
+        Returns the number of events that the lake got from the warehouse: JSON by its meaning, not the API's text.
 
         Raises:
             AuditLogsError: a side could not be read, or a store not be written. What was done until then stays.
         """
         stream, partition = check.stream, Partition(check.stream.account_id, check.hour)
+        lock = self.locks[stream.account_id]
         if check.stray:
-            self._put_into_place(partition)
+            with lock:
+                self._put_into_place(partition)
         if check.broken is None:
-            self._fill(stream, check.window, check, self._events_of_api(stream, check.window))
-            return
+            from_api = self._events_of_api(stream, check.window)
+            with lock:
+                return self._fill(stream, check.window, check, from_api)
         # The object held all of the hour, of every version, whatever was asked for.
         whole = Window(check.hour, check.hour + HOUR)
         shown = self._of_api(stream.account_id, whole, self._events_of_api, EVENT_SCHEMA)
-        self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
-        for of_version, events in shown.items():
-            self._fill(of_version, whole, check, events)
+        with lock:
+            self._set_aside(partition.path, EVENT_SCHEMA, encode(EVENT_SCHEMA.empty_table()))
+            return sum(self._fill(of_version, whole, check, events) for of_version, events in shown.items())
 
     def mend_quarantine(self, account_id: str, window: Window, received: Window) -> bool:
         """Makes the broken objects of an account's quarantine of some days anew; False if no side has events for them.
@@ -139,7 +147,7 @@ class Repair:
             log.error("repair.hidden", account=stream.account_id, version=stream.api_version, error=error)
         return pa.concat_tables(tables)
 
-    def _fill(self, stream: Stream, window: Window, check: HourCheck, from_api: pa.Table) -> None:
+    def _fill(self, stream: Stream, window: Window, check: HourCheck, from_api: pa.Table) -> int:
         path = Partition(stream.account_id, check.hour).path
         if check.doubled:
             # Merged with nothing, a double is there once.
@@ -147,7 +155,7 @@ class Repair:
         self._add("warehouse", stream, window, from_api)
         self._add("lake", stream, window, from_api)
         self._add("warehouse", stream, window, self.copies.lake.events(stream, window))
-        self._add("lake", stream, window, self.copies.warehouse.events(stream, window))
+        inexact = self._add("lake", stream, window, self.copies.warehouse.events(stream, window))
         # In this order, merging keeps what the API says, and what the lake says of all else.
         merged = merge_events(from_api, self.copies.lake.events(stream, window))
         right = from_api if merged is None else merged
@@ -155,6 +163,7 @@ class Repair:
         # Of a double with two texts, one was kept: it need not be the API's.
         in_lake = _chosen(right, [*differing.get("lake", []), *check.doubled])
         self._replace(path, in_lake, _chosen(right, differing.get("warehouse", [])))
+        return inexact
 
     def _replace(self, path: str, in_lake: pa.Table, in_warehouse: pa.Table) -> None:
         if in_lake.num_rows:
@@ -174,16 +183,17 @@ class Repair:
                 self._add("lake", Stream(place.account_id, version), window, its_rows)
         self._change(partition.path, lambda held: only_of(partition, held)[0], "rows of another hour or account")
 
-    def _add(self, store: str, stream: Stream, window: Window, events: pa.Table) -> None:
-        """Adds what the store lacks of the events."""
+    def _add(self, store: str, stream: Stream, window: Window, events: pa.Table) -> int:
+        """Adds what the store lacks of the events; returns how many."""
         if not events.num_rows:
-            return
+            return 0
         if store == "lake" and self.notary is not None:
             self.notary.permit_old(events, "repair: brought back")
         part = Part(window, [Page(events, QUARANTINE_SCHEMA.empty_table())], is_last=True)
         added = self.sidecars[store].load(Step({stream: part}, events.num_rows))
         for batch in added.values():
             log.info("repair.added", store=store, events=batch.events, hour=window.since.isoformat())
+        return sum(batch.events for batch in added.values())
 
     def _set_aside(self, path: str, schema: pa.Schema, anew: bytes) -> None:
         """Keeps an object that cannot be read under another name, and puts a new one in its place."""

@@ -1,0 +1,32 @@
+"""What stands in the place of a store is told alike by all who look for that store."""
+
+import os
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from benchmarks.servers.commands import Finished
+
+Command = Callable[..., Finished]
+_numbers = count(1)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("place", ["postgres", "."])
+def test_what_stands_in_the_place_of_the_cluster_is_told_by_all_alike(
+    command: Command, server_dir: Path, place: str
+) -> None:
+    """By doctor, status and loop: none says that the first start makes it there."""
+    data = server_dir / f"no-folder-{os.getpid()}-{next(_numbers)}"
+    (data / place).parent.mkdir(parents=True, exist_ok=True)
+    (data / place).touch()
+    own = {"PG_HOST": None, "PG_PORT": None, "PG_PASSWORD": None, "PG_SCHEMA": None, "DATA_DIR": str(data)}
+
+    doctor = command("pipelines/doctor.py", "--patience", "120", **own)
+    status, loop = command("pipelines/status.py", **own), command("pipelines/run.py", "--once", **own)
+
+    said = f"{data / place} cannot be used: it is there, and is no folder"
+    assert (doctor.code, status.code, loop.code) == (1, 1, 1)
+    assert [said in text for text in (doctor.out, status.out, loop.err)] == [True, True, True], doctor.out + status.out

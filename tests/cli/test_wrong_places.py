@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers.commands import Finished
+from pipelines.seals.pure.notes import VerifierKey
+from tests.stores import Stores
 
 Command = Callable[..., Finished]
+VERIFIER = str(VerifierKey("audit.example", bytes(range(32))))
 _numbers = count(1)
 
 
@@ -30,3 +33,28 @@ def test_what_stands_in_the_place_of_the_cluster_is_told_by_all_alike(
     said = f"{data / place} cannot be used: it is there, and is no folder"
     assert (doctor.code, status.code, loop.code) == (1, 1, 1)
     assert [said in text for text in (doctor.out, status.out, loop.err)] == [True, True, True], doctor.out + status.out
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("place", ["lake", "lake/cloudflare"])
+def test_a_file_in_the_place_of_the_lake_is_told_by_all_alike(command: Command, stores: Stores, place: str) -> None:
+    """By status and verify, as by the loop: a lake that cannot be read is neither empty nor altered."""
+    file = Path(stores.environment["DATA_DIR"], place)
+    file.parent.mkdir(parents=True)
+    file.touch()
+
+    status, loop = command("pipelines/status.py"), command("pipelines/run.py", "--once")
+    verify = command("pipelines/verify.py", "--key", VERIFIER)
+
+    assert (status.code, loop.code, verify.code) == (1, 1, 1), status.out + verify.out + verify.err
+    assert "lake        the lake is not available" in status.out
+    assert "there is no lake at" in verify.err
+
+
+@pytest.mark.integration
+def test_no_lake_is_verified_where_there_is_none(command: Command) -> None:
+    """Before the first start nothing is missing: the lake could not be read."""
+    verify = command("pipelines/verify.py", "--key", VERIFIER)
+
+    assert (verify.code, verify.out) == (1, "")
+    assert "there is no lake at" in verify.err

@@ -190,7 +190,9 @@ def replacing(lake: Path, path: Path, *, is_new: bool = False) -> Iterator[Binar
             _link(temporary, path)
         else:
             temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(temporary.parent)  # a write to an open file names none
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)

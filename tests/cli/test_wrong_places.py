@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from benchmarks.servers.commands import Finished
+from pipelines.lake.partitions import Partition
 from pipelines.seals.pure.notes import VerifierKey
+from tests.factory import ACCOUNT
 from tests.stores import Stores
 
 Command = Callable[..., Finished]
@@ -58,3 +61,18 @@ def test_no_lake_is_verified_where_there_is_none(command: Command) -> None:
 
     assert (verify.code, verify.out) == (1, "")
     assert "there is no lake at" in verify.err
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("depth", [1, 2, 3], ids=["table", "account", "day"])
+def test_a_file_in_the_place_of_the_next_objects_folder_is_told(command: Command, stores: Stores, depth: int) -> None:
+    """The doctor names it, and does not take it for a folder of another user's."""
+    parts = Partition(ACCOUNT, datetime.now(UTC)).path.split("/")
+    file = stores.lake.joinpath("cloudflare", *parts[:depth])
+    file.parent.mkdir(parents=True)
+    file.touch()
+
+    done = command("pipelines/doctor.py", "--patience", "120")
+
+    assert done.code == 1
+    assert f"fail  lake         {file} cannot be used: it is there, and is no folder" in done.out

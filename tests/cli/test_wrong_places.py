@@ -1,5 +1,6 @@
 """What stands in the place of a store is told alike by all who look for that store."""
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers.commands import Finished
+from pipelines.checks.finding import failed
 from pipelines.lake.partitions import Partition
 from pipelines.seals.pure.notes import VerifierKey
 from tests.factory import ACCOUNT
@@ -76,3 +78,11 @@ def test_a_file_in_the_place_of_the_next_objects_folder_is_told(command: Command
 
     assert done.code == 1
     assert f"fail  lake         {file} cannot be used: it is there, and is no folder" in done.out
+
+
+def test_an_error_of_the_system_is_told_by_the_doctor_with_its_file_and_a_hint() -> None:
+    """As by every command: its number alone helps nobody."""
+    found = failed("warehouse", OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/postgres.holders"))
+
+    assert found.found == "/data/postgres.holders cannot be used: Read-only file system"
+    assert "set DATA_DIR" in found.hint

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from pipelines.fetch.refusals import words_of
 from pipelines.host.side_by_side import SilentError
+from pipelines.host.transient import HINT_OF_SYSTEM, words_of_system
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 
@@ -26,6 +27,8 @@ Result = str | Finding
 
 def failed(check: str, error: Exception) -> Finding:
     """An error as a finding, in the same words as the loop's."""
+    if isinstance(error, OSError):
+        return Finding("fail", check, words_of_system(error), HINT_OF_SYSTEM)
     if not isinstance(error, AuditLogsError):
         return Finding("fail", check, str(error))
     return Finding("fail", check, words_of(error), error.hint)

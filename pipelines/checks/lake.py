@@ -11,7 +11,7 @@ from pipelines.lake.bucket import Bucket
 from pipelines.lake.destination import Lake
 from pipelines.lake.dialects import ONE_WRITER
 from pipelines.lake.dlt_client import LakeClient
-from pipelines.lake.partitions import day_folder
+from pipelines.lake.partitions import Partition
 from pipelines.lake.reads import LakeReader
 from pipelines.lake.s3_files import hasten
 from pipelines.load.store import client_of
@@ -63,9 +63,12 @@ def _bucket(objects: Bucket, url: str) -> Iterator[Finding]:
 def _folder(root: Path, dataset: Path, account_ids: tuple[str, ...], now: datetime) -> Finding:
     """Files can be written there, and in the folders that the next events go to."""
     try_out_folder(dataset)
-    next_ones = [dataset / day_folder(account_id, now) for account_id in account_ids]
+    next_ones = [(dataset / Partition(account_id, now).path).parent for account_id in account_ids]
     for folder in (root / ".partial", *next_ones):
         there = nearest(folder)
+        if not there.is_dir():
+            hint = "something else writes into the lake: move it away"
+            raise AuditLogsError(f"{there} cannot be used: it is there, and is no folder", hint=hint)
         if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             hint = "give it to the user of the loop: was it made by another one, as root say?"
             raise AuditLogsError(f"{there} may not be written", hint=hint)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pipelines.host.logs import log
 from pipelines.host.output import begin_results
-from pipelines.host.transient import WrongUsageError, exit_code_of, words_of_system
+from pipelines.host.transient import HINT_OF_SYSTEM, WrongUsageError, exit_code_of, words_of_system
 from pipelines.settings.settings import (
     PostgresSettings,
     Settings,
@@ -67,8 +67,7 @@ def run_lake_command(work: Callable[[], int]) -> int:
         log.error("command.failed", error=error)
         return exit_code_of(error)
     except OSError as error:
-        hint = "see what it is, its rights and space, or set DATA_DIR"
-        log.error("command.failed", error=words_of_system(error), hint=hint)
+        log.error("command.failed", error=words_of_system(error), hint=HINT_OF_SYSTEM)
         return exit_code_of(error)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pipelines.host.side_by_side import answers_of, silence
+from pipelines.host.transient import HINT_OF_SYSTEM, can_pass, words_of_system
 from pipelines.lake.reads import LakeHealth, lake_health
 from pipelines.proof.gaps import repairs_of, summary_of
 from pipelines.settings.settings import PostgresSettings, Settings
@@ -13,7 +14,7 @@ from pipelines.warehouse.embedded import server_if_there
 from pipelines.warehouse.measured_lag import recommended_seconds
 from pipelines.warehouse.status import OpenGap, StreamHealth, warehouse_health
 from sources.cloudflare_audit_logs import Position
-from sources.cloudflare_audit_logs.errors import AuditLogsError
+from sources.cloudflare_audit_logs.errors import AuditLogsError, TemporaryError
 from sources.cloudflare_audit_logs.streams import Stream
 
 T = TypeVar("T")
@@ -41,6 +42,9 @@ def _or_error(read: Callable[[], T]) -> T | AuditLogsError:
         return read()
     except AuditLogsError as error:
         return error
+    except OSError as error:
+        kind = TemporaryError if can_pass(error) else AuditLogsError
+        return kind(words_of_system(error), hint=HINT_OF_SYSTEM)
 
 
 def _warehouse(settings: Settings, now: datetime, server: PostgresSettings | AuditLogsError | None) -> dict[str, Any]:

@@ -12,13 +12,17 @@ from typing import IO
 from sources.cloudflare_audit_logs.errors import TemporaryError
 
 
+class HeldElsewhereError(TemporaryError):
+    """Another process does this work: the lock is its."""
+
+
 def take_file_lock(file: IO[str], what: str, *, hint: str) -> None:
     """Locks a file that is open to read and append; it holds the holder's name, for the error. Safe to repeat."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        raise TemporaryError(f"another process {what}", detail=f"held by {file.read()}", hint=hint) from error
+        raise HeldElsewhereError(f"another process {what}", detail=f"held by {file.read()}", hint=hint) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()

@@ -1,7 +1,8 @@
 """Hides secrets in text that leaves the process. The one place that knows them; it never decides where text goes.
 
 A secret of 8 characters and more is hidden wherever it stands, in every form that it takes on its way (URL, JSON,
-Base64, SQL, HTML); of a longer one, so are 12 characters, for errors quote texts that they have cut. A shorter one
+Base64, SQL, HTML); of a longer one, so are 12 characters, for errors quote texts that they have cut; of a URL, 12 of
+what stands before or behind its host, which others have as well. A shorter one
 would hide half of all words: from 4 characters on it is hidden where it stands as a word, else only where a password
 stands (`password=abc`, `//user:abc@`). The same goes for what is no secret by itself: a number, a word of this
 program, or what another setting says (the user `postgres` with the password `postgres`).
@@ -43,6 +44,8 @@ OWN_WORDS = frozenset(
 _SHOWN_SETTINGS = ("PG_USER", "PG_OWNER_USER", "PG_DATABASE", "PG_SCHEMA", "PG_HOST", "S3_BUCKET", "S3_PREFIX")
 """A password that equals one of their values is hidden from nobody."""
 _BEFORE = r"""(?i:(?:passw\w*|pwd|secret\w*|token\w*|key)["']?\s*[=:]\s*["']?|://[^\s/:@]*:|bearer\s+)"""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^/?#\s]*)@)?[^/?#@\s]*")
+"""The part of a URL that says where its server is."""
 
 
 Span = tuple[int, int, str]
@@ -150,7 +153,19 @@ def _finders_of(secret: str, shown: str, others: frozenset[str]) -> list[_Find]:
         return [_pattern_finder(rf"(?P<before>)(?<!\w){pattern}(?!\w)", literal, shown)]
     texts = [*_base64_of(secret), secret.encode().decode("latin-1")]
     whole = [_pattern_finder(f"(?P<before>){pattern}", literal, shown), *(_text_finder(text, shown) for text in texts)]
-    return [*whole, _parts_finder(units, shown, others)] if len(secret) >= 2 * _BLOCK else whole
+    for part in _parts_of(secret):
+        units = _units_of(part)
+        if len(part) >= 2 * _BLOCK:
+            whole.append(_parts_finder(units, shown, others))
+        elif LEAST_PART <= len(part) < len(secret):
+            whole.append(_pattern_finder(f"(?P<before>){''.join(units)}", _literal_of(units), shown))
+    return whole
+
+
+def _parts_of(secret: str) -> list[str]:
+    """What gives a secret away: of a URL, the user and what follows the host; of any other, the whole."""
+    address = _ADDRESS.match(secret)
+    return [address["user"] or "", secret[address.end() :]] if address else [secret]
 
 
 def _units_of(secret: str) -> list[str]:

@@ -44,6 +44,9 @@ _WRONG_KINDS = {
     errno.EISDIR: "it is a folder",
 }
 
+HINT_OF_SYSTEM = "see what it is, its rights and space, or set DATA_DIR"
+"""For an error of the system about a file of ours."""
+
 
 class WrongUsageError(Exception):
     """The settings are wrong, or what was asked for makes no sense (exit 2). Nothing was touched."""

@@ -109,12 +109,23 @@ class Folder:
     def listing(self, folder: str) -> dict[str, Listed]:
         """Lists the files below the folder, by path."""
         listing: dict[str, Listed] = {}
-        for file in sorted((self._root / folder).rglob("*")):
+        for file in self._files(folder):
             with suppress(FileNotFoundError):  # removed meanwhile
                 if S_ISREG((found := file.stat()).st_mode):
                     name = file.relative_to(self._root).as_posix()
                     listing[name] = Listed(found.st_size, str(found.st_mtime_ns))
         return listing
+
+    def _files(self, folder: str) -> list[Path]:
+        """The files below the folder, which may be absent, but nothing else than a folder, and readable."""
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        return sorted(
+            Path(where, name) for where, _, names in os.walk(self._root / folder, onerror=refuse) for name in names
+        )
 
     def url(self, path: str) -> str:
         """The file's path."""
@@ -179,7 +190,9 @@ def replacing(lake: Path, path: Path, *, is_new: bool = False) -> Iterator[Binar
             _link(temporary, path)
         else:
             temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(temporary.parent)  # a write to an open file names none
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)

@@ -4,7 +4,7 @@ A frozen object says at each of its fields which setting it is and what values t
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields, replace
 from datetime import datetime
 from difflib import get_close_matches
@@ -32,6 +32,9 @@ OWN_PREFIXES = (
     "SWEEP_",
     "TIMESCALE_",
 )
+
+_OTHERS_PREFIXES = ("AWS_", "COMPOSE_", "DESTINATION__", "POSTGRES_", "RUNTIME__")
+"""Of names that may stand in `.env` for others: Compose, dlt, the clients of AWS."""
 
 _NOT_SHOWN = {*SECRETS, "HEARTBEAT_URL"}
 
@@ -100,12 +103,21 @@ class SettingReader:
                 self.problem(f"{name} has no effect without {key}: {why}")
         return None
 
-    def unknown_names(self) -> list[str]:
-        """Warnings of names that look like settings and are none."""
-        unknown = [name for name in self._environment if name.startswith(OWN_PREFIXES) and name not in self.names]
-        close = {name: get_close_matches(name, self.names, n=1) for name in sorted(unknown)}
-        said = {name: f": did you mean {near[0]}?" if near else "" for name, near in close.items()}
-        return [f"{name} is not a setting and is ignored{hint}" for name, hint in said.items()]
+    def unknown_names(self, in_file: Iterable[str] = ()) -> list[str]:
+        """Warnings of names that look like settings and are none; those `in_file` stand in `.env`, which is ours."""
+        unknown = {name for name in self._environment if name.startswith(OWN_PREFIXES) and name not in self.names}
+        others = {name for name in in_file if name not in self.names and not name.startswith(_OTHERS_PREFIXES)}
+        meant = {name: self._meant(name) for name in sorted(unknown | others)}
+        said = {name: f": did you mean {near}?" if near else "" for name, near in meant.items()}
+        return [
+            f"{name} is not a setting and is ignored{said[name]}" for name in meant if name in unknown or said[name]
+        ]
+
+    def _meant(self, name: str) -> str | None:
+        """The setting that is near to a name, or that a name begins; any near one for a name with a prefix of ours."""
+        begun = sorted(known for known in self.names if known.startswith(f"{name.upper()}_"))
+        cutoff = 0.6 if name.startswith(OWN_PREFIXES) else 0.85
+        return next(iter(get_close_matches(name.upper(), self.names, n=1, cutoff=cutoff) or begun), None)
 
 
 def read_env_file(file: Path) -> tuple[dict[str, str | None], list[str]]:

@@ -239,7 +239,7 @@ def read_settings(
     read.names.update(names_of(DashboardSettings))
     # By now every name that is a setting has been asked for.
     files = readable_by_others(environment, root, token_files(environment, root))
-    return replace(settings, warnings=(*read.unknown_names(), *files))
+    return replace(settings, warnings=(*read.unknown_names(read_env_file(root / ".env")[0]), *files))
 
 
 def begin_logs() -> None:

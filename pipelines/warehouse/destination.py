@@ -11,6 +11,7 @@ import pyarrow as pa
 from adbc_driver_manager.dbapi import Connection
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 
+from pipelines.host.file_lock import HeldElsewhereError
 from pipelines.host.logs import log
 from pipelines.load.dlt_settings import verify_hooks
 from pipelines.load.store import Refused, client_of
@@ -132,7 +133,7 @@ class Warehouse:
             self._query(_NAME.format(shard=self._shard))
         if not self._is_true(f"pg_try_advisory_lock({lock_keys(self.pipeline_name, self.dataset_name)})"):
             holders = self._query(holders_sql(self.dataset_name, among={self.pipeline_name}))["holder"].to_pylist()
-            raise TemporaryError(
+            raise HeldElsewhereError(
                 "another process loads this warehouse",
                 detail=f"held by {', '.join(holders)}",
                 hint="one loop per warehouse (or shard of its accounts): stop the other one",

@@ -5,6 +5,7 @@ The kernel drops the lock of a killed process, so a server that was left behind 
 lock lets one process at a time start or stop it.
 """
 
+import errno
 import fcntl
 import importlib.util
 import os
@@ -75,10 +76,21 @@ def server_of(stores: StoreSettings) -> AbstractContextManager[PostgresSettings]
 
 
 def server_if_there(stores: StoreSettings) -> AbstractContextManager[PostgresSettings | None]:
-    """The same for work that only reads: where there is no cluster yet, it makes none."""
+    """The same for work that only reads: where there is no cluster yet, it makes none.
+
+    Raises:
+        OSError: none could be made there, as something else is in its place.
+    """
     if stores.postgres is None and not (stores.postgres_dir / "PG_VERSION").exists():
+        _verify_place(stores.postgres_dir)
         return nullcontext()
     return server_of(stores)
+
+
+def _verify_place(folder: Path) -> None:
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(there))
 
 
 @contextmanager

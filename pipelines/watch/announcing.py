@@ -70,7 +70,7 @@ class _Announcer:
             self._is_due.wait(max(1.0, self._running.settings.poll_interval_seconds))
             self._is_due.clear()
             is_last = self._running.is_over.is_set()
-            if file := self._running.settings.metrics_textfile:
+            if (file := self._running.settings.metrics_textfile) and not self._running.is_done_elsewhere:
                 with aside("metrics_file"):
                     self._write(file)
             if url := self._running.settings.heartbeat_url:

@@ -78,6 +78,27 @@ def test_what_is_no_verb_is_one_line(arguments: tuple[str, ...], says: str) -> N
     assert says in done.err
 
 
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_misspelt_option_is_told_with_the_one_that_was_meant(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every command, also where another one is required; nothing is made up where none is near."""
+    parser = import_module(f"pipelines.{verb}").parser()
+    longest = max((word for word in re.findall(r"--[a-z-]+", parser.format_help())), key=len)
+
+    for wrong, says in ((f"{longest[:-2]}{longest[:-3:-1]}", f": did you mean {longest}?"), ("--xyzzy", "error: ")):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args([wrong])
+        said = capsys.readouterr().err
+        assert (says in said, "did you mean" in said) == (True, wrong != "--xyzzy")
+
+
+def test_a_value_that_looks_like_an_option_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """As in `--since -5h`, which is written 5h."""
+    with pytest.raises(SystemExit, match="2"):
+        import_module("pipelines.verify").parser().parse_args(["--since", "-5h"])
+
+    assert "--since: expected one argument, which may not begin with -" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("verb", "arguments"), [("s3-policy", []), ("s3_policy", []), ("ask", ["--help"])])
 def test_a_verb_is_the_command_at_its_path(verb: str, arguments: list[str], tmp_path: Path) -> None:
     """Exit code and words are the same, and a `-` is as good as a `_`."""

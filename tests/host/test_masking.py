@@ -69,6 +69,43 @@ def test_a_secret_that_was_cut_is_hidden(part: str) -> None:
     assert masked(f"HTTP 502: Bearer {part} (try again)") == "HTTP 502: Bearer [CLOUDFLARE_API_TOKEN] (try again)"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:18991/beat",
+        "https://hooks.example.com/services/T0/B0/Xy1",
+        "https://127.0.0.1:18991?key=abcdef",
+    ],
+)
+def test_the_address_of_a_secret_url_is_shown_with_other_urls(url: str) -> None:
+    """Its scheme and host are no secret: another port of this host, another path, stay as they are."""
+    learn("HEARTBEAT_URL", url)
+    text = f"http://127.0.0.1:18992, http://127.0.0.1:18990/client/v4, 127.0.0.1:18991, {url[:20]}, hooks.example.com"
+
+    assert masked(text) == text
+    assert masked(f"GET {url} failed") == "GET [HEARTBEAT_URL] failed"
+
+
+@pytest.mark.parametrize(
+    ("url", "quoted"),
+    [
+        ("https://hc.example.com/ping/5f0c-4711-8d21", "host='hc.example.com': with url: /ping/5f0c-4711-8d21"),
+        ("https://hc.example.com/ping/5f0c-4711-8d21", "https://hc.example.com/ping/5f0c-4711 (cut)"),
+        ("https://hc.example.com/?api_key=4711", "https://HC.example.com/?api_key=4711"),
+        ("https://someone-4711:5f0c@hc.example.com/ping", "login as someone-4711:5f0c"),
+    ],
+)
+def test_what_a_secret_url_gives_away_is_hidden_by_itself(url: str, quoted: str) -> None:
+    """Path and query, as an error of the connection quotes them, and the user; also where they were cut."""
+    learn("HEARTBEAT_URL", url)
+
+    shown = masked(quoted)
+
+    assert "[HEARTBEAT_URL]" in shown
+    assert "5f0c" not in shown
+    assert "4711" not in shown
+
+
 @pytest.mark.parametrize("secret", ["abc", "a", "warehouse", "postgres", "12345678", "audit_writer"])
 def test_a_weak_secret_leaves_the_words_alone(secret: str) -> None:
     """Three characters, a word of ours, a number, the user: hidden where a password stands, and only there."""

@@ -1,5 +1,6 @@
 """The lake's objects are replaced as if no one else wrote: in a folder, on a real S3 server, in every dialect of S3."""
 
+import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ import s3fs
 from benchmarks.servers.s3_gate import gate_before
 from benchmarks.servers.seaweed import S3_KEYS, Bucket
 from pipelines.lake.bucket import Bucket as S3Objects
-from pipelines.lake.objects import ConflictError, Folder, Objects, update
+from pipelines.lake.objects import ConflictError, Folder, Objects, update, write_file
 from pipelines.lake.s3_files import END_BYTES, adapted
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from tests.s3_dialects import (
@@ -212,3 +213,17 @@ def test_bodies_are_sent_whole_with_one_checksum(tmp_path: Path) -> None:
     for put in puts:
         assert "content-md5" in put.headers
         assert_plain(put.headers)
+
+
+def test_a_write_without_space_names_the_lake(tmp_path: Path) -> None:
+    """The system names no file where one is open: whoever reads the error is to look at the right disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_file(tmp_path / "lake", tmp_path / "lake" / "a" / "b", bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert caught.value.filename == str(tmp_path / "lake" / ".partial")
+    assert [path.name for path in (tmp_path / "lake").rglob("*")] == [".partial"]

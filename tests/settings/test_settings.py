@@ -145,6 +145,30 @@ def test_a_name_that_is_no_setting_is_warned_of() -> None:
     assert "did you mean PG_PASSWORD?" in "".join(warnings)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("POLL_INTERVAL_SECOND", "POLL_INTERVAL_SECONDS"),
+        ("INITIAL_CHECKPIONT", "INITIAL_CHECKPOINT"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("log_format", "LOG_FORMAT"),
+        ("DATADIR", "DATA_DIR"),
+        ("HEARTBEAT", "HEARTBEAT_URL"),
+    ],
+)
+def test_a_misspelt_name_in_the_file_is_warned_of(tmp_path: Path, wrong: str, meant: str) -> None:
+    """Also one without a prefix of ours; of the environment, which is everybody's, no such name is."""
+    others = ("TZ=UTC", "AWS_REGION=x", "POSTGRES_USER=x", "READER_PASSWORD=x", "LANG=C")
+    (tmp_path / ".env").write_text("\n".join((f"{wrong}=1", *others)))
+
+    found = read_settings(REQUIRED, now=NOW, root=tmp_path).warnings
+    of_environment = read(**{wrong: "1"}).warnings
+
+    of_file = [warning for warning in found if "others may read it" not in warning]
+    assert of_file == [f"{wrong} is not a setting and is ignored: did you mean {meant}?"]
+    assert of_environment == ()
+
+
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable of the environment replaces the file's value, also if it is set to nothing."""
     (tmp_path / ".env").write_text("PG_HOST=file\nPG_USER=file\nS3_BUCKET='file'\n")

@@ -22,6 +22,8 @@ Command = Callable[..., Finished]
 ONCE = ("pipelines/run.py", "--once")
 SECRET = "/ping/7e5b1a52-90ab-4f6e-8d3c-2f6f0c0a1b2d?from=audit"
 
+DEAD = "http://127.0.0.1:1"
+
 
 @dataclass
 class Switch:
@@ -121,6 +123,33 @@ def test_the_loop_announces_each_poll(environment: dict[str, str], switch: Switc
         wait_until(lambda: (file.stat().st_ino, file.read_text()) != first)
 
     assert "cloudflare_audit_build_info" in file.read_text()
+
+
+def test_a_run_that_another_one_locks_out_leaves_that_ones_file_alone(
+    command: Command, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Else a second `run --once` beside the loop would say that both destinations are down."""
+    file = tmp_path / "audit.prom"
+    environment |= {"METRICS_TEXTFILE": str(file), "POLL_INTERVAL_SECONDS": "3600"}
+    with process_of(environment, "pipelines/run.py"):
+        wait_until(lambda: file.exists() and file.read_text().count("destination_up{") == 2)
+        wait_until(lambda: re.findall(r"destination_up{.*} (.+)", file.read_text()) == ["1.0", "1.0"])
+        before = file.stat().st_ino
+
+        second = command(*ONCE)
+
+        after = file.stat().st_ino
+    assert (second.code, after) == (75, before), second.err
+
+
+def test_a_run_whose_destinations_are_down_writes_its_file(command: Command, tmp_path: Path) -> None:
+    """Nobody else would say so."""
+    file = tmp_path / "audit.prom"
+
+    done = command(*ONCE, METRICS_TEXTFILE=str(file), PG_PASSWORD="wrong", S3_BUCKET="no-such", S3_ENDPOINT=DEAD)
+
+    assert done.code != 0
+    assert re.findall(r"destination_up{.*} (.+)", file.read_text()) == ["0.0", "0.0"]
 
 
 def test_a_switch_that_hangs_holds_up_no_poll(api: Api, environment: dict[str, str], switch: Switch) -> None:

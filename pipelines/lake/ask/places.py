@@ -105,7 +105,9 @@ class FolderPlace:
                 yield Found(account_id, date, hour, path, listed)
 
     def walk(self, folder: str) -> dict[str, Listed]:
-        """Lists all files below a folder."""
+        """Lists all files below a folder. Raises AuditLogsError if there is no lake, or no folder in its place."""
+        if not self._root.is_dir():
+            raise AuditLogsError(f"there is no lake at {self._root}", hint="check S3_BUCKET or DATA_DIR")
         found: dict[str, Listed] = {}
         for name, is_folder in self._entries(folder):
             path = f"{folder}/{name}"

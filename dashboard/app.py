@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -86,7 +87,18 @@ class Dashboard:
         self._names.learn_beside(self._stores["warehouse"])
 
     async def answer(self, request: Request, section: str) -> Response:
-        """A section's page, or the part of it that was asked for."""
+        """A section's page, or the part of it that was asked for; of an error that nobody foresaw, one sentence."""
+        try:
+            return await self._answer(request, section)
+        except Exception as error:  # noqa: BLE001  # the last resort
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("page.failed", path=request.url.path, error=repr(error), at=f"{where.name}:{where.lineno}")
+            said = (
+                f"This page cannot be shown ({type(error).__name__}): an error of the dashboard. Its log says more.\n"
+            )
+            return PlainTextResponse(said, 500)
+
+    async def _answer(self, request: Request, section: str) -> Response:
         now, deadline = datetime.now(UTC).replace(microsecond=0), Deadline()
         view = view_of(request.query_params.multi_items(), section, now, self._base)
         look = Look(view, self._stores, self._countries, now, deadline)

@@ -39,6 +39,7 @@ RANGES = {
 DEFAULT_RANGE = "7d"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _LONGEST_DAYS = 36_500
+_DEFAULT_LENGTH, _SHORTEST = timedelta(days=7), timedelta(minutes=1)
 _OWN = {"older", "event", "field", "order", "page"}
 """What a section alone knows: left out by links to others."""
 
@@ -157,7 +158,7 @@ class View:
     def shifted(self, first: float, last: float) -> str:
         """The address of another time: begin and end are moved by a part of its length."""
         length = self.before - self.since
-        return self.during(self.since + first * length, self.before + last * length)
+        return self.during(_moved(self.since, first * length), _moved(self.before, last * length))
 
 
 def view_of(query: Iterable[tuple[str, str]], section: str, now: datetime, base: str = "") -> View:
@@ -199,18 +200,26 @@ def view_of(query: Iterable[tuple[str, str]], section: str, now: datetime, base:
 
 def _times(given: dict[str, str], now: datetime, problems: list[str]) -> tuple[datetime, datetime, str]:
     if given.get("from") or given.get("to"):
-        first = _time_of(given.get("from", ""), is_end=False)
         last = _time_of(given.get("to", ""), is_end=True) if given.get("to") else now
+        first = _time_of(given["from"], is_end=False) if given.get("from") else last and _before(last, given)
         if first and last:
-            first, last = sorted((first, last))
-            return first, max(last, first + timedelta(minutes=1)), ""
+            if first > last:
+                first, last = last, first
+                problems.append(f"from is after to: what is shown is from {written(first)} to {written(last)}")
+            first = min(first, LATEST - _SHORTEST)
+            return first, max(last, first + _SHORTEST), ""
         problems.append("from and to are times such as 2026-11-20 or 2026-11-20 13:00: the last 7 days are shown")
     span = given.get("range") or DEFAULT_RANGE
     length = _length_of(span)
     if length is None:
         problems.append(f"there is no range {span}: write it as 36h or 14d; the last 7 days are shown")
-        span, length = DEFAULT_RANGE, timedelta(days=7)
+        span, length = DEFAULT_RANGE, _DEFAULT_LENGTH
     return now - length, now, span
+
+
+def _before(last: datetime, given: dict[str, str]) -> datetime:
+    """The begin of the range, or of the 7 days, that ends there."""
+    return _moved(last, -(_length_of(given.get("range", "")) or _DEFAULT_LENGTH))
 
 
 def _length_of(text: str) -> timedelta | None:
@@ -231,6 +240,11 @@ def _time_of(text: str, *, is_end: bool) -> datetime | None:
 def _possible(time: datetime) -> datetime:
     """The nearest time that both stores can reckon with."""
     return min(max(time, EARLIEST), LATEST)
+
+
+def _moved(time: datetime, length: timedelta) -> datetime:
+    """The time after a length, as near to it as is possible."""
+    return _possible(time + min(max(length, EARLIEST - time), LATEST - time))
 
 
 def written(time: datetime, precision: str = "") -> str:

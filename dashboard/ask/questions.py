@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.times import EARLIEST, LATEST
 
 from .conditions import ACTOR, EXPRESSIONS, FAILED, Filters, narrower_of, where_of
 
@@ -287,7 +288,7 @@ def _parsed_key(key: str) -> tuple[str, str, datetime, str] | None:
         timestamp = datetime.fromisoformat(at).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return account_id, api_version, timestamp, event_id
+    return (account_id, api_version, timestamp, event_id) if EARLIEST <= timestamp < LATEST else None
 
 
 def _question(sql: str, filters: Filters, parameters: tuple[Any, ...]) -> Question:

@@ -1,11 +1,16 @@
 """The pages show the contents of the stores, and every view is an address."""
 
+import asyncio
 import html
 from datetime import timedelta
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+from starlette.requests import Request
 
+from dashboard.app import Dashboard
+from pipelines.settings.dashboard import DashboardSettings
 from tests.factory import ACCOUNT, OTHER_ACCOUNT
 from tests.rows import rows
 
@@ -195,6 +200,28 @@ def test_what_an_address_asks_for_in_vain_is_said(site: Site) -> None:
     ):
         assert text in page.text
     assert page.status == 200
+
+
+@pytest.mark.parametrize("path", SECTIONS)
+def test_the_ends_of_the_calendar_can_be_asked_for(site: Site, path: str) -> None:
+    """As times, and in the key of an event; there is nothing, and nothing breaks."""
+    key = quote("a v1 9999-12-31T23:59:59.999999+00:00 x")
+    for query in ("from=9999-12-31", "from=0001-01-01&to=9999-12-31", "to=0001-01-01", f"event={key}&older={key}"):
+        assert site.page(f"/{path}?{query}").status == 200, query
+
+
+def test_an_error_that_nobody_foresaw_is_one_sentence() -> None:
+    """No traceback, and no empty page."""
+    scope = {"type": "http", "method": "GET", "path": "/x", "query_string": b"format=csv&table=x", "headers": []}
+    answer = asyncio.run(Dashboard(DashboardSettings()).answer(Request(scope, _silent), "no section"))
+
+    assert answer.status_code == 500
+    assert bytes(answer.body).startswith(b"This page cannot be shown (KeyError)")
+    assert answer.body.count(b"\n") == 1
+
+
+async def _silent() -> Any:
+    await asyncio.sleep(60)
 
 
 def test_where_nothing_is_found_the_page_says_where_to_look(site: Site) -> None:

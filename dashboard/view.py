@@ -105,6 +105,14 @@ class View:
         kept = tuple((name, value) for name, value in self.own if name in {"field", "order"} and not section)
         return replace(self, **{"own": kept, "section": section or self.section, **changes}).href()
 
+    def in_store(self, store: str) -> str:
+        """The address of just the same in another store."""
+        return replace(self, store=store).href()
+
+    def pinned(self) -> str:
+        """The address of just the same that keeps these times."""
+        return replace(self, range="").href()
+
     def in_section(self, section: str, **own: str) -> str:
         """The address of the same in another section."""
         return self.but(section, own=tuple(own.items()))

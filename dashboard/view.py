@@ -145,12 +145,12 @@ class View:
 
     @property
     def has_words(self) -> bool:
-        """True if a term is looked for in the columns alone."""
-        return any(not term.field for term in self.terms)
+        """True if a term, a word or one address, is looked for in the columns alone."""
+        return any(map(_is_word, self.terms))
 
     def deeper(self) -> str:
         """The address where words are looked for in old and new values, too."""
-        terms = (term if term.field else replace(term, field="text") for term in self.terms)
+        terms = (replace(term, field="text") if _is_word(term) else term for term in self.terms)
         return self.but(search=" ".join(map(str, terms)))
 
     def longer_ranges(self) -> list[tuple[str, str]]:
@@ -167,6 +167,10 @@ class View:
         """The address of another time: begin and end are moved by a part of its length."""
         length = self.before - self.since
         return self.during(_moved(self.since, first * length), _moved(self.before, last * length))
+
+
+def _is_word(term: Term) -> bool:
+    return not term.field or (term.network is not None and term.network.num_addresses == 1)
 
 
 def view_of(query: Iterable[tuple[str, str]], section: str, now: datetime, base: str = "") -> View:

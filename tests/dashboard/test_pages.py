@@ -66,6 +66,9 @@ def test_rates_are_of_the_time_that_has_events(site: Site) -> None:
         ({"q": "bob -failure"}, 1),
         ({"q": "address:198.51.100.0/24"}, 4),
         ({"q": "2001:db8::/32"}, 5),
+        ({"q": "2001:0DB8:66::0001"}, 5),
+        ({"q": "::ffff:198.51.100.23"}, 4),
+        ({"q": '"198.51.100.23"'}, 4),
         ({"q": '"Create Token"'}, 1),
         ({"q": "192.0.2.177"}, 0),
         ({"q": "text:192.0.2.177"}, 1),
@@ -175,7 +178,22 @@ def test_hostile_values_are_text(site: Site, path: str) -> None:
         assert html.escape(f"{ELSEWHERE}.jpg") in site.look(path).html
 
 
-@pytest.mark.parametrize("search", ['"', "foo:bar", "-", "actor:", "address:10.0.0.0/99", "a" * 3_000])
+@pytest.mark.parametrize(
+    "search",
+    [
+        '"',
+        "foo:bar",
+        "-",
+        "actor:",
+        "address:10.0.0.0/99",
+        "300.1.1.1/24",
+        "203.0.113.0/99",
+        "2001:db8::/129",
+        "300.1.1.1",
+        "address:notanip",
+        "a" * 3_000,
+    ],
+)
 def test_a_wrong_search_gets_one_message(site: Site, search: str) -> None:
     """And no events that it might not mean."""
     page = site.look("events", q=search)

@@ -142,8 +142,10 @@ class Dashboard:
                 filters = look.filters
                 days = export.days_of(look.store, filters, look.deadline)
                 number = sum(day["events"] for day in days)
-                part = "all" if number <= export.MOST_EVENTS else f"newest-{export.MOST_EVENTS}-of"
-                columns, rows, name = export.EVENT_COLUMNS, export.events(look.store, filters, days), f"{part}-{number}"
+                first = "oldest" if look.view.is_oldest_first else "newest"
+                part = "all" if number <= export.MOST_EVENTS else f"{first}-{export.MOST_EVENTS}-of"
+                rows = export.events(look.store, filters, days, is_oldest_first=look.view.is_oldest_first)
+                columns, name = export.EVENT_COLUMNS, f"{part}-{number}"
             else:
                 shown: Shown = SHOW[look.view.section](look)
                 table = next((one for one in shown.tables if one.name == name), None)

@@ -35,12 +35,12 @@ def written(kind: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
     yield "\n]\n" if before == ",\n" else "[]\n"
 
 
-def events(store: EventStore, filters: Filters, days: Sequence[Row]) -> Iterator[Row]:
-    """The newest events, at most MOST_EVENTS, with all their columns: a question a day, so that little is held."""
+def events(store: EventStore, filters: Filters, days: Sequence[Row], *, is_oldest_first: bool = False) -> Iterator[Row]:
+    """The newest events, or the oldest, at most MOST_EVENTS, with all their columns: a question a day."""
     left = MOST_EVENTS
-    for day in days:
+    for day in reversed(days) if is_oldest_first else days:
         begin, end = max(day["day"], filters.since), min(day["day"] + timedelta(days=1), filters.before)
-        asked = questions.all_columns(replace(filters, since=begin, before=end), left)
+        asked = questions.all_columns(replace(filters, since=begin, before=end), left, is_oldest_first=is_oldest_first)
         (table,) = store.tables(asked, deadline=Deadline())
         for batch in table.to_batches(max_chunksize=1_000):
             yield from batch.to_pylist()

@@ -196,15 +196,16 @@ def countries(look: Look) -> Shown:
 
 
 def events(look: Look) -> Shown:
-    """The newest records or the next older ones, and the one that is opened, in its place."""
+    """The newest or the oldest records, or the next ones, and the one that is opened, in its place."""
     filters, view = look.filters, look.view
-    (rows,) = look.ask(questions.events(filters, view["older"]))
+    last_key = view["newer" if view.is_oldest_first else "older"]
+    (rows,) = look.ask(questions.events(filters, last_key, is_oldest_first=view.is_oldest_first))
     number = len(rows)
-    if view["older"] or number == LONGEST_LIST:  # what the list does not show has to be counted
+    if last_key or number == LONGEST_LIST:  # what the list does not show has to be counted
         number = sum(day["events"] for day in export.days_of(look.store, filters, look.deadline))
     last = questions.key_of(rows[-1]) if len(rows) == LONGEST_LIST else ""
     table = _events("events", rows, look)
-    more = {"number": number, "last": last, "most_exported": export.MOST_EVENTS}
+    more = {"number": number, "last": last, "is_later_page": bool(last_key), "most_exported": export.MOST_EVENTS}
     return Shown((table,), {**more, **_opened(look, table)})
 
 

@@ -40,7 +40,7 @@ DEFAULT_RANGE = "7d"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _LONGEST_DAYS = 36_500
 _DEFAULT_LENGTH, _SHORTEST = timedelta(days=7), timedelta(minutes=1)
-_OWN = {"older", "event", "field", "order", "page"}
+_OWN = {"older", "newer", "event", "field", "order", "page"}
 """What a section alone knows: left out by links to others."""
 
 
@@ -72,6 +72,11 @@ class View:
 
     def __getitem__(self, name: str) -> str:
         return dict(self.own).get(name, "")
+
+    @property
+    def is_oldest_first(self) -> bool:
+        """True if events are listed from the first to the last."""
+        return self["order"] == "asc"
 
     def pairs(self) -> list[tuple[str, str]]:
         """The address' names and values; what goes without saying is left out."""
@@ -137,7 +142,7 @@ class View:
     def exported(self, kind: str, table: str = "") -> str:
         """The address of a table as a file; the times are pinned, so that it is of what is shown."""
         pinned = replace(self, range="")
-        return pinned.href(older="", event="", format=kind, table=table)
+        return pinned.href(older="", newer="", event="", format=kind, table=table)
 
     def without(self, term: Term) -> str:
         """The address without a term of its search."""

@@ -181,9 +181,8 @@ def tokens_used(filters: Filters) -> Question:
 def token_changes(filters: Filters) -> Question:
     """The newest events that made, rolled, changed or deleted API tokens and keys."""
     where, parameters = where_of(filters)
-    return _question(
-        f"{_listed(f'{where} AND coalesce({_OF_TOKENS}, false)')} LIMIT {LONGEST_LIST}", filters, parameters
-    )
+    listed = _listed(f"{where} AND coalesce({_OF_TOKENS}, false)")
+    return _question(f"{listed} LIMIT {LONGEST_LIST}", filters, parameters)
 
 
 def first_seen(filters: Filters, *, is_counted: bool = False) -> Question:
@@ -235,32 +234,38 @@ def days(filters: Filters) -> Question:
     return _question(sql, filters, parameters)
 
 
-def events(filters: Filters, older_than: str = "") -> Question:
-    """The newest events, or those that come after a key, with the columns that a list shows."""
-    last = _parsed_key(older_than)
-    if last:
+def events(filters: Filters, last_key: str = "", *, is_oldest_first: bool = False) -> Question:
+    """The newest or the oldest events, or those that come after a key, with the columns that a list shows."""
+    last = _parsed_key(last_key)
+    if last and is_oldest_first:
+        filters = replace(filters, since=max(filters.since, last[2]))
+    elif last:
         filters = replace(filters, before=min(filters.before, last[2] + timedelta(microseconds=1)))
     where, parameters = where_of(filters)
     if last:
         account_id, api_version, at, event_id = last
         first = len(parameters) + 1
         after = f"({_ORDER}) > (${first + 1}, ${first + 2}, ${first + 3})"
-        where += f' AND ("timestamp" < ${first} OR {after})'
+        where += f' AND ("timestamp" {"><"[not is_oldest_first]} ${first} OR {after})'
         parameters += (at, event_id, account_id, api_version)
-    return _question(f"{_listed(where)} LIMIT {LONGEST_LIST}", filters, parameters)
+    return _question(f"{_listed(where, is_oldest_first=is_oldest_first)} LIMIT {LONGEST_LIST}", filters, parameters)
 
 
-def all_columns(filters: Filters, most: int) -> Question:
-    """The newest events with all their columns."""
+def all_columns(filters: Filters, most: int, *, is_oldest_first: bool = False) -> Question:
+    """The newest or the oldest events with all their columns."""
     where, parameters = where_of(filters)
     texts = {"metadata": "metadata::text AS metadata", "raw_event": "raw_event::text AS raw_event"}
     columns = ", ".join(texts.get(name, f'"{name}"') for name in EVENT_SCHEMA.names)
-    sql = f"""SELECT {columns} FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, {_ORDER} LIMIT {int(most)}"""
+    sql = f"SELECT {columns} FROM {{events}} WHERE {where} {_ordered(is_oldest_first)} LIMIT {int(most)}"
     return _question(sql, filters, parameters)
 
 
-def _listed(where: str) -> str:
-    return f'{_LISTED} FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, {_ORDER}'
+def _listed(where: str, *, is_oldest_first: bool = False) -> str:
+    return f"{_LISTED} FROM {{events}} WHERE {where} {_ordered(is_oldest_first)}"
+
+
+def _ordered(is_oldest_first: bool) -> str:  # noqa: FBT001  # of two orders
+    return f'ORDER BY "timestamp" {"" if is_oldest_first else "DESC"}, {_ORDER}'
 
 
 def key_of(event: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ def _term(found: re.Match[str]) -> Term:
         raise SearchError(f"there is nothing behind {_shortened(found[0] or quoted or '')}{hint}")
     is_pattern = name in FIELDS and quoted is None and "*" in value
     if name == "address" and quoted is None and not is_pattern and not network_of(value):
-        hint = "write it as 203.0.113.7, 203.0.113.0/24 or 2001:db8::/32, a part of it as address:203.0.*, a text in quotes"
+        hint = "write it as 203.0.113.7 or 203.0.113.0/24, a part of it as address:203.0.*, a text in quotes"
         raise SearchError(f"{_shortened(value)} is no address and no network: {hint}")
     return Term(value, name, bool(dash), is_pattern=is_pattern)
 

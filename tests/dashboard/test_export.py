@@ -80,7 +80,7 @@ def test_tables_are_exported_as_they_are_shown(site: Site, path: str, table: str
 
 @pytest.mark.integration
 def test_an_export_that_is_cut_says_so(api: Api, poll: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the newest events, over as many days as it takes."""
+    """It has the newest events, or the oldest, over as many days as it takes."""
     events = spread(30, ago(days=3), ago(hours=1))
     api.world.add(ACCOUNT, "v1", events)
     poll()
@@ -90,7 +90,9 @@ def test_an_export_that_is_cut_says_so(api: Api, poll: Callable[..., Report], mo
         filters = Filters(ago(days=9), ago())
         days = export.days_of(store, filters, Deadline())
         found = [row["event_id"] for row in export.events(store, filters, days)]
+        oldest = [row["event_id"] for row in export.events(store, filters, days, is_oldest_first=True)]
 
         assert sum(day["events"] for day in days) == 30
         assert len(found) == 17
         assert set(found) == ids(events[-17:])
+        assert set(oldest) == ids(events[:17])

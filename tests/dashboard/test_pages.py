@@ -117,6 +117,19 @@ def test_an_event_opens_in_its_place_with_both_sides_compared(site: Site, store:
 
 
 @BOTH
+def test_events_can_be_read_from_the_first(site: Site, store: str) -> None:
+    """By a link, whose address other links keep; their export is in the same order."""
+    listed = site.look("events", store=store, version="v2")
+    turned = site.page(listed.link("oldest first"))
+    times = [[row["Time (UTC)"].text for row in page.rows()] for page in (listed, turned)]
+    exported = site.get(turned.link("JSON")).json()
+
+    assert times[1] == sorted(times[0])
+    assert [row["timestamp"] for row in exported] == sorted(row["timestamp"] for row in exported)
+    assert site.page(turned.link("newest first")).text == listed.text
+
+
+@BOTH
 def test_who_is_new_is_told(site: Site, store: str) -> None:
     """Bob was never seen before today; alice was, in the weeks before."""
     page = site.look("first-seen", store=store, range="24h", account=ACCOUNT)

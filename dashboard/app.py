@@ -151,7 +151,7 @@ class Dashboard:
                 table = next((one for one in shown.tables if one.name == name), None)
                 if table is None:
                     return PlainTextResponse("there is no such table here\n", 404)
-                columns, rows = list(table.columns), iter(table.rows)
+                columns, rows = [*table.columns, *table.beside], iter(table.rows)
         except AuditLogsError as error:
             return PlainTextResponse(masked(str(error)), 503)
         file = f"audit-{look.view.section}-{name}.{kind}"

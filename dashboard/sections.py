@@ -119,9 +119,10 @@ def failures(look: Look) -> Shown:
     """Failures by time, for whom, at what and from where."""
     filters = replace(look.filters, only_failures=True)
     found, rows = look.ask(questions.overview(filters), questions.failures(filters))
-    by = ("actor", "action", "type", "zone", "address")
-    columns = {**{name: TITLES[name] for name in by}, "failures": "Failed records", "last_seen": "Latest (UTC)"}
-    table = Table("failures", columns, rows, "Nothing failed.", by=by)
+    shown = ("actor", "action", "type", "zone", "address")
+    columns = {**{name: TITLES[name] for name in shown}, "failures": "Failed records", "last_seen": "Latest (UTC)"}
+    beside = ("description",)
+    table = Table("failures", columns, rows, "Nothing failed.", by=(*shown, *beside), beside=beside)
     return Shown((table,), {"chart": charts.by_time(_by_subject(found)["time"], look.view, filters)})
 
 
@@ -222,7 +223,7 @@ def _events(name: str, rows: list[Row], look: Look) -> Table:
     left_out |= {"account"} if len(look.view.accounts) == 1 else set()
     titles = {**TITLES, "timestamp": "Time (UTC)"}
     columns = {column: titles[column] for column in _EVENT if column not in left_out}
-    return Table(name, columns, rows, "No events here.", opens=True)
+    return Table(name, columns, rows, "No events here.", opens=True, beside=("description", "token_name", "event"))
 
 
 def event(look: Look, key: str) -> Mapping[str, Any] | None:

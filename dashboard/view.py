@@ -149,6 +149,15 @@ class View:
         return self.but(search=" ".join(str(one) for one in self.terms if one != term))
 
     @property
+    def is_narrow(self) -> bool:
+        """True if it leaves out events of its time."""
+        return bool(self.terms or self.accounts or self.version or self.only_failures)
+
+    def without_filters(self) -> str:
+        """The address of all events of the time."""
+        return self.but(search="", accounts=(), version="", only_failures=False)
+
+    @property
     def has_words(self) -> bool:
         """True if a term, a word or one address, is looked for in the columns alone."""
         return any(map(_is_word, self.terms))

@@ -27,8 +27,9 @@ _SIGN_IN = "coalesce(lower(action_type) = 'login' OR api_version = 'v2' AND lowe
 _OF_TOKENS = """(lower(concat_ws(' ', action_type, resource_type, resource_product)) LIKE '%token%'
     OR lower(action_type) LIKE '%api_key%' OR lower({uri}) LIKE '%/tokens%')"""
 _LISTED = f"""SELECT "timestamp", {ACTOR} AS actor, action_type AS action, {{description}} AS description,
-    action_result AS result, resource_type AS type, resource_id AS resource, {EXPRESSIONS["zone"]} AS zone,
-    ip_address AS address, {{token}} AS token, account_id AS account, api_version AS version, event_id AS event"""
+    action_result AS result, resource_type AS type, resource_id AS resource, {EXPRESSIONS["zone"]} AS zone, ip_address
+    AS address, {{token}} AS token, {{token_name}} AS token_name, account_id AS account, api_version AS version,
+    event_id AS event"""
 _ORDER = "event_id, account_id, api_version"
 """The order of the events of one microsecond."""
 _BUCKETS = (60, 300, 900, 3_600, 21_600, 86_400, 604_800)
@@ -150,9 +151,9 @@ def failures(filters: Filters) -> Question:
     where, parameters = where_of(replace(filters, only_failures=True))
     sql = f"""
         SELECT {ACTOR} AS actor, ip_address AS address, action_type AS action, resource_type AS type,
-            {EXPRESSIONS["zone"]} AS zone, count(*) AS failures, max("timestamp") AS last_seen
-        FROM {{events}} WHERE {where} GROUP BY 1, 2, 3, 4, 5
-        ORDER BY 6 DESC, 7 DESC, 1, 2, 3, 4, 5 LIMIT {LONGEST_LIST}"""
+            {EXPRESSIONS["zone"]} AS zone, {{description}} AS description, count(*) AS failures,
+            max("timestamp") AS last_seen FROM {{events}} WHERE {where} GROUP BY 1, 2, 3, 4, 5, 6
+        ORDER BY 7 DESC, 8 DESC, 1, 2, 3, 4, 5, 6 LIMIT {LONGEST_LIST}"""
     return _question(sql, filters, parameters)
 
 
@@ -281,7 +282,7 @@ def one_event(key: str) -> Question | None:
     account_id, api_version, timestamp, event_id = parts
     sql = f"""
         {_LISTED}, actor_id, actor_type, actor_context AS context, resource_product AS product, zone_id, ingestion_time,
-            {{token_name}} AS token_name, raw_event::text AS raw_event
+            raw_event::text AS raw_event
         FROM {{events}} WHERE account_id = $1 AND "timestamp" = $2 AND event_id = $3 AND api_version = $4 LIMIT 1"""
     parameters = (account_id, timestamp, event_id, api_version)
     return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), (account_id,))

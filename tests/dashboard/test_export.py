@@ -79,6 +79,16 @@ def test_tables_are_exported_as_they_are_shown(site: Site, path: str, table: str
 
 
 @pytest.mark.integration
+def test_what_stands_beside_a_value_has_a_column(site: Site) -> None:
+    """The operation of failures and of what was done to tokens, and the token's name."""
+    failed = site.get("/failures?range=90d&version=v2&table=failures&format=json").json()
+    changed = site.get("/tokens?range=90d&version=v2&table=changes&format=json").json()
+
+    assert [row["description"] for row in failed] == ["LOGIN"]
+    assert [(row["description"], row["token_name"]) for row in changed] == [("Create Token", "ci")]
+
+
+@pytest.mark.integration
 def test_an_export_that_is_cut_says_so(api: Api, poll: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the newest events, or the oldest, over as many days as it takes."""
     events = spread(30, ago(days=3), ago(hours=1))

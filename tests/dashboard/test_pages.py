@@ -142,6 +142,7 @@ def test_who_is_new_is_told(site: Site, store: str) -> None:
 def test_failures_sign_ins_and_tokens_have_sections(site: Site, store: str) -> None:
     """Who failed at what, who signed in from where, which tokens were made and used."""
     failed = site.look("failures", store=store, q="actor:bob@example.com").rows(1)
+    eves = site.look("failures", store=store, q=f"actor:{EVE['email']}").rows(1)
     signed_in = site.look("sign-ins", store=store).rows()
     tokens = site.look("tokens", store=store, q=f"actor:{EVE['email']}")
 
@@ -156,7 +157,19 @@ def test_failures_sign_ins_and_tokens_have_sections(site: Site, store: str) -> N
     assert [[cell.text for cell in row.values()][:4] for row in signed_in] == [
         [EVE["email"], EVE["ip_address"], "3", "2"]
     ]
+    assert [(row["Action"].text, row["Failed records"].text) for row in eves] == [("update LOGIN", "2")]
     assert {row["Action"].text for row in tokens.rows()} == {"token_create", "create Create Token"}
+
+
+@pytest.mark.parametrize("path", ["failures", "sign-ins", "tokens", "first-seen"])
+def test_nothing_is_said_of_what_was_filtered(site: Site, path: str) -> None:
+    """That nobody signed in or nothing failed is said of all events alone; a link leads to them."""
+    page = site.look(path, q="actor:nobody")
+    whole = site.page(page.link("without them"))
+
+    assert "That is with search and filters" in page.text
+    assert "That is with search" not in whole.text
+    assert query_of(page.link("without them")) == {"range": "90d"}
 
 
 @BOTH

@@ -1,6 +1,7 @@
 """The sections of the page: each asks the store for what it shows, and returns what its template needs."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby
@@ -9,10 +10,11 @@ from typing import Any
 from . import charts, export
 from .ask import questions
 from .ask.conditions import Filters
+from .ask.payloads import payloads
 from .ask.questions import LONGEST_LIST, LOOK_BACK, ORDERS, SUBJECTS
 from .ask.search import Term
 from .ask.stores import Row
-from .changes import as_json, comparison_of, parsed
+from .changes import as_json, comparison_of, name_of, parsed
 from .health import completeness, health
 from .look import COUNTS, TIMES, TITLES, Look, Shown, Table
 from .view import View, written
@@ -218,12 +220,31 @@ def _opened(look: Look, table: Table) -> dict[str, Any]:
 
 def _events(name: str, rows: list[Row], look: Look) -> Table:
     """A column that is empty throughout, or has one value, is left out where the address says it anyway."""
-    rows = [{**row, "key": questions.key_of(row)} for row in rows]
+    touched = _names(rows, look)
+    keys = [questions.key_of(row) for row in rows]
+    rows = [{**row, "key": key, "resource_name": touched.get(key, "")} for row, key in zip(rows, keys, strict=True)]
     left_out = {column for column in ("zone", "token") if not any(row[column] for row in rows)}
     left_out |= {"account"} if len(look.view.accounts) == 1 else set()
     titles = {**TITLES, "timestamp": "Time (UTC)"}
     columns = {column: titles[column] for column in _EVENT if column not in left_out}
-    return Table(name, columns, rows, "No events here.", opens=True, beside=("description", "token_name", "event"))
+    return Table(
+        name,
+        columns,
+        rows,
+        "No events here.",
+        opens=True,
+        beside=("description", "resource_name", "token_name", "event"),
+    )
+
+
+def _names(rows: list[Row], look: Look) -> dict[str, str]:
+    """By an event's key, the name of what it touched; a second question, so that the list reads no payloads."""
+    found = look.ask(payloads(look.filters, rows))[0] if rows else []
+    names = dict[str, str]()
+    for row in found:
+        with suppress(ValueError, RecursionError):
+            names[questions.key_of(row)] = name_of(parsed(row["raw_event"]))
+    return names
 
 
 def event(look: Look, key: str) -> Mapping[str, Any] | None:

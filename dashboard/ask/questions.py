@@ -237,8 +237,7 @@ def days(filters: Filters) -> Question:
 
 def events(filters: Filters, last_key: str = "", *, is_oldest_first: bool = False) -> Question:
     """The newest or the oldest events, or those that come after a key, with the columns that a list shows."""
-    last = _parsed_key(last_key)
-    if last and is_oldest_first:
+    if (last := _parsed_key(last_key)) and is_oldest_first:
         filters = replace(filters, since=max(filters.since, last[2]))
     elif last:
         filters = replace(filters, before=min(filters.before, last[2] + timedelta(microseconds=1)))

@@ -1,16 +1,11 @@
 """The pages show the contents of the stores, and every view is an address."""
 
-import asyncio
 import html
 from datetime import timedelta
-from typing import Any
 from urllib.parse import quote
 
 import pytest
-from starlette.requests import Request
 
-from dashboard.app import Dashboard
-from pipelines.settings.dashboard import DashboardSettings
 from tests.factory import ACCOUNT, OTHER_ACCOUNT
 from tests.rows import rows
 
@@ -117,19 +112,6 @@ def test_an_event_opens_in_its_place_with_both_sides_compared(site: Site, store:
 
 
 @BOTH
-def test_events_can_be_read_from_the_first(site: Site, store: str) -> None:
-    """By a link, whose address other links keep; their export is in the same order."""
-    listed = site.look("events", store=store, version="v2")
-    turned = site.page(listed.link("oldest first"))
-    times = [[row["Time (UTC)"].text for row in page.rows()] for page in (listed, turned)]
-    exported = site.get(turned.link("JSON")).json()
-
-    assert times[1] == sorted(times[0])
-    assert [row["timestamp"] for row in exported] == sorted(row["timestamp"] for row in exported)
-    assert site.page(turned.link("newest first")).text == listed.text
-
-
-@BOTH
 def test_who_is_new_is_told(site: Site, store: str) -> None:
     """Bob was never seen before today; alice was, in the weeks before."""
     page = site.look("first-seen", store=store, range="24h", account=ACCOUNT)
@@ -159,17 +141,6 @@ def test_failures_sign_ins_and_tokens_have_sections(site: Site, store: str) -> N
     ]
     assert [(row["Action"].text, row["Failed records"].text) for row in eves] == [("update LOGIN", "2")]
     assert {row["Action"].text for row in tokens.rows()} == {"token_create", "create Create Token"}
-
-
-@pytest.mark.parametrize("path", ["failures", "sign-ins", "tokens", "first-seen"])
-def test_nothing_is_said_of_what_was_filtered(site: Site, path: str) -> None:
-    """That nobody signed in or nothing failed is said of all events alone; a link leads to them."""
-    page = site.look(path, q="actor:nobody")
-    whole = site.page(page.link("without them"))
-
-    assert "That is with search and filters" in page.text
-    assert "That is with search" not in whole.text
-    assert query_of(page.link("without them")) == {"range": "90d"}
 
 
 @BOTH
@@ -244,28 +215,6 @@ def test_what_an_address_asks_for_in_vain_is_said(site: Site) -> None:
     ):
         assert text in page.text
     assert page.status == 200
-
-
-@pytest.mark.parametrize("path", SECTIONS)
-def test_the_ends_of_the_calendar_can_be_asked_for(site: Site, path: str) -> None:
-    """As times, and in the key of an event; there is nothing, and nothing breaks."""
-    key = quote("a v1 9999-12-31T23:59:59.999999+00:00 x")
-    for query in ("from=9999-12-31", "from=0001-01-01&to=9999-12-31", "to=0001-01-01", f"event={key}&older={key}"):
-        assert site.page(f"/{path}?{query}").status == 200, query
-
-
-def test_an_error_that_nobody_foresaw_is_one_sentence() -> None:
-    """No traceback, and no empty page."""
-    scope = {"type": "http", "method": "GET", "path": "/x", "query_string": b"format=csv&table=x", "headers": []}
-    answer = asyncio.run(Dashboard(DashboardSettings()).answer(Request(scope, _silent), "no section"))
-
-    assert answer.status_code == 500
-    assert bytes(answer.body).startswith(b"This page cannot be shown (KeyError)")
-    assert answer.body.count(b"\n") == 1
-
-
-async def _silent() -> Any:
-    await asyncio.sleep(60)
 
 
 def test_where_nothing_is_found_the_page_says_where_to_look(site: Site) -> None:

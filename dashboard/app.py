@@ -154,7 +154,7 @@ class Dashboard:
                 columns, rows = [*table.columns, *table.beside], iter(table.rows)
         except AuditLogsError as error:
             return PlainTextResponse(masked(str(error)), 503)
-        file = f"audit-{look.view.section}-{name}.{kind}"
+        file = f"{export.file_name(look.view, name)}.{kind}"
         headers = {"content-disposition": f'attachment; filename="{file}"'}
         return StreamingResponse(export.written(kind, columns, rows), media_type=export.FORMATS[kind], headers=headers)
 

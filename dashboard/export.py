@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,8 +15,10 @@ from .ask import questions
 from .ask.conditions import Filters
 from .ask.deadline import Deadline
 from .ask.stores import EventStore, Row, ask
+from .view import View
 
 MOST_EVENTS = 100_000
+_LONGEST_SEARCH = 40
 FORMATS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 _RISKY = ("=", "+", "-", "@", "\t", "\r", "\n")
 """A spreadsheet takes a text that begins like this for a formula, which may send what stands beside it elsewhere."""
@@ -47,6 +50,13 @@ def events(store: EventStore, filters: Filters, days: Sequence[Row], *, is_oldes
         left -= table.num_rows
         if left <= 0:
             return
+
+
+def file_name(view: View, name: str) -> str:
+    """The name of a file without its ending: store, section, table, times, and as much of the search as is safe."""
+    times = (f"{time:%Y%m%dT%H%M%S}" for time in (view.since, view.before))
+    search = re.sub(r"[^A-Za-z0-9.@]+", "_", view.search)[:_LONGEST_SEARCH].strip("_.")
+    return "-".join(filter(None, ("audit", view.store, view.section, name, *times, search)))
 
 
 def days_of(store: EventStore, filters: Filters, deadline: Deadline) -> list[Row]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from dashboard import export
 from dashboard.ask.conditions import Filters
 from dashboard.ask.deadline import Deadline
 from dashboard.ask.stores import LakeStore, WarehouseStore
+from dashboard.view import view_of
 from pipelines.loop.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
@@ -41,6 +43,16 @@ def test_what_is_written_can_be_read(given_rows: list[dict[str, Any]]) -> None:
     assert json.loads(as_json) == [{name: row.get(name) for name in ("a", "b")} for row in given_rows]
 
 
+@given(st.text())
+def test_a_files_name_is_safe_whatever_is_searched_for(search: str) -> None:
+    """Of a header and of any file system, and not too long."""
+    view = view_of({"q": search, "from": "2026-11-20", "to": "2026-11-20"}.items(), "events", ago())
+
+    name = export.file_name(view, "all-2")
+
+    assert re.fullmatch(r"audit-warehouse-events-all-2-20261120T000000-20261121T000000(-[\w.@]{1,40})?", name, re.ASCII)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("store", ["warehouse", "lake"])
 def test_events_are_exported_whole(site: Site, store: str) -> None:
@@ -50,7 +62,8 @@ def test_events_are_exported_whole(site: Site, store: str) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv.content.decode(), newline="")))
     events = as_json.json()
 
-    assert 'filename="audit-events-all-2.csv"' in as_csv.headers["Content-Disposition"]
+    its = rf'attachment; filename="audit-{store}-events-all-2-\d{{8}}T\d{{6}}-\d{{8}}T\d{{6}}-account_4bb334f7\w+\.csv"'
+    assert re.fullmatch(its, as_csv.headers["Content-Disposition"])
     assert [*lines[0]] == [*events[0]] == EVENT_SCHEMA.names
     assert [line["event_id"] for line in lines] == [event["event_id"] for event in events]
     assert json.loads(events[0]["raw_event"])["newValueJson"]["tag"] == HOSTILE

@@ -12,17 +12,20 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from cloudflare_audit import PROGRAM
 from pipelines.cli.command import run_lake_command
 from pipelines.host.output import protect_streams
 from pipelines.settings.dashboard import DEFAULT_PORT, DashboardSettings
 from pipelines.settings.settings import UsageError, read_dashboard_settings, read_environment, read_store_settings
 from pipelines.warehouse.embedded import server_if_there
 
+from .names import INSTALL
+
 
 def main() -> int:
     """Serves, and returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"{PROGRAM} dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--host", help="the address to listen at (DASHBOARD_HOST; default: 127.0.0.1)")
     either = f"{DEFAULT_PORT}, or a free one if that is taken"
@@ -42,7 +45,7 @@ def _serve(host: str | None, port: int | None) -> int:
 
         from .app import served_app  # noqa: PLC0415  # as above
     except ModuleNotFoundError as error:
-        print(f"The dashboard's packages are not installed ({error.name}): run make dashboard", file=sys.stderr)
+        print(f"The dashboard's packages are not installed ({error.name}): {INSTALL}", file=sys.stderr)
         return 1
     with server_if_there(stores), _listening(settings) as listening:
         app = served_app(settings)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -86,7 +87,18 @@ class Dashboard:
         self._names.learn_beside(self._stores["warehouse"])
 
     async def answer(self, request: Request, section: str) -> Response:
-        """A section's page, or the part of it that was asked for."""
+        """A section's page, or the part of it that was asked for; of an error that nobody foresaw, one sentence."""
+        try:
+            return await self._answer(request, section)
+        except Exception as error:  # noqa: BLE001  # the last resort
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("page.failed", path=request.url.path, error=repr(error), at=f"{where.name}:{where.lineno}")
+            said = (
+                f"This page cannot be shown ({type(error).__name__}): an error of the dashboard. Its log says more.\n"
+            )
+            return PlainTextResponse(said, 500)
+
+    async def _answer(self, request: Request, section: str) -> Response:
         now, deadline = datetime.now(UTC).replace(microsecond=0), Deadline()
         view = view_of(request.query_params.multi_items(), section, now, self._base)
         look = Look(view, self._stores, self._countries, now, deadline)
@@ -130,17 +142,19 @@ class Dashboard:
                 filters = look.filters
                 days = export.days_of(look.store, filters, look.deadline)
                 number = sum(day["events"] for day in days)
-                part = "all" if number <= export.MOST_EVENTS else f"newest-{export.MOST_EVENTS}-of"
-                columns, rows, name = export.EVENT_COLUMNS, export.events(look.store, filters, days), f"{part}-{number}"
+                first = "oldest" if look.view.is_oldest_first else "newest"
+                part = "all" if number <= export.MOST_EVENTS else f"{first}-{export.MOST_EVENTS}-of"
+                rows = export.events(look.store, filters, days, is_oldest_first=look.view.is_oldest_first)
+                columns, name = export.EVENT_COLUMNS, f"{part}-{number}"
             else:
                 shown: Shown = SHOW[look.view.section](look)
                 table = next((one for one in shown.tables if one.name == name), None)
                 if table is None:
                     return PlainTextResponse("there is no such table here\n", 404)
-                columns, rows = list(table.columns), iter(table.rows)
+                columns, rows = [*table.columns, *table.beside], iter(table.rows)
         except AuditLogsError as error:
             return PlainTextResponse(masked(str(error)), 503)
-        file = f"audit-{look.view.section}-{name}.{kind}"
+        file = f"{export.file_name(look.view, name)}.{kind}"
         headers = {"content-disposition": f'attachment; filename="{file}"'}
         return StreamingResponse(export.written(kind, columns, rows), media_type=export.FORMATS[kind], headers=headers)
 

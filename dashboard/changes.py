@@ -24,6 +24,9 @@ class Comparison:
     changes: list[Change]
 
 
+_NAMES = ("name", "token_name", "email")
+
+
 class Number(str):
     """A number as it was written: Python's would make two of them one."""
 
@@ -62,6 +65,21 @@ def comparison_of(event: Any) -> Comparison:
     changes = _changes(event.get("oldValueJson"), event.get("newValueJson"))
     changes += _changes(_from_text(event.get("oldValue")), _from_text(event.get("newValue")))
     return Comparison("Old", "New", changes)
+
+
+def name_of(event: Any) -> str:
+    """The name of what an event touched, where it says one: in its new values or response, its old ones or request."""
+    if not isinstance(event, dict):
+        return ""
+    resource = event.get("resource")
+    response = resource.get("response") if isinstance(resource, dict) else None
+    result = response.get("result") if isinstance(response, dict) else None
+    request = resource.get("request") if isinstance(resource, dict) else None
+    values = [
+        _from_text(event.get(name)) for name in ("newValueJson", "newValue", "oldValueJson", "oldValue", "metadata")
+    ]
+    names = (side.get(key) for side in (response, result, request, *values) if isinstance(side, dict) for key in _NAMES)
+    return next((name for name in names if isinstance(name, str) and name), "")
 
 
 def _changes(old: Any, new: Any) -> list[Change]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,8 +15,10 @@ from .ask import questions
 from .ask.conditions import Filters
 from .ask.deadline import Deadline
 from .ask.stores import EventStore, Row, ask
+from .view import View
 
 MOST_EVENTS = 100_000
+_LONGEST_SEARCH = 40
 FORMATS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 _RISKY = ("=", "+", "-", "@", "\t", "\r", "\n")
 """A spreadsheet takes a text that begins like this for a formula, which may send what stands beside it elsewhere."""
@@ -35,18 +38,25 @@ def written(kind: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
     yield "\n]\n" if before == ",\n" else "[]\n"
 
 
-def events(store: EventStore, filters: Filters, days: Sequence[Row]) -> Iterator[Row]:
-    """The newest events, at most MOST_EVENTS, with all their columns: a question a day, so that little is held."""
+def events(store: EventStore, filters: Filters, days: Sequence[Row], *, is_oldest_first: bool = False) -> Iterator[Row]:
+    """The newest events, or the oldest, at most MOST_EVENTS, with all their columns: a question a day."""
     left = MOST_EVENTS
-    for day in days:
+    for day in reversed(days) if is_oldest_first else days:
         begin, end = max(day["day"], filters.since), min(day["day"] + timedelta(days=1), filters.before)
-        asked = questions.all_columns(replace(filters, since=begin, before=end), left)
+        asked = questions.all_columns(replace(filters, since=begin, before=end), left, is_oldest_first=is_oldest_first)
         (table,) = store.tables(asked, deadline=Deadline())
         for batch in table.to_batches(max_chunksize=1_000):
             yield from batch.to_pylist()
         left -= table.num_rows
         if left <= 0:
             return
+
+
+def file_name(view: View, name: str) -> str:
+    """The name of a file without its ending: store, section, table, times, and as much of the search as is safe."""
+    times = (f"{time:%Y%m%dT%H%M%S}" for time in (view.since, view.before))
+    search = re.sub(r"[^A-Za-z0-9.@]+", "_", view.search)[:_LONGEST_SEARCH].strip("_.")
+    return "-".join(filter(None, ("audit", view.store, view.section, name, *times, search)))
 
 
 def days_of(store: EventStore, filters: Filters, deadline: Deadline) -> list[Row]:

@@ -50,6 +50,8 @@ class Table:
     """What else is true of those events."""
     opens: bool = False
     """True if its rows are events that can be opened."""
+    beside: tuple[str, ...] = ()
+    """What stands beside others in the page, or in an event that is opened, and has a column in a file."""
     title: str = ""
     remark: str = ""
 

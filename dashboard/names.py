@@ -13,12 +13,15 @@ from typing import Any
 
 import requests
 
+from cloudflare_audit import IS_WHEEL
 from pipelines.host.masking import masked
 from pipelines.settings.settings import read_environment, read_settings
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .ask.stores import WarehouseStore
 
+INSTALL = "pip install 'cloudflare-audit-pipeline[dashboard]'" if IS_WHEEL else "run make dashboard"
+"""What installs the packages of the pages."""
 _AGAIN_SECONDS = 3_600
 _PAUSE_SECONDS = 0.3
 """Between two requests: the loop has the token's budget, and this takes little of it."""
@@ -86,7 +89,7 @@ class Countries:
             try:
                 import maxminddb  # noqa: PLC0415  # only who has a database needs it
             except ModuleNotFoundError as error:
-                raise AuditLogsError("DASHBOARD_GEOIP needs the package maxminddb", hint="make dashboard") from error
+                raise AuditLogsError("DASHBOARD_GEOIP needs the package maxminddb", hint=INSTALL) from error
             try:
                 self._reader = maxminddb.open_database(file)
             except (maxminddb.InvalidDatabaseError, OSError) as error:

@@ -1,6 +1,7 @@
 """The sections of the page: each asks the store for what it shows, and returns what its template needs."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby
@@ -9,10 +10,11 @@ from typing import Any
 from . import charts, export
 from .ask import questions
 from .ask.conditions import Filters
+from .ask.payloads import payloads
 from .ask.questions import LONGEST_LIST, LOOK_BACK, ORDERS, SUBJECTS
 from .ask.search import Term
 from .ask.stores import Row
-from .changes import as_json, comparison_of, parsed
+from .changes import as_json, comparison_of, name_of, parsed
 from .health import completeness, health
 from .look import COUNTS, TIMES, TITLES, Look, Shown, Table
 from .view import View, written
@@ -119,9 +121,10 @@ def failures(look: Look) -> Shown:
     """Failures by time, for whom, at what and from where."""
     filters = replace(look.filters, only_failures=True)
     found, rows = look.ask(questions.overview(filters), questions.failures(filters))
-    by = ("actor", "action", "type", "zone", "address")
-    columns = {**{name: TITLES[name] for name in by}, "failures": "Failed records", "last_seen": "Latest (UTC)"}
-    table = Table("failures", columns, rows, "Nothing failed.", by=by)
+    shown = ("actor", "action", "type", "zone", "address")
+    columns = {**{name: TITLES[name] for name in shown}, "failures": "Failed records", "last_seen": "Latest (UTC)"}
+    beside = ("description",)
+    table = Table("failures", columns, rows, "Nothing failed.", by=(*shown, *beside), beside=beside)
     return Shown((table,), {"chart": charts.by_time(_by_subject(found)["time"], look.view, filters)})
 
 
@@ -196,15 +199,16 @@ def countries(look: Look) -> Shown:
 
 
 def events(look: Look) -> Shown:
-    """The newest records or the next older ones, and the one that is opened, in its place."""
+    """The newest or the oldest records, or the next ones, and the one that is opened, in its place."""
     filters, view = look.filters, look.view
-    (rows,) = look.ask(questions.events(filters, view["older"]))
+    last_key = view["newer" if view.is_oldest_first else "older"]
+    (rows,) = look.ask(questions.events(filters, last_key, is_oldest_first=view.is_oldest_first))
     number = len(rows)
-    if view["older"] or number == LONGEST_LIST:  # what the list does not show has to be counted
+    if last_key or number == LONGEST_LIST:  # what the list does not show has to be counted
         number = sum(day["events"] for day in export.days_of(look.store, filters, look.deadline))
     last = questions.key_of(rows[-1]) if len(rows) == LONGEST_LIST else ""
     table = _events("events", rows, look)
-    more = {"number": number, "last": last, "most_exported": export.MOST_EVENTS}
+    more = {"number": number, "last": last, "is_later_page": bool(last_key), "most_exported": export.MOST_EVENTS}
     return Shown((table,), {**more, **_opened(look, table)})
 
 
@@ -216,12 +220,31 @@ def _opened(look: Look, table: Table) -> dict[str, Any]:
 
 def _events(name: str, rows: list[Row], look: Look) -> Table:
     """A column that is empty throughout, or has one value, is left out where the address says it anyway."""
-    rows = [{**row, "key": questions.key_of(row)} for row in rows]
+    touched = _names(rows, look)
+    keys = [questions.key_of(row) for row in rows]
+    rows = [{**row, "key": key, "resource_name": touched.get(key, "")} for row, key in zip(rows, keys, strict=True)]
     left_out = {column for column in ("zone", "token") if not any(row[column] for row in rows)}
     left_out |= {"account"} if len(look.view.accounts) == 1 else set()
     titles = {**TITLES, "timestamp": "Time (UTC)"}
     columns = {column: titles[column] for column in _EVENT if column not in left_out}
-    return Table(name, columns, rows, "No events here.", opens=True)
+    return Table(
+        name,
+        columns,
+        rows,
+        "No events here.",
+        opens=True,
+        beside=("description", "resource_name", "token_name", "event"),
+    )
+
+
+def _names(rows: list[Row], look: Look) -> dict[str, str]:
+    """By an event's key, the name of what it touched; a second question, so that the list reads no payloads."""
+    found = look.ask(payloads(look.filters, rows))[0] if rows else []
+    names = dict[str, str]()
+    for row in found:
+        with suppress(ValueError, RecursionError):
+            names[questions.key_of(row)] = name_of(parsed(row["raw_event"]))
+    return names
 
 
 def event(look: Look, key: str) -> Mapping[str, Any] | None:

@@ -39,7 +39,8 @@ RANGES = {
 DEFAULT_RANGE = "7d"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _LONGEST_DAYS = 36_500
-_OWN = {"older", "event", "field", "order", "page"}
+_DEFAULT_LENGTH, _SHORTEST = timedelta(days=7), timedelta(minutes=1)
+_OWN = {"older", "newer", "event", "field", "order", "page"}
 """What a section alone knows: left out by links to others."""
 
 
@@ -71,6 +72,11 @@ class View:
 
     def __getitem__(self, name: str) -> str:
         return dict(self.own).get(name, "")
+
+    @property
+    def is_oldest_first(self) -> bool:
+        """True if events are listed from the first to the last."""
+        return self["order"] == "asc"
 
     def pairs(self) -> list[tuple[str, str]]:
         """The address' names and values; what goes without saying is left out."""
@@ -104,6 +110,14 @@ class View:
         kept = tuple((name, value) for name, value in self.own if name in {"field", "order"} and not section)
         return replace(self, **{"own": kept, "section": section or self.section, **changes}).href()
 
+    def in_store(self, store: str) -> str:
+        """The address of just the same in another store."""
+        return replace(self, store=store).href()
+
+    def pinned(self) -> str:
+        """The address of just the same that keeps these times."""
+        return replace(self, range="").href()
+
     def in_section(self, section: str, **own: str) -> str:
         """The address of the same in another section."""
         return self.but(section, own=tuple(own.items()))
@@ -128,20 +142,29 @@ class View:
     def exported(self, kind: str, table: str = "") -> str:
         """The address of a table as a file; the times are pinned, so that it is of what is shown."""
         pinned = replace(self, range="")
-        return pinned.href(older="", event="", format=kind, table=table)
+        return pinned.href(older="", newer="", event="", format=kind, table=table)
 
     def without(self, term: Term) -> str:
         """The address without a term of its search."""
         return self.but(search=" ".join(str(one) for one in self.terms if one != term))
 
     @property
+    def is_narrow(self) -> bool:
+        """True if it leaves out events of its time."""
+        return bool(self.terms or self.accounts or self.version or self.only_failures)
+
+    def without_filters(self) -> str:
+        """The address of all events of the time."""
+        return self.but(search="", accounts=(), version="", only_failures=False)
+
+    @property
     def has_words(self) -> bool:
-        """True if a term is looked for in the columns alone."""
-        return any(not term.field for term in self.terms)
+        """True if a term, a word or one address, is looked for in the columns alone."""
+        return any(map(_is_word, self.terms))
 
     def deeper(self) -> str:
         """The address where words are looked for in old and new values, too."""
-        terms = (term if term.field else replace(term, field="text") for term in self.terms)
+        terms = (replace(term, field="text") if _is_word(term) else term for term in self.terms)
         return self.but(search=" ".join(map(str, terms)))
 
     def longer_ranges(self) -> list[tuple[str, str]]:
@@ -157,7 +180,11 @@ class View:
     def shifted(self, first: float, last: float) -> str:
         """The address of another time: begin and end are moved by a part of its length."""
         length = self.before - self.since
-        return self.during(self.since + first * length, self.before + last * length)
+        return self.during(_moved(self.since, first * length), _moved(self.before, last * length))
+
+
+def _is_word(term: Term) -> bool:
+    return not term.field or (term.network is not None and term.network.num_addresses == 1)
 
 
 def view_of(query: Iterable[tuple[str, str]], section: str, now: datetime, base: str = "") -> View:
@@ -199,18 +226,26 @@ def view_of(query: Iterable[tuple[str, str]], section: str, now: datetime, base:
 
 def _times(given: dict[str, str], now: datetime, problems: list[str]) -> tuple[datetime, datetime, str]:
     if given.get("from") or given.get("to"):
-        first = _time_of(given.get("from", ""), is_end=False)
         last = _time_of(given.get("to", ""), is_end=True) if given.get("to") else now
+        first = _time_of(given["from"], is_end=False) if given.get("from") else last and _before(last, given)
         if first and last:
-            first, last = sorted((first, last))
-            return first, max(last, first + timedelta(minutes=1)), ""
+            if first > last:
+                first, last = last, first
+                problems.append(f"from is after to: what is shown is from {written(first)} to {written(last)}")
+            first = min(first, LATEST - _SHORTEST)
+            return first, max(last, first + _SHORTEST), ""
         problems.append("from and to are times such as 2026-11-20 or 2026-11-20 13:00: the last 7 days are shown")
     span = given.get("range") or DEFAULT_RANGE
     length = _length_of(span)
     if length is None:
         problems.append(f"there is no range {span}: write it as 36h or 14d; the last 7 days are shown")
-        span, length = DEFAULT_RANGE, timedelta(days=7)
+        span, length = DEFAULT_RANGE, _DEFAULT_LENGTH
     return now - length, now, span
+
+
+def _before(last: datetime, given: dict[str, str]) -> datetime:
+    """The begin of the range, or of the 7 days, that ends there."""
+    return _moved(last, -(_length_of(given.get("range", "")) or _DEFAULT_LENGTH))
 
 
 def _length_of(text: str) -> timedelta | None:
@@ -231,6 +266,11 @@ def _time_of(text: str, *, is_end: bool) -> datetime | None:
 def _possible(time: datetime) -> datetime:
     """The nearest time that both stores can reckon with."""
     return min(max(time, EARLIEST), LATEST)
+
+
+def _moved(time: datetime, length: timedelta) -> datetime:
+    """The time after a length, as near to it as is possible."""
+    return _possible(time + min(max(length, EARLIEST - time), LATEST - time))
 
 
 def written(time: datetime, precision: str = "") -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
+from sources.cloudflare_audit_logs.times import EARLIEST, LATEST
 
 from .conditions import ACTOR, EXPRESSIONS, FAILED, Filters, narrower_of, where_of
 
@@ -26,8 +27,9 @@ _SIGN_IN = "coalesce(lower(action_type) = 'login' OR api_version = 'v2' AND lowe
 _OF_TOKENS = """(lower(concat_ws(' ', action_type, resource_type, resource_product)) LIKE '%token%'
     OR lower(action_type) LIKE '%api_key%' OR lower({uri}) LIKE '%/tokens%')"""
 _LISTED = f"""SELECT "timestamp", {ACTOR} AS actor, action_type AS action, {{description}} AS description,
-    action_result AS result, resource_type AS type, resource_id AS resource, {EXPRESSIONS["zone"]} AS zone,
-    ip_address AS address, {{token}} AS token, account_id AS account, api_version AS version, event_id AS event"""
+    action_result AS result, resource_type AS type, resource_id AS resource, {EXPRESSIONS["zone"]} AS zone, ip_address
+    AS address, {{token}} AS token, {{token_name}} AS token_name, account_id AS account, api_version AS version,
+    event_id AS event"""
 _ORDER = "event_id, account_id, api_version"
 """The order of the events of one microsecond."""
 _BUCKETS = (60, 300, 900, 3_600, 21_600, 86_400, 604_800)
@@ -149,9 +151,9 @@ def failures(filters: Filters) -> Question:
     where, parameters = where_of(replace(filters, only_failures=True))
     sql = f"""
         SELECT {ACTOR} AS actor, ip_address AS address, action_type AS action, resource_type AS type,
-            {EXPRESSIONS["zone"]} AS zone, count(*) AS failures, max("timestamp") AS last_seen
-        FROM {{events}} WHERE {where} GROUP BY 1, 2, 3, 4, 5
-        ORDER BY 6 DESC, 7 DESC, 1, 2, 3, 4, 5 LIMIT {LONGEST_LIST}"""
+            {EXPRESSIONS["zone"]} AS zone, {{description}} AS description, count(*) AS failures,
+            max("timestamp") AS last_seen FROM {{events}} WHERE {where} GROUP BY 1, 2, 3, 4, 5, 6
+        ORDER BY 7 DESC, 8 DESC, 1, 2, 3, 4, 5, 6 LIMIT {LONGEST_LIST}"""
     return _question(sql, filters, parameters)
 
 
@@ -180,9 +182,8 @@ def tokens_used(filters: Filters) -> Question:
 def token_changes(filters: Filters) -> Question:
     """The newest events that made, rolled, changed or deleted API tokens and keys."""
     where, parameters = where_of(filters)
-    return _question(
-        f"{_listed(f'{where} AND coalesce({_OF_TOKENS}, false)')} LIMIT {LONGEST_LIST}", filters, parameters
-    )
+    listed = _listed(f"{where} AND coalesce({_OF_TOKENS}, false)")
+    return _question(f"{listed} LIMIT {LONGEST_LIST}", filters, parameters)
 
 
 def first_seen(filters: Filters, *, is_counted: bool = False) -> Question:
@@ -234,32 +235,37 @@ def days(filters: Filters) -> Question:
     return _question(sql, filters, parameters)
 
 
-def events(filters: Filters, older_than: str = "") -> Question:
-    """The newest events, or those that come after a key, with the columns that a list shows."""
-    last = _parsed_key(older_than)
-    if last:
+def events(filters: Filters, last_key: str = "", *, is_oldest_first: bool = False) -> Question:
+    """The newest or the oldest events, or those that come after a key, with the columns that a list shows."""
+    if (last := _parsed_key(last_key)) and is_oldest_first:
+        filters = replace(filters, since=max(filters.since, last[2]))
+    elif last:
         filters = replace(filters, before=min(filters.before, last[2] + timedelta(microseconds=1)))
     where, parameters = where_of(filters)
     if last:
         account_id, api_version, at, event_id = last
         first = len(parameters) + 1
         after = f"({_ORDER}) > (${first + 1}, ${first + 2}, ${first + 3})"
-        where += f' AND ("timestamp" < ${first} OR {after})'
+        where += f' AND ("timestamp" {"><"[not is_oldest_first]} ${first} OR {after})'
         parameters += (at, event_id, account_id, api_version)
-    return _question(f"{_listed(where)} LIMIT {LONGEST_LIST}", filters, parameters)
+    return _question(f"{_listed(where, is_oldest_first=is_oldest_first)} LIMIT {LONGEST_LIST}", filters, parameters)
 
 
-def all_columns(filters: Filters, most: int) -> Question:
-    """The newest events with all their columns."""
+def all_columns(filters: Filters, most: int, *, is_oldest_first: bool = False) -> Question:
+    """The newest or the oldest events with all their columns."""
     where, parameters = where_of(filters)
     texts = {"metadata": "metadata::text AS metadata", "raw_event": "raw_event::text AS raw_event"}
     columns = ", ".join(texts.get(name, f'"{name}"') for name in EVENT_SCHEMA.names)
-    sql = f"""SELECT {columns} FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, {_ORDER} LIMIT {int(most)}"""
+    sql = f"SELECT {columns} FROM {{events}} WHERE {where} {_ordered(is_oldest_first)} LIMIT {int(most)}"
     return _question(sql, filters, parameters)
 
 
-def _listed(where: str) -> str:
-    return f'{_LISTED} FROM {{events}} WHERE {where} ORDER BY "timestamp" DESC, {_ORDER}'
+def _listed(where: str, *, is_oldest_first: bool = False) -> str:
+    return f"{_LISTED} FROM {{events}} WHERE {where} {_ordered(is_oldest_first)}"
+
+
+def _ordered(is_oldest_first: bool) -> str:  # noqa: FBT001  # of two orders
+    return f'ORDER BY "timestamp" {"" if is_oldest_first else "DESC"}, {_ORDER}'
 
 
 def key_of(event: Mapping[str, Any]) -> str:
@@ -275,7 +281,7 @@ def one_event(key: str) -> Question | None:
     account_id, api_version, timestamp, event_id = parts
     sql = f"""
         {_LISTED}, actor_id, actor_type, actor_context AS context, resource_product AS product, zone_id, ingestion_time,
-            {{token_name}} AS token_name, raw_event::text AS raw_event
+            raw_event::text AS raw_event
         FROM {{events}} WHERE account_id = $1 AND "timestamp" = $2 AND event_id = $3 AND api_version = $4 LIMIT 1"""
     parameters = (account_id, timestamp, event_id, api_version)
     return Question(sql, parameters, timestamp, timestamp + timedelta(microseconds=1), (account_id,))
@@ -287,7 +293,7 @@ def _parsed_key(key: str) -> tuple[str, str, datetime, str] | None:
         timestamp = datetime.fromisoformat(at).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return account_id, api_version, timestamp, event_id
+    return (account_id, api_version, timestamp, event_id) if EARLIEST <= timestamp < LATEST else None
 
 
 def _question(sql: str, filters: Filters, parameters: tuple[Any, ...]) -> Question:

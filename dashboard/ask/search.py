@@ -39,6 +39,7 @@ _TERM = re.compile(
 )
 _PLAIN = re.compile(r"[^\s\"*:\\-][^\s\"*:\\]*")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(?:/[0-9]+)?")
+_LIKE_ONE = re.compile(r"[0-9]+(?:\.[0-9]+){3}(?:/[0-9]*)?|[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f.:]*/[0-9]*")
 _MAPPED = 96
 """Bits of `::ffff:0:0/96`, in which IPv4 addresses are written as IPv6."""
 Network = IPv4Network | IPv6Network
@@ -66,8 +67,8 @@ class Term:
         return None if self.field != "address" or self.is_pattern else network_of(self.value)
 
     def __str__(self) -> str:
-        # What would be read as an address or a network, and is none.
-        is_other = "/" in self.value and (self.field == "address" or (not self.field and network_of(self.value)))
+        # What would be read as an address or a network, or as one that is wrong.
+        is_other = self.field == "address" or (not self.field and (network_of(self.value) or _is_like_one(self.value)))
         plain = self.is_pattern or self.network or (_PLAIN.fullmatch(self.value) and not is_other)
         text = self.value if plain else '"' + re.sub(r'(["\\])', r"\\\1", self.value) + '"'
         return f"{'-' * self.is_not}{self.field and self.field + ':'}{text}"
@@ -96,7 +97,9 @@ def parse(text: str) -> tuple[Term, ...]:
 def _term(found: re.Match[str]) -> Term:
     dash, name, quoted, bare = found.group("dash", "field", "quoted", "bare")
     whole = found[0].removeprefix("-")
-    if bare is not None and network_of(whole) and (name or "/" in whole):  # an IPv6 address looks like a field's
+    if bare is not None and (
+        network_of(whole) or (not name and _is_like_one(bare))
+    ):  # an IPv6 address looks like a field's
         name, bare = "address", whole
     name = (name or "").lower()
     name = _ALIASES.get(name, name)
@@ -108,8 +111,9 @@ def _term(found: re.Match[str]) -> Term:
         hint = f'; {name}:"" finds events without one' if name in FIELDS else ""
         raise SearchError(f"there is nothing behind {_shortened(found[0] or quoted or '')}{hint}")
     is_pattern = name in FIELDS and quoted is None and "*" in value
-    if name == "address" and quoted is None and "/" in value and not is_pattern and not network_of(value):
-        raise SearchError(f"{_shortened(value)} is not a network: write it as 203.0.113.0/24 or 2001:db8::/32")
+    if name == "address" and quoted is None and not is_pattern and not network_of(value):
+        hint = "write it as 203.0.113.7 or 203.0.113.0/24, a part of it as address:203.0.*, a text in quotes"
+        raise SearchError(f"{_shortened(value)} is no address and no network: {hint}")
     return Term(value, name, bool(dash), is_pattern=is_pattern)
 
 
@@ -126,6 +130,11 @@ def network_of(text: str) -> Network | None:
     if isinstance(found, IPv6Network) and found.prefixlen >= _MAPPED and (mapped := found[0].ipv4_mapped):
         return ip_network((mapped, found.prefixlen - _MAPPED))
     return found
+
+
+def _is_like_one(text: str) -> bool:
+    """True if the text is meant as a network or an IPv4 address, be it one or not."""
+    return _LIKE_ONE.fullmatch(text) is not None
 
 
 def has(network: Network, address: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.changes import Change, as_json, comparison_of, parsed
+from dashboard.changes import Change, as_json, comparison_of, name_of, parsed
 from pipelines.settings.settings import PROJECT_ROOT
 from tests.factory import v1_tree, v2_tree
 
@@ -73,3 +73,20 @@ def test_the_page_names_no_other_host() -> None:
     assert len(files) >= 10
     for file in files:
         assert "://" not in file.read_text().replace('xmlns="http://www.w3.org/2000/svg"', ""), file
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [
+        ({"newValueJson": {"name": "www.example.com"}, "oldValueJson": {"name": "old"}}, "www.example.com"),
+        ({"newValue": '{"name": "from text"}', "metadata": {"name": "m"}}, "from text"),
+        ({"newValue": "", "metadata": {"token_name": "ci", "zone_name": "example.com"}}, "ci"),
+        ({"resource": {"request": {"name": "asked"}, "response": {"id": "1"}}}, "asked"),
+        ({"resource": {"response": {"result": {"name": "made"}}}}, "made"),
+        ({"resource": {"response": []}, "newValueJson": {"name": {"a": 1}}}, ""),
+        (None, ""),
+    ],
+)
+def test_what_was_touched_has_the_name_that_its_event_says(event: Any, name: str) -> None:
+    """The new one before the old one; the zone's is another."""
+    assert name_of(event) == name

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from dashboard import export
 from dashboard.ask.conditions import Filters
 from dashboard.ask.deadline import Deadline
 from dashboard.ask.stores import LakeStore, WarehouseStore
+from dashboard.view import view_of
 from pipelines.loop.report import Report
 from simulator.api import Api
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA
@@ -41,6 +43,16 @@ def test_what_is_written_can_be_read(given_rows: list[dict[str, Any]]) -> None:
     assert json.loads(as_json) == [{name: row.get(name) for name in ("a", "b")} for row in given_rows]
 
 
+@given(st.text())
+def test_a_files_name_is_safe_whatever_is_searched_for(search: str) -> None:
+    """Of a header and of any file system, and not too long."""
+    view = view_of({"q": search, "from": "2026-11-20", "to": "2026-11-20"}.items(), "events", ago())
+
+    name = export.file_name(view, "all-2")
+
+    assert re.fullmatch(r"audit-warehouse-events-all-2-20261120T000000-20261121T000000(-[\w.@]{1,40})?", name, re.ASCII)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("store", ["warehouse", "lake"])
 def test_events_are_exported_whole(site: Site, store: str) -> None:
@@ -50,7 +62,8 @@ def test_events_are_exported_whole(site: Site, store: str) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv.content.decode(), newline="")))
     events = as_json.json()
 
-    assert 'filename="audit-events-all-2.csv"' in as_csv.headers["Content-Disposition"]
+    its = rf'attachment; filename="audit-{store}-events-all-2-\d{{8}}T\d{{6}}-\d{{8}}T\d{{6}}-account_4bb334f7\w+\.csv"'
+    assert re.fullmatch(its, as_csv.headers["Content-Disposition"])
     assert [*lines[0]] == [*events[0]] == EVENT_SCHEMA.names
     assert [line["event_id"] for line in lines] == [event["event_id"] for event in events]
     assert json.loads(events[0]["raw_event"])["newValueJson"]["tag"] == HOSTILE
@@ -79,8 +92,18 @@ def test_tables_are_exported_as_they_are_shown(site: Site, path: str, table: str
 
 
 @pytest.mark.integration
+def test_what_stands_beside_a_value_has_a_column(site: Site) -> None:
+    """The operation of failures and of what was done to tokens, and the token's name."""
+    failed = site.get("/failures?range=90d&version=v2&table=failures&format=json").json()
+    changed = site.get("/tokens?range=90d&version=v2&table=changes&format=json").json()
+
+    assert [row["description"] for row in failed] == ["LOGIN"]
+    assert [(row["description"], row["token_name"]) for row in changed] == [("Create Token", "ci")]
+
+
+@pytest.mark.integration
 def test_an_export_that_is_cut_says_so(api: Api, poll: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the newest events, over as many days as it takes."""
+    """It has the newest events, or the oldest, over as many days as it takes."""
     events = spread(30, ago(days=3), ago(hours=1))
     api.world.add(ACCOUNT, "v1", events)
     poll()
@@ -90,7 +113,9 @@ def test_an_export_that_is_cut_says_so(api: Api, poll: Callable[..., Report], mo
         filters = Filters(ago(days=9), ago())
         days = export.days_of(store, filters, Deadline())
         found = [row["event_id"] for row in export.events(store, filters, days)]
+        oldest = [row["event_id"] for row in export.events(store, filters, days, is_oldest_first=True)]
 
         assert sum(day["events"] for day in days) == 30
         assert len(found) == 17
         assert set(found) == ids(events[-17:])
+        assert set(oldest) == ids(events[:17])

@@ -82,6 +82,18 @@ def test_the_address_says_what_is_looked_at(site: Site, path: str) -> None:
         }
 
 
+def test_an_opened_event_stays_open(site: Site) -> None:
+    """Where the times are pinned, and in the other store."""
+    listed = site.look("events", account=ACCOUNT)
+    opened = site.page(next(listed.rows()[0]["Time (UTC)"].all("a")).attributes["href"].partition("#")[0])
+    shown = next(opened.root.all("article")).text
+
+    for address in (opened.link("pin these times"), opened.link("lake")):
+        assert (
+            next(site.page(address).root.all("article")).text.partition("Near it")[0] == shown.partition("Near it")[0]
+        )
+
+
 def test_a_relative_time_can_be_pinned(site: Site) -> None:
     """Its link names the times that are shown."""
     page = site.look("events", range="36h")

@@ -1,6 +1,10 @@
 """Accounts and addresses have names, where there are any."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,7 +19,7 @@ import pytest
 from dashboard.ask.stores import WarehouseStore
 from dashboard.names import AccountNames, Countries
 from pipelines.loop.report import Report
-from pipelines.settings.settings import read_settings
+from pipelines.settings.settings import PROJECT_ROOT, read_settings
 from simulator.api import Api
 from simulator.world import SimulatedEvent
 from tests.factory import ACCOUNT, OTHER_ACCOUNT, ago, encoded, v2_tree
@@ -192,3 +196,32 @@ def _encoded(value: Any) -> bytes:
         return bytes([6 << 5 | 4]) + value.to_bytes(4)
     text: bytes = value.encode()
     return bytes([2 << 5 | len(text)]) + text
+
+
+@pytest.mark.parametrize(
+    ("is_wheel", "said"), [(True, "pip install 'cloudflare-audit-pipeline[dashboard]'"), (False, "run make dashboard")]
+)
+def test_what_is_missing_is_named_as_it_is_installed_here(tmp_path: Path, *, is_wheel: bool, said: str) -> None:
+    """By pip, in a wheel; by make, in a checkout."""
+    code = tmp_path / "cloudflare_audit" / "app" if is_wheel else tmp_path
+    shutil.copytree(PROJECT_ROOT / "cloudflare_audit", tmp_path / "cloudflare_audit")
+    code.mkdir(exist_ok=True)
+    for name in ("dashboard", "pipelines", "sources"):
+        shutil.copytree(PROJECT_ROOT / name, code / name)
+    (code / "jinja2.py").write_text("raise ModuleNotFoundError(name='jinja2')")
+    environment = {**os.environ, "PYTHONPATH": f"{code}:{tmp_path}"}
+
+    ran, helped = (
+        subprocess.run(
+            [sys.executable, "-m", "dashboard", *more],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for more in ((), ("--help",))
+    )
+
+    assert (ran.returncode, ran.stderr) == (1, f"The dashboard's packages are not installed (jinja2): {said}\n")
+    assert helped.stdout.startswith("usage: cloudflare-audit dashboard ")

@@ -61,6 +61,9 @@ def test_rates_are_of_the_time_that_has_events(site: Site) -> None:
         ({"q": "bob -failure"}, 1),
         ({"q": "address:198.51.100.0/24"}, 4),
         ({"q": "2001:db8::/32"}, 5),
+        ({"q": "2001:0DB8:66::0001"}, 5),
+        ({"q": "::ffff:198.51.100.23"}, 4),
+        ({"q": '"198.51.100.23"'}, 4),
         ({"q": '"Create Token"'}, 1),
         ({"q": "192.0.2.177"}, 0),
         ({"q": "text:192.0.2.177"}, 1),
@@ -121,6 +124,7 @@ def test_who_is_new_is_told(site: Site, store: str) -> None:
 def test_failures_sign_ins_and_tokens_have_sections(site: Site, store: str) -> None:
     """Who failed at what, who signed in from where, which tokens were made and used."""
     failed = site.look("failures", store=store, q="actor:bob@example.com").rows(1)
+    eves = site.look("failures", store=store, q=f"actor:{EVE['email']}").rows(1)
     signed_in = site.look("sign-ins", store=store).rows()
     tokens = site.look("tokens", store=store, q=f"actor:{EVE['email']}")
 
@@ -135,6 +139,7 @@ def test_failures_sign_ins_and_tokens_have_sections(site: Site, store: str) -> N
     assert [[cell.text for cell in row.values()][:4] for row in signed_in] == [
         [EVE["email"], EVE["ip_address"], "3", "2"]
     ]
+    assert [(row["Action"].text, row["Failed records"].text) for row in eves] == [("update LOGIN", "2")]
     assert {row["Action"].text for row in tokens.rows()} == {"token_create", "create Create Token"}
 
 
@@ -170,7 +175,22 @@ def test_hostile_values_are_text(site: Site, path: str) -> None:
         assert html.escape(f"{ELSEWHERE}.jpg") in site.look(path).html
 
 
-@pytest.mark.parametrize("search", ['"', "foo:bar", "-", "actor:", "address:10.0.0.0/99", "a" * 3_000])
+@pytest.mark.parametrize(
+    "search",
+    [
+        '"',
+        "foo:bar",
+        "-",
+        "actor:",
+        "address:10.0.0.0/99",
+        "300.1.1.1/24",
+        "203.0.113.0/99",
+        "2001:db8::/129",
+        "300.1.1.1",
+        "address:notanip",
+        "a" * 3_000,
+    ],
+)
 def test_a_wrong_search_gets_one_message(site: Site, search: str) -> None:
     """And no events that it might not mean."""
     page = site.look("events", q=search)

@@ -260,15 +260,24 @@ def test_one_event_is_found_by_its_key(both: list[EventStore]) -> None:
 
 
 def test_older_events_follow_the_last_one(both: list[EventStore], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each once."""
+    """Each once, with the newest first or the oldest."""
     monkeypatch.setattr(questions, "LONGEST_LIST", 4)
+    filters = replace(ALL, since=NOW - timedelta(days=90))
     for store in both:
         found, older_than = [], ""
-        while page := ask(store, questions.events(replace(ALL, since=NOW - timedelta(days=90)), older_than))[0]:
+        while page := ask(store, questions.events(filters, older_than))[0]:
             found += [questions.key_of(event) for event in page]
             older_than = found[-1]
 
         assert len(found) == len(set(found)) == 69
+        forward, last = [], ""
+        while page := ask(store, questions.events(filters, last, is_oldest_first=True))[0]:
+            forward += [questions.key_of(event) for event in page]
+            last = forward[-1]
+        times = [key.split(" ")[2] for key in found]
+
+        assert sorted(forward) == sorted(found)
+        assert [key.split(" ")[2] for key in forward] == times[::-1]
         assert questions.events(ALL, "no key") == questions.events(ALL)
 
 

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dashboard.ask import questions
 from dashboard.ask.conditions import Filters
 from dashboard.ask.questions import LOOK_BACK, bucket_seconds
 from dashboard.charts import HEIGHT, WIDTH, by_time
 from dashboard.view import SECTIONS, View, view_of, written
+from sources.cloudflare_audit_logs.times import EARLIEST
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map(str.strip)
@@ -60,19 +62,54 @@ def test_every_view_is_an_address(query: dict[str, str], section: str, base: str
         ("2026-11-20", "2026-11-20", ("2026-11-20 00:00", "2026-11-21 00:00")),
         ("2026-11-20T13:00", "2026-11-20 14:30", ("2026-11-20 13:00", "2026-11-20 14:30")),
         ("2026-11-20T13:00+02:00", "2026-11-20T14:30Z", ("2026-11-20 11:00", "2026-11-20 14:30")),
-        ("2026-11-20 14:00", "2026-11-20 13:00", ("2026-11-20 13:00", "2026-11-20 14:00")),
         ("2026-11-20 13:00", "2026-11-20 13:00", ("2026-11-20 13:00", "2026-11-20 13:01")),
         ("0001-01-01", "9999-12-31", ("1900-01-01 00:00", "9000-01-01 00:00")),
+        ("9999-12-31", "9999-12-31", ("8999-12-31 23:59", "9000-01-01 00:00")),
         ("2026-11-20", "", ("2026-11-20 00:00", "2026-11-25 12:30")),
+        ("", "2026-11-20 13:00", ("2026-11-13 13:00", "2026-11-20 13:00")),
+        ("", "0001-01-01", ("1900-01-01 00:00", "1900-01-01 00:01")),
         ("soon", "", ("2026-11-18 12:30", "2026-11-25 12:30")),
     ],
 )
 def test_any_time_of_the_calendar_can_be_asked_for(begin: str, end: str, window: tuple[str, str]) -> None:
-    """Days or minutes, in whichever order; it stays where there can be events."""
+    """Days or minutes; it stays where there can be events. With an end alone, it is the 7 days before."""
     view = view_of({"from": begin, "to": end}.items(), "events", NOW)
 
     assert (written(view.since), written(view.before)) == window
     assert bool(view.problems) == (begin == "soon")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "window"),
+    [
+        ("2026-11-20 14:00", "2026-11-20 13:00", ("2026-11-20 13:00", "2026-11-20 14:00")),
+        ("9999-12-31", "", ("2026-11-25 12:30", "9000-01-01 00:00")),
+    ],
+)
+def test_times_the_wrong_way_round_are_told(begin: str, end: str, window: tuple[str, str]) -> None:
+    """The time between them is shown, and the page says that it is."""
+    view = view_of({"from": begin, "to": end}.items(), "events", NOW)
+
+    assert (written(view.since), written(view.before)) == window
+    assert view.problems == (f"from is after to: what is shown is from {window[0]} to {window[1]}",)
+
+
+def test_an_end_alone_ends_the_range() -> None:
+    """Whatever range the address names."""
+    view = view_of({"to": "2026-11-20 13:00", "range": "36h"}.items(), "events", NOW)
+
+    assert (written(view.since), written(view.before)) == ("2026-11-19 01:00", "2026-11-20 13:00")
+
+
+@given(st.datetimes(timezones=st.just(UTC)), st.datetimes(timezones=st.just(UTC)))
+def test_no_time_is_too_early_or_too_late(begin: datetime, end: datetime) -> None:
+    """At either end of the calendar a view has its neighbours, and a key at most no event."""
+    view = view_of({"from": written(begin), "to": written(end)}.items(), "events", NOW)
+
+    assert _read(view.href()) == view
+    for moves in ((-1, -1), (1, 1), (-1, 1)):
+        assert _read(view.shifted(*moves)).since >= EARLIEST
+    assert questions.events(view.filters, f"a v1 {end.isoformat()} e")
 
 
 @given(TIMES, st.integers(60, 40_000_000), st.integers(1, 10_000_000))

@@ -36,7 +36,17 @@ def tell(api: Api) -> None:
     eve_v1 = {"email": EVE["email"], "id": EVE["id"], "ip": EVE["ip_address"], "type": "user"}
     token = {"id": "tok-1", "type": "account"}
     world.add(
-        ACCOUNT, "v1", [event_at(made, action={"result": True, "type": "token_create"}, actor=eve_v1, resource=token)]
+        ACCOUNT,
+        "v1",
+        [
+            event_at(
+                made,
+                action={"result": True, "type": "token_create"},
+                actor=eve_v1,
+                resource=token,
+                newValue='{"name": "deploy"}',
+            )
+        ],
     )
     session = {"token_id": "tok-0", "token_name": "ci"}
     posted = {"method": "POST", "uri": "/user/tokens", "status_code": 200, "cf_ray_id": "ray-1"}

@@ -58,8 +58,7 @@ class Chain:
         for path in filter(Path.is_file, sorted((lake / "_seals").rglob(f"{'[0-9]' * 10}.seal"))):
             files.setdefault(int(path.stem), []).append(path)
         self.size, previous = max(files, default=-1) + 1, None
-        holes = (range(max(0, number - 10_000), number) for number in files if number - 1 not in files)
-        for number in sorted({0, *files}.union(*holes)):
+        for number in sorted({0, *files}.union(*(range(max(0, n - 10_000), n) for n in files if n - 1 not in files))):
             found = [seal for path in files.get(number, []) if (seal := self.parse(path, number))]
             self.findings += [("missing", number)] * (number not in files) + [("fork", number)] * (len(found) > 1)
             following = [seal for seal in found if not previous or seal["previous"] == previous["digest"]]
@@ -99,8 +98,7 @@ class Chain:
         is_new = not self.key or any(first == number for _, first, _ in seal["incarnations"])
         keys = [key for key in self.known if key == self.key or (is_new and key not in self.retired)]
         if (signer := signer_of(seal["note"], keys)) is None:
-            its_id = base64.b64decode(seal["note"].split(" ")[-1])[:4].hex()
-            is_known = any(key.split("+")[1] == its_id for key in self.known)
+            is_known = base64.b64decode(seal["note"].split(" ")[-1])[:4].hex() in {k.split("+")[1] for k in self.known}
             self.findings.append(("bad signature" if is_known else "unknown key", number))
             return
         self.seals.append(seal)
@@ -231,9 +229,9 @@ def verify(lake: Path, keys: list[str], notes: list[str], now: datetime) -> Json
             said.setdefault((account, its[0] + n * HOUR), [])
     for path in filter(Path.is_file, (lake / "audit_logs").rglob("*")):
         account, _, rest = (name := path.relative_to(lake).as_posix())[len("audit_logs/account=") :].partition("/")
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             hour = datetime.strptime(f"{rest}+0000", "date=%Y-%m-%d/hour=%H/events.parquet%z")
-            if name == PATH.format(account, hour):
+            if hour + HOUR and name == PATH.format(account, hour):
                 said.setdefault((account, hour), [])
                 continue
         verdicts[name], ok = "foreign", False

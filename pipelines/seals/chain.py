@@ -116,10 +116,10 @@ class Chain:
         following = head.rotated_to
         key = settled_key(self._key_file, [following] if following else [])
         if not any(head.is_signed_by(trusted) for trusted in (key.past if following else key.trusted)):
-            hint = "put the right key there; if it is lost: seal.py --init --lost-key"
+            hint = "put the right key there; if it is lost: seal.py --lost-key"
             raise AuditLogsError("the newest seal was signed by another key", detail=self._path, hint=hint)
         if not (following or head.is_signed_by(key.signer.verifier)):
-            raise AuditLogsError("the key was changed without a word in a seal", hint="seal.py --init --lost-key")
+            raise AuditLogsError("the key was changed without a word in a seal", hint="seal.py --lost-key")
         return key
 
     def append(self, prepare: Prepare, *, with_key: SealKey | None = None, why: str = "") -> Seal | None:

@@ -44,7 +44,10 @@ def read_key(file: Path) -> SealKey:
     except UnicodeDecodeError:
         raise AuditLogsError(f"{file} (SEAL_KEY_FILE) is no key") from None
     except OSError as error:
-        hint = "pipelines/seal.py --init makes it" if isinstance(error, FileNotFoundError) else "see its rights"
+        is_gone = isinstance(error, FileNotFoundError)
+        hint = (
+            "seal --init makes it; if there are seals and it is lost: seal --lost-key" if is_gone else "see its rights"
+        )
         raise AuditLogsError(f"{file} (SEAL_KEY_FILE) cannot be read", detail=str(error.strerror), hint=hint) from error
     except NoteError as error:
         raise AuditLogsError(f"{file} (SEAL_KEY_FILE) is no key", detail=error.message, hint=error.hint) from error

@@ -19,7 +19,7 @@ from functools import partial
 
 from pipelines.cli.arguments import command_parser
 from pipelines.cli.command import run_lake_command
-from pipelines.cli.demo_tour import run_demo
+from pipelines.cli.demo.tour import run_demo
 
 LONGEST_SECONDS = 3_600
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers.commands import Finished
-from pipelines.cli.demo_steps import Loaded
-from pipelines.cli.demo_tour import HISTORY, LOG, QUESTION
+from pipelines.cli.demo.steps import Loaded
+from pipelines.cli.demo.tour import HISTORY, LOG, QUESTION
 from pipelines.settings.settings import PROJECT_ROOT
 from simulator import story
 from simulator.deeds import DEEDS
@@ -119,7 +119,7 @@ def test_a_gap_is_shown_as_one_and_ends_the_demo(run: Run, tmp_path: Path) -> No
 def test_a_terminal_has_one_line_that_changes() -> None:
     """And nothing is left of it in the end."""
     program = (
-        "from pipelines.cli.demo_steps import progress_line\nwith progress_line() as show: show('5 of 9'); show('9')"
+        "from pipelines.cli.demo.steps import progress_line\nwith progress_line() as show: show('5 of 9'); show('9')"
     )
     ours, its = pty.openpty()
     termios.tcsetwinsize(its, (40, 100))

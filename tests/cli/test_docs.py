@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from pipelines.cli.demo_tour import commands_to_paste
+from pipelines.cli.demo.tour import commands_to_paste
 from pipelines.settings.settings import PROJECT_ROOT, read_settings
 from sources.cloudflare_audit_logs.schema import EVENT_SCHEMA, QUARANTINE_SCHEMA
 from tests.settings_table import names_in_code

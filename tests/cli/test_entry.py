@@ -76,7 +76,7 @@ def test_no_result_is_printed_on_a_stdout_that_a_thread_may_have_replaced() -> N
     printed = {name: len(_prints(PROJECT_ROOT / name)) for name in commands()}
 
     assert printed == dict.fromkeys(printed, 0) != {}
-    assert _prints(PROJECT_ROOT / "pipelines" / "cli" / "demo_tour.py")
+    assert _prints(PROJECT_ROOT / "pipelines" / "cli" / "demo" / "tour.py")
 
 
 def _prints(file: Path) -> list[ast.Call]:

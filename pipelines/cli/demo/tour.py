@@ -16,8 +16,8 @@ from pipelines.settings.settings import CODE_ROOT, PROJECT_ROOT, read_environmen
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 from sources.cloudflare_audit_logs.streams import Window
 
-from .demo_questions import CHANGES_SQL, INCIDENT_SQL, PEOPLE_SQL
-from .demo_steps import Steps
+from .questions import CHANGES_SQL, INCIDENT_SQL, PEOPLE_SQL
+from .steps import Steps
 
 DATA_DIR = "data/demo"
 DEMO_DIR = PROJECT_ROOT / DATA_DIR

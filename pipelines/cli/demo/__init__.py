@@ -1,0 +1,1 @@
+"""The demo: its steps, what it asks, and how it is told."""

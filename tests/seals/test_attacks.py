@@ -23,7 +23,9 @@ ATTACKS = {
     "the object's size and version forged": [
         f"UPDATE {TABLE} SET object_bytes = 1, object_version = 'x', root = '00' WHERE hour = %(hour)s"
     ],
-    "the numbers forged": [f"UPDATE {TABLE} SET number = number + 1000 WHERE hour = %(hour)s"],
+    "the numbers forged": [
+        f"UPDATE {TABLE} SET number = (SELECT max(number) FROM {TABLE}) + 1000 + number WHERE hour = %(hour)s"
+    ],
     "the kind forged": [f"UPDATE {TABLE} SET kind = 'other', events = 0"],
     "a later hour added": [
         (

@@ -163,16 +163,17 @@ def test_a_poll_and_the_questions_work_from_the_wheel(
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_the_dashboard_serves_from_the_wheel(installed: Installed, folder: Path) -> None:
     """It needs no checkout either."""
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [installed.program, "dashboard", "--port", "0"], cwd=folder, env=_env(), stdout=output
+            [installed.program, "dashboard", "--port", "0"], cwd=folder, env=_env(), stdout=output, stderr=output
         )
     try:
         wait_until(lambda: process.poll() is not None or "http://127.0.0.1:" in log.read_text())
-        assert process.poll() is None
+        assert process.poll() is None, log.read_text()
     finally:
         process.terminate()
         process.wait(60)

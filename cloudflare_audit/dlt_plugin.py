@@ -1,4 +1,4 @@
-"""What dlt loads of us in every environment that we are installed in: nothing, unless the process runs our code.
+"""The plugin that dlt loads wherever we are installed: it does nothing, unless the process runs our code.
 
 In a checkout, that is every `dlt` of its environment. With a wheel, it is `cloudflare-audit dlt`, and each command.
 """

@@ -136,7 +136,7 @@ class Dashboard:
         return HTMLResponse(self._templates.get_template("event.html").render(view=look.view, opened=found))
 
     def _export(self, look: Look, kind: str, name: str) -> Response:
-        """What is shown as a file; of events all columns, and all rows up to a number that the file's name says."""
+        """The rows that are shown, as a file; of events all columns and rows, up to a number that its name says."""
         try:
             if look.view.section == "events":
                 filters = look.filters

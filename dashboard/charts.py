@@ -12,7 +12,7 @@ from .view import View, written
 
 Row = Mapping[str, Any]
 WIDTH, HEIGHT = 100, 160
-"""Of the bars: per cent of the page, and units of the drawing."""
+"""The bars' units: per cent of the page, and units of the drawing."""
 _GAP, _DAY = 0.1, 86_400
 _TICKS = (
     60,

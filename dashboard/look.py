@@ -47,11 +47,11 @@ class Table:
     by: tuple[str, ...] = ()
     """The fields whose values together are the events that a row counts."""
     also: tuple[Term, ...] = ()
-    """What else is true of those events."""
+    """Further conditions that those events meet."""
     opens: bool = False
     """True if its rows are events that can be opened."""
     beside: tuple[str, ...] = ()
-    """What stands beside others in the page, or in an event that is opened, and has a column in a file."""
+    """Values that stand beside others in the page, or in an event that is opened, and have a column in a file."""
     title: str = ""
     remark: str = ""
 

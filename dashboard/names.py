@@ -21,7 +21,7 @@ from sources.cloudflare_audit_logs.errors import AuditLogsError
 from .ask.stores import WarehouseStore
 
 INSTALL = "pip install 'cloudflare-audit-pipeline[dashboard]'" if IS_WHEEL else "run make dashboard"
-"""What installs the packages of the pages."""
+"""The command that installs the packages of the pages."""
 _AGAIN_SECONDS = 3_600
 _PAUSE_SECONDS = 0.3
 """Between two requests: the loop has the token's budget, and this takes little of it."""

@@ -265,7 +265,7 @@ def event(look: Look, key: str) -> Mapping[str, Any] | None:
 
 
 def _near(row: Row, view: View) -> list[tuple[str, str]]:
-    """What an investigator asks next."""
+    """Links to the questions that an investigator asks next."""
     at = row["timestamp"]
     minute = at.replace(second=0, microsecond=0)
     wide = replace(view, accounts=(row["account"],), version="", only_failures=False)

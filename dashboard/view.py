@@ -1,4 +1,4 @@
-"""What a page shows, read from its address, and the addresses of other pages. Pure.
+"""The view that a page shows, read from its address, and the addresses of other pages. Pure.
 
 Every view is an address: reading one and writing it again gives the same.
 """
@@ -41,12 +41,12 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _LONGEST_DAYS = 36_500
 _DEFAULT_LENGTH, _SHORTEST = timedelta(days=7), timedelta(minutes=1)
 _OWN = {"older", "newer", "event", "field", "order", "page"}
-"""What a section alone knows: left out by links to others."""
+"""Parameters of one section alone: left out by links to others."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at; `[since, before)` in UTC."""
+    """The view; `[since, before)` in UTC."""
 
     since: datetime
     before: datetime
@@ -62,7 +62,7 @@ class View:
     base: str = field(default="", compare=False)
     terms: tuple[Term, ...] = field(default=(), compare=False)
     problems: tuple[str, ...] = field(default=(), compare=False)
-    """What the address says that cannot be done, a sentence each."""
+    """The problems of the address, a sentence each."""
     is_search_wrong: bool = field(default=False, compare=False)
 
     @property

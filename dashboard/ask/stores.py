@@ -76,7 +76,7 @@ _DUCKDB = {
     "{metadata}": "coalesce(TRY(json(metadata))::text, metadata)",
     "{collate}": "",
 }
-"""What stands in a question, in DuckDB's words; a text that it cannot read as JSON has none of them."""
+"""The parts of a question, in DuckDB's words; a text that it cannot read as JSON has none of them."""
 
 
 class EventStore(Protocol):

@@ -119,7 +119,7 @@ class Chain:
         self.findings += [(kind, size - 1)] * bool(kind)
 
     def hours(self) -> dict[tuple[str, datetime], list[Json]]:
-        """What the seals say of each hour, in order: lines of the hour, and amendments."""
+        """The lines of the seals by hour, in order: lines of the hour, and amendments."""
         found: dict[tuple[str, datetime], list[Json]] = {}
         for seal in self.seals:
             at = 0  # its first leaf in the object beside the seal

@@ -30,7 +30,7 @@ UNREACHED = {
     "pyarrow/libarrow_s3.so.*": "as above",
 }
 AWS = {"s3", "sso", "sso-oidc", "sts", "signin"}
-"""What botocore asks for objects and for credentials; it describes 400 other services."""
+"""The services of which botocore needs the descriptions; it has those of 400 others."""
 
 
 def unreached(packages: Path) -> Iterator[Path]:

@@ -163,7 +163,7 @@ def _finders_of(secret: str, shown: str, others: frozenset[str]) -> list[_Find]:
 
 
 def _parts_of(secret: str) -> list[str]:
-    """What gives a secret away: of a URL, the user and what follows the host; of any other, the whole."""
+    """The parts that give a secret away: of a URL, the user and what follows the host; of any other, the whole."""
     address = _ADDRESS.match(secret)
     return [address["user"] or "", secret[address.end() :]] if address else [secret]
 

@@ -195,7 +195,7 @@ def replacing(lake: Path, path: Path, *, is_new: bool = False) -> Iterator[Binar
             error.filename = str(temporary.parent)  # a write to an open file names none
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _link(temporary: Path, path: Path) -> None:
@@ -236,10 +236,11 @@ def _make_folder(path: Path) -> None:
         return
     _make_folder(path.parent)
     path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder last through a power cut."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -81,7 +81,7 @@ class Report:
         self.last_seal: datetime | None = None
         """When this process sealed last."""
         self.seal_alarms: dict[str, int] = {}
-        """What is not as it was sealed, by what has found it; nothing before it looked."""
+        """Alarms, by what has found them; nothing before it looked."""
         self.conflicts = Conflicts()
         self._flows: defaultdict[tuple[str, Stream], Flow] = defaultdict(Flow)
         self._polls: defaultdict[str, Histogram] = defaultdict(Histogram)

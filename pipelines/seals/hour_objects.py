@@ -23,7 +23,7 @@ Leaves = Callable[[pa.Table], list[bytes]]
 
 
 class HourObject(NamedTuple):
-    """What an hour's object holds, and what it is as an object; None: there is none."""
+    """The contents of an hour's object, and its bytes' description; None: there is none."""
 
     held: Held
     seen: ObjectSeen | None

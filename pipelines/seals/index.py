@@ -1,4 +1,4 @@
-"""What the signed seals say of each hour, in a file of this host: what the sealer asks before it seals.
+"""The signed seals' lines by hour, in a file of this host: what the sealer asks before it seals.
 
 It is made from the seals alone, each of which must be the one that the next one names, up to the newest, which our key
 has signed. Neither the lake nor the warehouse can put something else into it; lost, it is read from the seals again.

@@ -1,4 +1,4 @@
-"""What an operator does with the key: makes it, changes it, replaces a lost one; and amends an hour."""
+"""The operator's steps: make a key, change it, replace a lost one; amend an hour."""
 
 from contextlib import suppress
 from datetime import datetime

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.host.masking import learn
+from pipelines.lake.objects import sync_folder
 from sources.cloudflare_audit_logs.errors import AuditLogsError
 
 from .pure.notes import NoteError, SignerKey, VerifierKey
@@ -86,7 +87,7 @@ def write_new(file: Path, key: SealKey) -> None:
         os.link(temporary, file)
     finally:
         temporary.unlink()
-    _sync(file.parent)
+    sync_folder(file.parent)
 
 
 def next_file(file: Path) -> Path:
@@ -97,7 +98,7 @@ def next_file(file: Path) -> Path:
 def put_into_place(file: Path) -> None:
     """Makes the next key the key."""
     next_file(file).replace(file)
-    _sync(file.parent)
+    sync_folder(file.parent)
 
 
 def settled_key(file: Path, expected: Sequence[VerifierKey]) -> SealKey:
@@ -116,11 +117,3 @@ def settled_key(file: Path, expected: Sequence[VerifierKey]) -> SealKey:
         return read_key(file)
     hint = "put the key there that the seals go on with; if it is lost: seal.py --lost-key"
     raise AuditLogsError(f"{file} is not the key that the next seal must have", detail=f"{expected[0]}", hint=hint)
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

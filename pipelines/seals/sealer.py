@@ -44,7 +44,7 @@ _HOUR = 3_600
 
 @dataclass
 class Sealed:
-    """What a turn has done."""
+    """The result of a turn."""
 
     seals: list[Seal] = field(default_factory=list)
     alarms: dict[Hour, Comparison] = field(default_factory=dict)

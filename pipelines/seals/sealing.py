@@ -26,7 +26,7 @@ from .pure.seal_format import Entry, Seal, as_text
 from .pure.verdicts import ALARMS, Comparison, Verdict, compare
 
 MOST_HOURS = 2_000
-"""Of one account in one seal, at first: a seal of 1 MB."""
+"""The hours of one account in one seal, at first: a seal of 1 MB."""
 COMPARED_SINCE = timedelta(days=60)
 """The oldest hours whose comparisons are sealed: the loop compares none that are older."""
 COMPARED_SETTLED = timedelta(hours=1)
@@ -45,7 +45,7 @@ class ReadTo:
 
 @dataclass
 class Entries:
-    """What a seal is to say, until it is appended."""
+    """The entries of a seal, until it is appended."""
 
     hours: list[tuple[HourSeal, Sequence[bytes]]] = field(default_factory=list)
     """With the leaves, where they are all new."""

@@ -56,7 +56,7 @@ class Verified:
 
     chain: list[ChainFinding]
     since: datetime
-    """What was restored before is no alarm."""
+    """A restore before it is no alarm."""
     seals: int = 0
     newest: datetime | None = None
     """When the newest seal was made."""
@@ -67,7 +67,7 @@ class Verified:
     """Sealed events of the hours that were verified."""
     problems: list[Problem] = field(default_factory=list)
     amendments: list[tuple[int, Amendment]] = field(default_factory=list)
-    """What the seals permit to be gone or to come back, with its reason, and the number of the seal."""
+    """Amendments: the seals permit events to be gone or to come back, with its reason, and the number of the seal."""
 
     @property
     def is_alarm(self) -> bool:
@@ -94,7 +94,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Scope:
-    """What is verified."""
+    """The window, and how closely it is verified."""
 
     window: Window
     is_quick: bool = False

@@ -34,7 +34,7 @@ OWN_PREFIXES = (
 )
 
 _OTHERS_PREFIXES = ("AWS_", "COMPOSE_", "DESTINATION__", "POSTGRES_", "RUNTIME__")
-"""Of names that may stand in `.env` for others: Compose, dlt, the clients of AWS."""
+"""Prefixes of names that may stand in `.env` for others: Compose, dlt, the clients of AWS."""
 
 _NOT_SHOWN = {*SECRETS, "HEARTBEAT_URL"}
 

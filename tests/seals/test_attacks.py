@@ -142,16 +142,7 @@ def test_a_damaged_index_is_made_anew(made: MadeLake) -> None:
 
 def test_a_seal_of_another_history_freezes_what_was_before_it(made: MadeLake) -> None:
     """Signed by the key, of a lake that was set back, and put in the place of ours: the next one names another."""
-    older = made.copy("older")
-    (older.folder / "newest").unlink()
-    older.asks_warehouse = made.asks_warehouse = False
-    older.now += timedelta(hours=2)
-    older.add(1, "late")
-    older.seal()
-    for _ in range(2):
-        made.now += timedelta(hours=2)
-        made.seal()
-    made.seals[2].write_bytes(older.seals[2].read_bytes())
+    made.replace_a_seal_by_one_of_another_history()
     (made.folder / "index").unlink()
     made.add(3, "late")
     made.now += 2 * HOUR

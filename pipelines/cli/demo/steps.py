@@ -26,7 +26,7 @@ FINISH_SECONDS = 90
 PLAIN_SECONDS = 5
 """From line to line where there is no terminal."""
 LAST_LINES = 10
-"""Of the log, that are shown when a command fails."""
+"""Lines of the log that are shown when a command fails."""
 TRY_AGAIN = 75
 
 _LOADED = re.compile(r"load\.finished destination=(?P<store>\w+) new=(?P<new>\d+) .*newest=(?P<newest>\S+)")

@@ -13,7 +13,7 @@ MOST_NAMED = 10_000
 
 
 class ChainFinding(NamedTuple):
-    """What is wrong with the chain, or is to be known of it."""
+    """A fault of the chain, or a fact to be known of it."""
 
     kind: str
     """missing, fork, broken chain, bad signature, unknown key, restored, cut off; told: rotated."""

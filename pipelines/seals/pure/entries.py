@@ -30,7 +30,7 @@ class ObjectSeen(NamedTuple):
 
 @dataclass(frozen=True)
 class HourSeal:
-    """What a seal says of an hour."""
+    """A seal's line on an hour."""
 
     account_id: str
     hour: datetime
@@ -126,7 +126,7 @@ class Amendment(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """What a seal says of an hour, and in which seal it stands."""
+    """A seal's line on an hour, and in which seal it stands."""
 
     number: int
     sealed_at: datetime

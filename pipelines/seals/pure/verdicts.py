@@ -33,7 +33,7 @@ ALARMS = frozenset({Verdict.ALTERED, Verdict.MISSING, Verdict.DELETED, Verdict.F
 
 @dataclass(frozen=True)
 class Held:
-    """What an hour's object holds now."""
+    """The present contents of an hour's object."""
 
     leaves: Sequence[bytes] = ()
     first_seen: Callable[[], Sequence[datetime]] = list

@@ -35,7 +35,7 @@ from simulator.quota import largest_burst
 from .documents import Row, as_markdown, put_into
 from .processes import descendants_of, peak_memory_of
 from .servers.postgres import settings_of
-from .watched_loop import Watched, give_up_after, looping
+from .servers.watched_loop import Watched, give_up_after, looping
 
 DOCUMENT = PROJECT_ROOT / "docs" / "scale" / "many.md"
 HISTORY = ("--events", "1", "--history-hours", "480")

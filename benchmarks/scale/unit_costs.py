@@ -15,7 +15,7 @@ from benchmarks.ingest import Bench, prepared_api
 from benchmarks.lake import ACCOUNTS, SINCE, Texts
 from benchmarks.servers.s3_gate import Gate, gate_before
 from benchmarks.servers.seaweed import seaweed
-from benchmarks.watched_loop import Reading, Watched, give_up_after, looping
+from benchmarks.servers.watched_loop import Reading, Watched, give_up_after, looping
 from pipelines.lake.object_format import encode
 from pipelines.lake.partitions import add_events
 from pipelines.load.held_keys import HeldKeys
